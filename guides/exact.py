@@ -1,0 +1,38 @@
+"""The exact posterior as a guide, for models that know it."""
+
+from typing import Protocol
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+
+class HasPosterior(Protocol):
+    """A model whose posterior has a closed form."""
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        """Return p(z | x): batch shape ``[N]``."""
+
+
+class Exact:
+    """q(z | x) = p(z | x), by the model's own closed form; no parameters of its own.
+
+    Every log weight of the pair then equals log p(x).
+
+    Args:
+        model: a model with a method ``posterior(x)`` that returns p(z | x).
+        latent: name of the latent site.
+    """
+
+    def __init__(self, model: HasPosterior, *, latent: str = "z") -> None:
+        if not callable(getattr(model, "posterior", None)):
+            raise ValueError(f"the model, a {type(model).__name__}, has no method posterior(x) to take as the guide")
+        self.model, self.latent = model, latent
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Sample the latent of every datum of ``x``, ``[N, D]``; return it."""
+        if isinstance(self.model, nn.Module):
+            pyro.module("model", self.model)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample(self.latent, self.model.posterior(x))
+        return z

@@ -1,0 +1,39 @@
+"""Factorised Gaussian guide."""
+
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.guides.guide import Guide
+from pyrovae.nn import Network, positive
+
+
+class MeanField(Guide):
+    """q(z | x) = N(loc(x), diag(scale(x)^2)).
+
+    Source: Kingma and Welling, "Auto-encoding variational Bayes", 2014.
+
+    Args:
+        encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
+        latent_dim: number of latents.
+        latent: name of the latent site.
+        support: of the latent; on another than the real line the Gaussian is mapped there.
+    """
+
+    def __init__(
+        self,
+        encoder: Network | nn.Module,
+        latent_dim: int,
+        *,
+        latent: str = "z",
+        support: Any = constraints.real_vector,
+    ) -> None:
+        super().__init__(encoder, latent_dim, latent=latent, support=support)
+        self.head = nn.Linear(self.num_features, 2 * self.free_dim)
+
+    def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the Gaussian of every row of features."""
+        loc, raw_scale = self.head(features).chunk(2, dim=-1)
+        return dist.Normal(loc, positive(raw_scale)).to_event(1)

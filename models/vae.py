@@ -1,0 +1,41 @@
+"""The variational autoencoder's generative program."""
+
+from typing import Any
+
+import pyro
+from torch import Tensor, nn
+
+from pyrovae.likelihoods import Likelihood
+from pyrovae.nn import Network
+from pyrovae.priors import as_prior
+
+
+class VAE(nn.Module):
+    """Deep latent Gaussian model, with any prior and any likelihood.
+
+    For every datum::
+
+        z ~ p(z)
+        x ~ p(x | decoder(z))
+
+    Source: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Rezende, Mohamed and Wierstra, 2014.
+
+    Args:
+        prior: a distribution of z with batch shape ``()``, or a module that returns one.
+        decoder: network from ``[..., latent_dim]`` to the likelihood's features.
+        likelihood: turns those features into the distribution of x.
+    """
+
+    def __init__(self, *, prior: Any, decoder: Network | nn.Module, likelihood: Likelihood | nn.Module) -> None:
+        super().__init__()
+        self.prior = as_prior(prior)
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample z and observe ``x``, ``[N, D]``; return z."""
+        pyro.module("model", self)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+        return z

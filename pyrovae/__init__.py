@@ -1,0 +1,72 @@
+"""Variational autoencoders as explicit Pyro model/guide pairs: fitted, judged and compared per datum."""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
+    from pyrovae.arviz import elpd, to_arviz
+    from pyrovae.evaluation import Evaluation, compare, comparison, evaluate, pareto_khat
+    from pyrovae.particles import log_weights
+    from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
+
+try:
+    __version__ = version("pyrovae")
+except PackageNotFoundError:  # an uninstalled checkout
+    __version__ = "unknown"
+
+_CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
+_NAMES = {
+    "Evaluation": "evaluation",
+    "Fit": "training",
+    "FitError": "training",
+    "FitInterrupted": "training",
+    "compare": "evaluation",
+    "comparison": "evaluation",
+    "elpd": "arviz",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "load": "training",
+    "log_weights": "particles",
+    "pareto_khat": "evaluation",
+    "to_arviz": "arviz",
+}
+
+__all__ = [
+    "Evaluation",
+    "Fit",
+    "FitError",
+    "FitInterrupted",
+    "compare",
+    "comparison",
+    "data",
+    "elpd",
+    "evaluate",
+    "fit",
+    "guides",
+    "likelihoods",
+    "load",
+    "log_weights",
+    "models",
+    "nn",
+    "objectives",
+    "pareto_khat",
+    "plots",
+    "priors",
+    "to_arviz",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that ArviZ and matplotlib load only where they are used."""
+    if name in _CATALOGUES:
+        return importlib.import_module(f"pyrovae.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"pyrovae.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'pyrovae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

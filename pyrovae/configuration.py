@@ -1,0 +1,82 @@
+"""A module's configuration is its constructor's arguments, kept as attributes of the same names.
+
+From it a saved fit is rebuilt. Only classes of pyrovae are ever built from a file, and activations of ``torch.nn``: a
+file cannot name code of its own.
+"""
+
+import importlib
+import inspect
+from typing import Any
+
+from torch import nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+Configuration = dict[str, Any]
+
+
+class NotConfigurable(ValueError):
+    """A value that no configuration describes: its owner has to bring it."""
+
+
+def configuration(value: Any, where: str = "it") -> Any:
+    """Describe ``value`` by JSON values, modules of pyrovae as ``{"class": ..., "arguments": {...}}``.
+
+    Raises:
+        NotConfigurable: naming the first part that is not a number, a string, a sequence or a module of pyrovae.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [configuration(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if inspect.isclass(value) and value.__module__.startswith("torch.nn."):
+        return {"type": value.__name__}
+    if isinstance(value, Constraint):
+        named = next((name for name in constraints.__all__ if getattr(constraints, name) is value), None)
+        if named is not None:
+            return {"constraint": named}
+    cls = type(value)
+    if isinstance(value, nn.Module) and cls.__module__.split(".")[0] == "pyrovae":
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        names = [name for name, p in inspect.signature(cls).parameters.items() if p.kind not in variadic]
+        arguments = {name: configuration(getattr(value, name), f"{where}.{name}") for name in names}
+        return {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments}
+    raise NotConfigurable(f"{where} is a {cls.__module__}.{cls.__qualname__}, which a saved configuration cannot rebuild")
+
+
+def build(description: Any) -> Any:
+    """Build what :func:`configuration` described.
+
+    Raises:
+        ValueError: when the description names anything but a module of pyrovae or a class of ``torch.nn``.
+    """
+    if isinstance(description, list):
+        return tuple(build(item) for item in description)
+    if not isinstance(description, dict):
+        return description
+    if "type" in description:
+        return _member(nn, "torch.nn", description["type"])
+    if "constraint" in description:
+        return _constraint(description["constraint"])
+    path, _, name = str(description.get("class")).rpartition(".")
+    if path.split(".")[0] != "pyrovae" or "arguments" not in description:
+        raise ValueError(f"a saved configuration names {description.get('class')!r}, but only modules of pyrovae are built")
+    try:
+        cls = _member(importlib.import_module(path), path, name)
+    except ImportError:
+        raise ValueError(f"this version of pyrovae has no {path!r}, which the saved configuration names") from None
+    return cls(**{name: build(value) for name, value in description["arguments"].items()})
+
+
+def _constraint(name: str) -> Constraint:
+    found = getattr(constraints, name, None) if name in constraints.__all__ else None
+    if not isinstance(found, Constraint):
+        raise ValueError(f"torch has no constraint {name!r}, which the saved configuration names")
+    return found
+
+
+def _member(module: Any, path: str, name: str) -> type[nn.Module]:
+    cls = getattr(module, name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+        raise ValueError(f"{path} has no module class {name!r}, which the saved configuration names")
+    return cls

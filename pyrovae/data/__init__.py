@@ -1,0 +1,22 @@
+"""Data sets, with an explicit binarisation protocol and seeded splits."""
+
+from pyrovae.data.binarisation import Binarisation, Dynamic, Static
+from pyrovae.data.data import Data, Splits, as_data
+from pyrovae.data.digits import Digits
+from pyrovae.data.files import CSV, Array
+from pyrovae.data.mnist import MNIST, FashionMNIST, data_root
+
+__all__ = [
+    "CSV",
+    "MNIST",
+    "Array",
+    "Binarisation",
+    "Data",
+    "Digits",
+    "Dynamic",
+    "FashionMNIST",
+    "Splits",
+    "Static",
+    "as_data",
+    "data_root",
+]

@@ -1,0 +1,183 @@
+"""A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.checks import at_least
+from pyrovae.data.binarisation import Binarisation
+
+Shape = int | tuple[int, ...]
+
+
+class Splits(NamedTuple):
+    """Three disjoint parts of a set."""
+
+    train: "Data"
+    validation: "Data"
+    test: "Data"
+
+
+class Data:
+    """Tensors of one length, and what is known about them.
+
+    Pictures are kept flat, ``[N, C * H * W]``, beside their ``image_shape``; integer grey levels stay integers until a
+    batch is made.
+
+    Args:
+        *tensors: each ``[N, ...]``; a batch holds their rows, in this order.
+        image_shape: (channels, rows, columns) that a row of the first tensor makes up.
+        labels: of the data, ``[N]``; not part of a batch.
+        feature_names: of the columns of the first tensor.
+        levels: divide the first tensor by this number when a batch is made (255 for grey levels in a byte).
+        binarise: how intensities of the first tensor become bits; None leaves them as they are.
+
+    Raises:
+        ValueError: for no tensors, tensors of different lengths, an empty set, or a value that is not finite.
+    """
+
+    def __init__(
+        self,
+        *tensors: Tensor,
+        image_shape: tuple[int, int, int] | None = None,
+        labels: Tensor | None = None,
+        feature_names: Sequence[str] | None = None,
+        levels: float | None = None,
+        binarise: Binarisation | None = None,
+    ) -> None:
+        _check(tensors)
+        self.tensors = tensors
+        self.image_shape = image_shape
+        self.labels = labels
+        self.feature_names = None if feature_names is None else list(feature_names)
+        self.levels = levels
+        self.binarise = binarise
+        self.dtype: torch.dtype | None = None
+        if binarise is not None:
+            self._replace_first(*binarise.prepare(self._decode(tensors[0])))
+
+    def __len__(self) -> int:
+        return int(self.tensors[0].shape[0])
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of one datum: a picture's (channels, rows, columns), or the number of features."""
+        return self.image_shape or int(np.prod(self.tensors[0].shape[1:]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors[0].device
+
+    def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
+        """Return the rows at ``indices``, decoded; a dynamic binarisation draws anew."""
+        first, *others = (t[indices] for t in self.tensors)
+        first = self._decode(first)
+        if self.binarise is not None:
+            first = self.binarise.draw(first)
+        return (first, *(self._cast(t) for t in others))
+
+    def batches(self, batch_size: int) -> Iterator[tuple[range, tuple[Tensor, ...]]]:
+        """Iterate over the set in order: the indices of each batch, and its tensors."""
+        at_least("batch_size", batch_size, 1)
+        for start in range(0, len(self), batch_size):
+            stop = min(start + batch_size, len(self))
+            yield range(start, stop), self.batch(slice(start, stop))
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return the set on ``device``; its batches have floating tensors of ``dtype`` (None: as they are)."""
+        other = self._copy(tuple(t.to(device) for t in self.tensors), self.labels)
+        other.dtype = self.dtype if dtype is None else dtype
+        return other
+
+    def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
+        """Return the data at ``indices``, in that order."""
+        chosen = indices if isinstance(indices, slice) else torch.as_tensor(indices)
+        labels = None if self.labels is None else self.labels[chosen]
+        tensors = tuple(t[chosen] for t in self.tensors)
+        _check(tensors)
+        return self._copy(tensors, labels)
+
+    def fixed(self, seed: int = 0) -> "Data":
+        """Return the set with every random protocol drawn once, so that all who judge by it judge by the same data."""
+        if self.binarise is None or not self.binarise.random:
+            return self
+        generator = torch.Generator(self.device).manual_seed(seed)
+        other = self._copy(self.tensors, self.labels)
+        other._replace_first(torch.bernoulli(self._decode(self.tensors[0]), generator=generator), None)
+        return other
+
+    def splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
+        """Split at random into train, validation and test sets.
+
+        Args:
+            validation: share of the set for validation.
+            test: share of the set for testing.
+            seed: of the permutation.
+        """
+        num_test, num_validation = round(test * len(self)), round(validation * len(self))
+        if min(validation, test) < 0 or not 0 < len(self) - num_test - num_validation:
+            raise ValueError(f"shares of at least 0 and below 1 in sum were expected, got {validation} and {test}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self._parts(order, num_validation, num_test)
+
+    def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
+        num_train = len(order) - num_validation - num_test
+        train, validation, test = order.split([num_train, num_validation, num_test])
+        return Splits(self.subset(train), self.subset(validation), self.subset(test))
+
+    def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> Any:
+        other = object.__new__(Data)
+        other.__dict__.update(self.__dict__, tensors=tensors, labels=labels)
+        return other
+
+    def _replace_first(self, first: Tensor, binarise: Binarisation | None) -> None:
+        self.tensors = (first, *self.tensors[1:])
+        self.levels, self.binarise = (self.levels, binarise) if binarise is not None else (None, None)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+
+    def _decode(self, first: Tensor) -> Tensor:
+        if self.levels is not None:
+            return first.to(self.dtype or torch.get_default_dtype()) / self.levels
+        return self._cast(first)
+
+
+def as_data(data: Any) -> Data:
+    """Return ``data`` as a set: a tensor, an array, a tuple of them, or a set already.
+
+    Raises:
+        ValueError: for anything else, and for what :class:`Data` refuses.
+    """
+    if isinstance(data, Data):
+        return data
+    parts = data if isinstance(data, tuple | list) else (data,)
+    tensors = tuple(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts)
+    if not tensors or not all(isinstance(t, Tensor) for t in tensors):
+        got = ", ".join(type(t).__name__ for t in tensors) or "nothing"
+        raise ValueError(f"data must be a tensor, a tuple of tensors or a data set of pyrovae, got {got}")
+    return Data(*tensors)
+
+
+def _check(tensors: Sequence[Tensor]) -> None:
+    if not tensors or any(t.dim() == 0 for t in tensors):
+        raise ValueError("data must be tensors whose dimension 0 is the datum")
+    lengths = [t.shape[0] for t in tensors]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the tensors of a batch must have one length, got lengths {lengths}")
+    if lengths[0] == 0:
+        raise ValueError("the data set is empty: at least one datum is needed")
+    for position, tensor in enumerate(tensors):
+        finite = tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else tensor.isfinite()
+        if not bool(finite.all()):
+            index = int((~finite).nonzero()[0])
+            value = tensor[index].flatten()
+            value = value[~value.isfinite()][0].item()
+            raise ValueError(
+                f"tensor {position} of the data holds {value} at datum {index} ({int((~finite).sum())} data in all): "
+                "drop or impute what is missing first"
+            )

@@ -1,0 +1,90 @@
+"""The user's own data: a ``.npy`` array or a CSV table."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae.data.binarisation import Binarisation
+from pyrovae.data.data import Data
+
+
+class Array(Data):
+    """A ``.npy`` file: rows ``[N, D]``, grey pictures ``[N, H, W]`` or pictures ``[N, C, H, W]``.
+
+    Args:
+        path: of the file.
+        levels: divide by this number (255 for grey levels in a byte).
+        binarise: how intensities become bits; None leaves them as they are.
+    """
+
+    def __init__(self, path: str | Path, *, levels: float | None = None, binarise: Binarisation | None = None) -> None:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"cannot read an array from {str(path)!r}: {error}") from None
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or not 1 < array.ndim < 5:
+            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{str(path)!r} must hold numbers [N, D], [N, H, W] or [N, C, H, W], got {got}")
+        image_shape = (1, *array.shape[1:]) if array.ndim == 3 else array.shape[1:] if array.ndim == 4 else None
+        tensor = torch.from_numpy(array.reshape(len(array), -1)) if len(array) else torch.empty(0, 1)
+        if levels is None or tensor.dtype != torch.uint8:
+            tensor = tensor.to(torch.get_default_dtype())
+        super().__init__(tensor, image_shape=image_shape, levels=levels, binarise=binarise)
+
+
+class CSV(Data):
+    """A CSV table with a header: a row a datum, a column a feature.
+
+    Args:
+        path: of the file.
+        label: column kept apart as the labels, not as a feature.
+        standardise: subtract each column's mean and divide by its standard deviation.
+        binarise: how intensities become bits; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        label: str | None = None,
+        standardise: bool = False,
+        binarise: Binarisation | None = None,
+    ) -> None:
+        try:
+            table = pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read a table from {str(path)!r}: {error}") from None
+        labels = None
+        if label is not None:
+            if label not in table:
+                raise ValueError(f"{str(path)!r} has no column {label!r}; it has {', '.join(map(str, table))}")
+            labels = torch.from_numpy(pd.factorize(table.pop(label), sort=True)[0].astype(np.int64))
+        super().__init__(
+            self._features(table, str(path), standardise),
+            labels=labels,
+            feature_names=[str(name) for name in table],
+            binarise=binarise,
+        )
+
+    @staticmethod
+    def _features(table: pd.DataFrame, path: str, standardise: bool) -> Tensor:
+        for name, column in table.items():
+            if not pd.api.types.is_numeric_dtype(column):
+                raise ValueError(f"column {name!r} of {path!r} is not numeric: drop it, encode it, or name it as the label")
+            if column.isna().any():
+                row = int(column.isna().to_numpy().argmax())
+                raise ValueError(
+                    f"column {name!r} of {path!r} lacks a value in row {row} ({int(column.isna().sum())} in all): "
+                    "drop or impute them first"
+                )
+        values = table.to_numpy(np.float64)
+        if standardise and len(values):
+            deviations = values.std(0)
+            constant = [str(name) for name, deviation in zip(table, deviations, strict=True) if deviation == 0]
+            if constant:
+                raise ValueError(f"column {constant[0]!r} of {path!r} is constant, so it cannot be standardised: drop it")
+            values = (values - values.mean(0)) / deviations
+        return torch.from_numpy(values).to(torch.get_default_dtype())

@@ -1,0 +1,73 @@
+"""Draws from the guide, the prior and both predictive distributions, for every datum."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.noise import DatumNoise
+from pyrovae.pair import data_frames, sample_sites
+from pyrovae.particles import Particles, Question
+
+GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
+
+
+@dataclass
+class Draws:
+    """Draws of a batch of data, by group and site, each ``[K, len(indices), ...]``.
+
+    Attributes:
+        indices: of the data.
+        groups: posterior, posterior_predictive, prior and prior_predictive, each by site.
+        observed: what was observed, ``[len(indices), ...]`` by site.
+        log_weight: of the posterior draws, ``[K, len(indices)]``, nats.
+        plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
+    """
+
+    indices: range
+    groups: dict[str, dict[str, Tensor]]
+    observed: dict[str, Tensor]
+    log_weight: Tensor
+    plates: dict[str, list[str]] = field(default_factory=dict)
+
+
+def draw(asked: Question, num_draws: int, groups: tuple[str, ...], batch_size: int, progress: str | None) -> Iterator[Draws]:
+    """Iterate over draws, a part of the data and of the draws at a time.
+
+    The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
+    """
+    for part in asked.particles(num_draws, batch_size, progress):
+        traces: dict[str, Any] = {"posterior": part.guide_trace}
+        if "posterior_predictive" in groups:
+            replayed = poutine.replay(poutine.uncondition(asked.pair.model), trace=part.guide_trace)
+            traces["posterior_predictive"] = _run(asked, replayed, part, 1)
+        if {"prior", "prior_predictive"} & set(groups):
+            traces["prior"] = traces["prior_predictive"] = _run(asked, poutine.uncondition(asked.pair.model), part, 2)
+        observed = {site.name: part.model_trace.nodes[site.name] for site in asked.layout.observed}
+        observed = {name: site for name, site in observed.items() if site["value"].numel()}
+        sites = {"posterior": asked.layout.latents, "prior": asked.layout.latents}
+        yield Draws(
+            indices=part.indices,
+            groups={
+                group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
+                for group in groups
+            },
+            observed={name: part.values(site)[0].cpu() for name, site in observed.items()},
+            log_weight=part.log_weight.cpu(),
+            plates={name: _plates(site) for name, site in sample_sites(part.model_trace)},
+        )
+
+
+def _run(asked: Question, program: Any, part: Particles, stream: int) -> Any:
+    seed = (asked.seed * 4 + stream) * 2**20 + part.start  # a stream of its own for every use and every part
+    noise = DatumNoise(seed, part.indices, asked.data.device)
+    noise.repeats = part.log_weight.shape[0]
+    with noise, torch.no_grad():
+        return poutine.trace(program).get_trace(*part.rows)
+
+
+def _plates(site: dict[str, Any]) -> list[str]:
+    return [str(frame.name) for frame in sorted(data_frames(site), key=lambda frame: frame.dim) if frame.dim < -1]

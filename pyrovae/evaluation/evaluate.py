@@ -1,0 +1,128 @@
+"""How good the bound and the evidence are, per datum."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.checks import at_least
+from pyrovae.evaluation.psis import pareto_khat
+from pyrovae.pair import Program
+from pyrovae.particles import BATCH_SIZE, question
+
+KHAT_LIMIT = 0.7
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Estimates for each of N data, from K particles a datum. Nats, higher is better.
+
+    Attributes:
+        elbo: evidence lower bound E_q[log w], ``[N]``.
+        elbo_se: its Monte Carlo standard error, ``[N]``.
+        log_evidence: importance-weighted estimate of log p(x), log mean w, ``[N]``; biased down by about half of
+            ``log_evidence_se`` squared.
+        log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``; trust it where k-hat is below 0.7.
+        khat: Pareto tail index of the weights, ``[N]``.
+        ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
+        num_particles: K.
+    """
+
+    elbo: Tensor
+    elbo_se: Tensor
+    log_evidence: Tensor
+    log_evidence_se: Tensor
+    khat: Tensor
+    ess: Tensor
+    num_particles: int
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    def summary(self) -> dict[str, float]:
+        """Return means over the data, in nats per datum.
+
+        ``*_se`` is the standard error of a mean over data drawn from a population; ``*_mc_se`` is the part of it that
+        more particles would remove. ``khat_over_0.7`` is the share of data whose weights are not to be trusted.
+        """
+        return {
+            "num_data": len(self),
+            "num_particles": self.num_particles,
+            "elbo": float(self.elbo.mean()),
+            "elbo_se": standard_error(self.elbo),
+            "elbo_mc_se": _combined(self.elbo_se),
+            "log_evidence": float(self.log_evidence.mean()),
+            "log_evidence_se": standard_error(self.log_evidence),
+            "log_evidence_mc_se": _combined(self.log_evidence_se),
+            "khat_over_0.7": float((self.khat > KHAT_LIMIT).double().mean()),
+            "ess": float(self.ess.mean()),
+        }
+
+
+def standard_error(values: Tensor) -> float:
+    """Return the standard error of the mean of ``[N]`` independent values; NaN for one."""
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def _combined(errors: Tensor) -> float:
+    return float(errors.square().sum().sqrt() / len(errors))
+
+
+def weigh(log_weights: Tensor) -> dict[str, Tensor]:
+    """Turn log weights ``[K, N]`` into the fields of an :class:`Evaluation`, each ``[N]`` in float64."""
+    weights = log_weights.double()
+    num_particles = weights.shape[0]
+    log_mean = weights.logsumexp(0) - math.log(num_particles)
+    relative = (weights - log_mean).exp()  # mean 1
+    many = num_particles > 1
+    nan = torch.full_like(log_mean, math.nan)
+    return {
+        "elbo": weights.mean(0),
+        "elbo_se": weights.std(0) / math.sqrt(num_particles) if many else nan,
+        "log_evidence": log_mean,
+        "log_evidence_se": relative.std(0) / math.sqrt(num_particles) if many else nan,
+        "khat": pareto_khat(weights),
+        "ess": num_particles / relative.square().mean(0),
+    }
+
+
+def evaluate(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_particles: int = 1000,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Estimate each datum's ELBO and log evidence, and how far the estimates can be trusted.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016, for the estimate of log p(x).
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``, the proposal of importance sampling.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_particles: K.
+        batch_size: data held by a call of the programs; memory grows with it, not with ``num_particles``.
+        seed: of the particles.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Estimates per datum, on the CPU in float64.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers.
+    """
+    at_least("num_particles", num_particles, 1)
+    at_least("batch_size", batch_size, 1)
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        label = "evaluate" if progress else None
+        parts = [weigh(part) for _, part in asked.log_weights(num_particles, batch_size, label)]
+    fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    return Evaluation(**fields, num_particles=num_particles)

@@ -1,0 +1,43 @@
+"""What a network is here: a map from one vector to another. A picture is a vector that knows its shape."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+Shape = int | tuple[int, ...]
+"""Features of a vector: their number, or the shape of the picture (channels, rows, columns) that they make up."""
+
+
+class Network(nn.Module):
+    """A deterministic network from features ``[..., in]`` to features ``[..., out]``, one event dimension each.
+
+    Attributes:
+        out_features: number of features that it returns.
+    """
+
+    out_features: int
+
+
+def size(shape: Shape) -> int:
+    """Return the number of features of a shape."""
+    return shape if isinstance(shape, int) else math.prod(shape)
+
+
+def image_shape(shape: Shape) -> tuple[int, int, int]:
+    """Return ``shape`` as (channels, rows, columns).
+
+    Raises:
+        ValueError: when it is not the shape of a picture.
+    """
+    if isinstance(shape, int) or len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"a convolutional network needs a shape (channels, rows, columns), got {shape!r}")
+    return shape[0], shape[1], shape[2]
+
+
+def positive(raw: Tensor) -> Tensor:
+    """Map a real number to a scale: ``softplus`` shifted so that 0 becomes 1, and bounded below by 1e-5.
+
+    It grows linearly, so that no network output overflows it.
+    """
+    return torch.nn.functional.softplus(raw + 0.541324854612918) + 1e-5

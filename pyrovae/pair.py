@@ -1,0 +1,352 @@
+"""The contract: a generative program and a recognition program, read through effect handlers.
+
+A *pair* is two callables of the same batch, ``model(*batch)`` and ``guide(*batch)``. One ``pyro.plate`` over the data, at
+dim -1 and as long as the batch, holds every local latent and every observed site. Everything here works on any such
+pair, whoever wrote it; nothing asks for a base class.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
+
+Program = Callable[..., Any]
+Batch = tuple[Tensor, ...]
+Site = dict[str, Any]
+
+PARTICLES = "num_particles_vectorized"  # Pyro's plate of particles
+
+
+@dataclass(frozen=True)
+class Observed:
+    """An observed site: its name, the support of its distribution, and which batch tensor it observes (if one does)."""
+
+    name: str
+    support: Constraint | None
+    source: int | None
+    event_dim: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a pair samples and observes.
+
+    Attributes:
+        latents: local latent sites, sampled by both programs inside the data plate, in the model's order.
+        auxiliary: sites of the guide alone, marked ``infer={"is_auxiliary": True}``.
+        global_latents: latent sites outside the data plate.
+        unguided: latent sites of the model that the guide does not sample.
+        observed: observed sites.
+        num_data: length of the batch that was read.
+        full_size: size of the data plate, larger than ``num_data`` where the programs subsample.
+    """
+
+    latents: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    global_latents: tuple[str, ...]
+    unguided: tuple[str, ...]
+    observed: tuple[Observed, ...]
+    num_data: int
+    full_size: int
+
+    def require_per_datum(self) -> None:
+        """Refuse a pair that has no log weight per datum.
+
+        Raises:
+            ValueError: naming the latent that is global or that the guide does not sample.
+        """
+        if self.global_latents:
+            raise ValueError(
+                f"latent site {self.global_latents[0]!r} is outside the data plate, so it is shared by all data and a "
+                "per-datum answer is not defined: move it into the plate, or condition the model on a value of it"
+            )
+        if self.unguided:
+            raise ValueError(
+                f"latent site {self.unguided[0]!r} of the model is not sampled by the guide, so its log weight is not "
+                "defined: sample it in the guide, or sum it out in the model"
+            )
+
+
+def data_frames(site: Site) -> list[Any]:
+    """Return the vectorised plates around a site."""
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
+    """Iterate over a trace's sample sites, subsampling and deterministic sites left out."""
+    for name, site in trace.nodes.items():
+        deterministic = site["type"] == "sample" and site["infer"].get("_deterministic")
+        if site["type"] == "sample" and not deterministic and not site_is_subsample(site):
+            yield name, site
+
+
+def per_datum(site: Site, num_data: int) -> Tensor:
+    """Return the site's log density per datum, ``[num_data]``: every scale removed, every mask kept, in nats.
+
+    Plates to the left of the data plate are summed over; Pyro's plate of particles is averaged over.
+    """
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    log_prob = scale_and_mask(log_prob, mask=site["mask"])
+    particles = [frame.size for frame in data_frames(site) if frame.name == PARTICLES]
+    if log_prob.dim() > 1:
+        log_prob = log_prob.flatten(0, -2).sum(0)
+    return log_prob.expand(num_data) / (particles[0] if particles else 1)
+
+
+def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> Tensor:
+    """Return the trace's log density per datum, ``[num_data]``, in nats.
+
+    Args:
+        trace: of a model or a guide.
+        num_data: length of the batch.
+        observed: only observed sites (True), only latent ones (False), or both (None).
+    """
+    total: Tensor | None = None
+    for _, site in sample_sites(trace):
+        if observed is None or site["is_observed"] == observed:
+            term = per_datum(site, num_data)
+            total = term if total is None else total + term
+    return torch.zeros(num_data) if total is None else total
+
+
+class Repeated(Messenger):
+    """Lets a subsampled data plate take a batch in which each datum stands several times, longer than the whole set."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) and msg["value"] is None and msg["fn"].subsample_size is not None:
+            fn = msg["fn"]
+            msg["value"] = torch.arange(fn.subsample_size, device=fn.device) % fn.size
+            msg["done"] = True
+
+
+class WithParams:
+    """A program together with the bare ``pyro.param`` values that it was fitted with.
+
+    Calling it runs the program against those values, whatever the global param store holds; any other attribute is the
+    program's own.
+    """
+
+    def __init__(self, program: Program, store: dict[str, Any], pending: dict[str, Tensor] | None = None) -> None:
+        self.program = program
+        self.store = store
+        self.pending = {} if pending is None else pending
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with pyro.get_param_store().scope(self.store), Restore(self.pending):
+            return self.program(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["program"], name)
+
+    def __repr__(self) -> str:
+        return f"WithParams({self.program!r}, {sorted(self.store['params'])})"
+
+
+class Restore(Messenger):
+    """Gives bare parameters their saved unconstrained values, each when its ``pyro.param`` is first met."""
+
+    def __init__(self, pending: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.pending = pending
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        saved = self.pending.pop(msg["name"], None)
+        if saved is None:
+            return
+        unconstrained = msg["value"].unconstrained()
+        if unconstrained.shape != saved.shape:
+            raise ValueError(
+                f"parameter {msg['name']!r} was saved with shape {tuple(saved.shape)}, but the program declares "
+                f"{tuple(unconstrained.shape)}: load it with the program that was saved"
+            )
+        with torch.no_grad():
+            unconstrained.copy_(saved)
+        msg["value"] = pyro.get_param_store()[msg["name"]]
+
+
+class Pair:
+    """A model and a guide, read together.
+
+    Args:
+        model: the generative program ``model(*batch)``.
+        guide: the recognition program ``guide(*batch)``.
+    """
+
+    def __init__(self, model: Program, guide: Program) -> None:
+        for role, program in (("model", model), ("guide", guide)):
+            if not callable(program) or inspect.isclass(program):
+                raise ValueError(f"the {role} must be a callable of the batch, got {program!r}")
+        self.model = model
+        self.guide = guide
+        found = [*reachable_modules(model, "model").items(), *reachable_modules(guide, "guide").items()]
+        first = {module: name for name, module in reversed(found)}
+        self.modules = {name: module for name, module in found if first[module] == name}
+
+    def traces(self, batch: Batch) -> tuple[Any, Any]:
+        """Run the guide on the batch and the model against it; return both traces, model first."""
+        guide_trace = poutine.trace(self.guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*batch)
+        return model_trace, guide_trace
+
+    def read(self, batch: Batch) -> tuple[Layout, Any, Any]:
+        """Run the pair once on a batch and see that it keeps the contract; return its layout and both traces.
+
+        Raises:
+            ValueError: one sentence naming the program or the site that breaks the contract.
+        """
+        described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in batch)
+        guide_trace = _run("guide", self.guide, batch, described)
+        model_trace = _run("model", poutine.replay(self.model, trace=guide_trace), batch, described)
+        return _layout(model_trace, guide_trace, batch), model_trace, guide_trace
+
+
+def _run(role: str, program: Program, batch: Batch, described: str) -> Any:
+    try:
+        return poutine.trace(program).get_trace(*batch)
+    except Exception as error:
+        raise ValueError(f"the {role} fails on a batch of {described}: {type(error).__name__}: {error}") from error
+
+
+def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
+    num_data = batch[0].shape[0]
+    model_sites, guide_sites = dict(sample_sites(model_trace)), dict(sample_sites(guide_trace))
+    plate = _data_plate([*model_sites.values(), *guide_sites.values()], num_data)
+    for name, site in guide_sites.items():
+        if site["is_observed"]:
+            raise ValueError(f"site {name!r} of the guide is observed: observe it in the model; a guide only samples")
+        if name not in model_sites and not site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"site {name!r} of the guide is not in the model: sample it in the model too, or mark it "
+                'infer={"is_auxiliary": True}'
+            )
+    latents, global_latents, unguided, observed = [], [], [], []
+    for name, site in model_sites.items():
+        local = plate in {frame.name for frame in data_frames(site)}
+        if site["is_observed"]:
+            if not local:
+                raise ValueError(f"observed site {name!r} is outside the data plate {plate!r}: move it inside")
+            observed.append(_observed(name, site, batch))
+            continue
+        inside = name not in guide_sites or plate in {frame.name for frame in data_frames(guide_sites[name])}
+        if local != inside:
+            raise ValueError(f"latent site {name!r} is inside the data plate in one program and outside in the other")
+        (latents if local else global_latents).append(name)
+        if name not in guide_sites:
+            unguided.append(name)
+    if not observed:
+        raise ValueError("the model observes nothing: give one of its sites obs= a tensor of the batch")
+    frame = next(f for site in model_sites.values() for f in data_frames(site) if f.name == plate)
+    return Layout(
+        latents=tuple(latents),
+        auxiliary=tuple(name for name in guide_sites if name not in model_sites),
+        global_latents=tuple(global_latents),
+        unguided=tuple(unguided),
+        observed=tuple(observed),
+        num_data=num_data,
+        full_size=max(int(frame.full_size or num_data), num_data),
+    )
+
+
+def _data_plate(sites: list[Site], num_data: int) -> str:
+    frames = {frame for site in sites for frame in data_frames(site)}
+    named = [frame for frame in frames if frame.name == "data"]
+    for frame in named:
+        if frame.dim != -1 or frame.size != num_data:
+            raise ValueError(
+                f"the plate 'data' has length {frame.size} at dim {frame.dim}, but the batch has {num_data} data: "
+                "it must be as long as the batch, at dim -1"
+            )
+    candidates = named or [frame for frame in frames if frame.dim == -1 and frame.size == num_data]
+    if not candidates:
+        first = next((str(site["name"]) for site in sites), "its sites")
+        raise ValueError(
+            f"the model has no data plate around site {first!r}: put its sites inside "
+            f'pyro.plate("data", x.shape[0]) at dim -1, as long as the batch ({num_data} data)'
+        )
+    return str(candidates[0].name)
+
+
+def _observed(name: str, site: Site, batch: Batch) -> Observed:
+    value = site["value"]
+    source = next((i for i, t in enumerate(batch) if value is t or _same_memory(value, t)), None)
+    base = site["fn"]
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    checked = isinstance(base, Distribution) and base._validate_args
+    return Observed(name, site["fn"].support if checked else None, source, site["fn"].event_dim)
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.data_ptr() == other.data_ptr()
+
+
+def reachable_modules(program: Program, name: str) -> dict[str, nn.Module]:
+    """Return the ``nn.Module`` objects that a program is or refers to, by where they were found.
+
+    Looks at a module itself, a bound method's object, a function's closure and the globals that it names, partials and
+    containers; submodules are not listed apart from their parents.
+    """
+    found: dict[str, nn.Module] = {}
+    _search(program, name, found, set())
+    return found
+
+
+def _search(value: Any, name: str, found: dict[str, nn.Module], seen: set[int]) -> None:
+    if id(value) in seen or inspect.isclass(value) or isinstance(value, types.ModuleType | Tensor | str | bytes):
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        found[name] = value
+        return
+    for key, part in _parts(value):
+        _search(part, f"{name}.{key}", found, seen)
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, WithParams):
+        return [("program", value.program)]
+    if isinstance(value, functools.partial):
+        return [("func", value.func), *enumerate(value.args), *value.keywords.items()]
+    if isinstance(value, types.MethodType):
+        owner = value.__self__
+        return [("self", owner)] if isinstance(owner, nn.Module) else [("function", value.__func__), *_attributes(owner)]
+    if isinstance(value, types.FunctionType):
+        wrapped = [("wrapped", value.__wrapped__)] if hasattr(value, "__wrapped__") else []
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        closure = [(key, cell.cell_contents) for key, cell in cells if _filled(cell)]
+        names = [(key, value.__globals__[key]) for key in value.__code__.co_names if key in value.__globals__]
+        return [*wrapped, *closure, *(names if not _installed(value) else [])]
+    if isinstance(value, dict):
+        return [(key, part) for key, part in value.items() if isinstance(key, str)]
+    if isinstance(value, list | tuple):
+        return enumerate(value)
+    return _attributes(value) if callable(value) else []
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    return [] if _installed(value) else list(getattr(value, "__dict__", {}).items())
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _installed(value: Any) -> bool:
+    """Whether a function or object belongs to a library, whose globals hold nothing of the user's."""
+    owner = value.__module__ if isinstance(value, types.FunctionType) else type(value).__module__
+    return str(owner).split(".")[0] in {"torch", "pyro", "numpy", "builtins", "functools", "contextlib"}

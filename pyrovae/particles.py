@@ -1,0 +1,232 @@
+"""Particles z ~ q(z | x) and their log weights log p(x, z) - log q(z | x), streamed over data and particles.
+
+Each datum stands in its batch once a particle, so that any pair that keeps the contract runs as it was written, and each
+has its own random stream, so that its numbers do not depend on its batch.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.util import check_site_shape
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.checks import at_least
+from pyrovae.data import Data, as_data
+from pyrovae.noise import DatumNoise
+from pyrovae.pair import Layout, Pair, Program, Repeated, log_density, per_datum, sample_sites
+from pyrovae.state import bare_params, default_device, isolated, placed
+
+BATCH_SIZE = 64
+PARTICLES_PER_CALL = 64  # fixed, so that a datum's particles do not depend on the batch size
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Some particles of some data.
+
+    Attributes:
+        indices: of the data, within the set.
+        start: number of the first of these particles among all of a datum's.
+        rows: the batch, every datum K times in a row.
+        model_trace: of the model, its data plate ``len(indices) * K`` long: K particles of the first datum, and so on.
+        guide_trace: of the guide, likewise.
+        log_weight: ``[K, len(indices)]``, nats.
+    """
+
+    indices: range
+    start: int
+    rows: tuple[Tensor, ...]
+    model_trace: Any
+    guide_trace: Any
+    log_weight: Tensor
+
+    def values(self, site: dict[str, Any]) -> Tensor:
+        """Return a local site's values as ``[K, len(indices), ...]``; plates left of the data plate come next."""
+        value: Tensor = site["value"]
+        dim = value.dim() - 1 - site["fn"].event_dim
+        rows = value.movedim(dim, 0)
+        return rows.unflatten(0, (len(self.indices), -1)).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A pair and the data that it is asked about, read and checked, on the device."""
+
+    pair: Pair
+    data: Data
+    layout: Layout
+    seed: int
+
+    def particles(
+        self, num_particles: int, batch_size: int = BATCH_SIZE, progress: str | None = None
+    ) -> Iterator[Particles]:
+        """Draw particles for every datum, batch by batch, at most ``PARTICLES_PER_CALL`` a datum at once.
+
+        Raises:
+            ValueError: when a log weight is not a number, naming the site and the datum.
+        """
+        bar = tqdm(total=len(self.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
+        with bar, pyro.validation_enabled(False):
+            for indices, batch in self.data.batches(batch_size):
+                noise = DatumNoise(self.seed, indices, self.data.device)
+                for start in range(0, num_particles, PARTICLES_PER_CALL):
+                    yield self._draw(indices, batch, noise, start, min(PARTICLES_PER_CALL, num_particles - start))
+                bar.update(len(indices))
+
+    def log_weights(
+        self, num_particles: int, batch_size: int = BATCH_SIZE, progress: str | None = None
+    ) -> Iterator[tuple[range, Tensor]]:
+        """Iterate over batches: the data's indices and their log weights ``[K, len(indices)]``."""
+        chunks: list[Tensor] = []
+        for part in self.particles(num_particles, batch_size, progress):
+            chunks.append(part.log_weight)
+            if sum(len(chunk) for chunk in chunks) == num_particles:
+                yield part.indices, torch.cat(chunks)
+                chunks = []
+
+    def _draw(
+        self, indices: range, batch: tuple[Tensor, ...], noise: DatumNoise, start: int, repeats: int
+    ) -> Particles:
+        rows = tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
+        noise.repeats = repeats
+        with noise, Repeated():
+            model_trace, guide_trace = self.pair.traces(rows)
+        size = len(indices) * repeats
+        weight = log_density(model_trace, size) - log_density(guide_trace, size)
+        weight = weight.unflatten(0, (len(indices), repeats)).T
+        if bool(weight.isnan().any()):
+            datum = indices[int(weight.isnan().any(0).nonzero()[0])]
+            site = non_finite_site(model_trace, guide_trace, size)
+            raise ValueError(
+                f"the log weight of datum {datum} is not a number, first at site {site!r}: the program returns NaN there"
+            )
+        return Particles(indices, start, rows, model_trace, guide_trace, weight)
+
+
+@contextmanager
+def question(model: Program, guide: Program, data: Any, *, seed: int, device: Any) -> Iterator[Question]:
+    """Read a pair and data for a per-datum question: in eval mode, without gradients, all global state put back.
+
+    Data with a random protocol (dynamic binarisation) are drawn once, the same for every pair and seed. Bare
+    parameters of plain functions are read from the caller's param store.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, or data that the pair cannot take.
+    """
+    pair = Pair(model, guide)
+    device = default_device(device)
+    data = placed_data(pair, data, device).fixed()
+    modules = list(pair.modules.values())
+    with ExitStack() as stack:
+        stack.enter_context(placed(modules, device))
+        stack.enter_context(
+            isolated(seed=seed, device=device, modules=modules, training=False, params=bare_params(device))
+        )
+        stack.enter_context(torch.no_grad())
+        layout = read(pair, data)
+        layout.require_per_datum()
+        yield Question(pair, data, layout, seed)
+
+
+def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
+    """Return the data as a set on ``device``, floating tensors in the dtype of the pair's parameters."""
+    parameters = [p for module in pair.modules.values() for p in module.parameters() if p.is_floating_point()]
+    return as_data(data).to(device, parameters[0].dtype if parameters else None)
+
+
+def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
+    """Run the pair once, validated, on the first batch; see that all data lie in the likelihood's support.
+
+    Raises:
+        ValueError: one sentence that names what is wrong, and where.
+    """
+    batch = data.batch(slice(0, batch_size))
+    layout, model_trace, guide_trace = pair.read(batch)
+    _check_support(layout, data)
+    for role, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in sample_sites(trace):
+            try:
+                trace.compute_log_prob(lambda candidate, _, name=name: candidate == name)
+                check_site_shape(site, max_plate_nesting=math.inf)
+            except ValueError as error:
+                text = " ".join(str(error).split())
+                raise ValueError(f"site {name!r} of the {role} cannot be scored: {text}") from error
+    return layout
+
+
+def _check_support(layout: Layout, data: Data) -> None:
+    checked = [site for site in layout.observed if site.support is not None and site.source is not None]
+    if not checked:
+        return
+    for indices, batch in data.batches(max(layout.num_data, 1)):
+        for site in checked:
+            assert site.support is not None and site.source is not None
+            value = batch[site.source]
+            try:
+                inside = site.support.check(value)
+            except RuntimeError:  # a support that differs between data is checked by the density itself
+                continue
+            if not bool(inside.all()):
+                bad = ~inside if inside.dim() == 1 else (~inside).flatten(1).any(1)
+                row = int(bad.nonzero()[0])
+                low, high = float(value[row].min()), float(value[row].max())
+                raise ValueError(
+                    f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside the "
+                    f"likelihood's support {site.support}: rescale or binarise the data, or choose another likelihood"
+                )
+
+
+def non_finite_site(model_trace: Any, guide_trace: Any, num_data: int) -> str:
+    """Return the first site, in the order that sites were run, with a density that is not finite for some datum."""
+    for trace in (guide_trace, model_trace):
+        for name, site in sample_sites(trace):
+            value: Tensor = site["value"]
+            finite = not value.is_floating_point() or bool(value.isfinite().all())
+            if not finite or not bool(per_datum(site, num_data).isfinite().all()):
+                return name
+    return "unknown"
+
+
+def log_weights(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_particles: int,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per datum.
+
+    Every subsample or annealing scale is removed and every mask kept. The numbers of a datum depend on ``seed``, on its
+    index and on ``num_particles``, not on ``batch_size``.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_particles: K.
+        batch_size: data held by a call of the programs, each with up to 64 particles at once.
+        seed: of the particles.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Tensor ``[K, N]`` on the CPU.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers.
+    """
+    at_least("num_particles", num_particles, 1)
+    at_least("batch_size", batch_size, 1)
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        label = "log weights" if progress else None
+        return torch.cat([part.cpu() for _, part in asked.log_weights(num_particles, batch_size, label)], dim=1)

@@ -1,0 +1,7 @@
+"""Priors over the latents: any distribution, or a module that returns one."""
+
+from pyrovae.priors.mixture_of_gaussians import MixtureOfGaussians
+from pyrovae.priors.prior import Fixed, Prior, as_prior
+from pyrovae.priors.standard_normal import StandardNormal
+
+__all__ = ["Fixed", "MixtureOfGaussians", "Prior", "StandardNormal", "as_prior"]

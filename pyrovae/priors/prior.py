@@ -1,0 +1,66 @@
+"""What a prior is: a module that returns the distribution of the latents, the same for training, judging and sampling."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyrovae.priors.tensors import map_tensors
+
+
+class Prior(nn.Module):
+    """Returns p(z), or p(z | c) from covariates c.
+
+    The latent's own dimensions are event dimensions: batch shape ``()`` without covariates, which the data plate expands.
+    """
+
+    @abstractmethod
+    def forward(self, *covariates: Tensor) -> TorchDistribution:
+        """Return the distribution of one datum's latent."""
+
+
+class Fixed(Prior):
+    """Any distribution, as it is: ``Fixed(dist.Laplace(0.0, 1.0).expand([8]).to_event(1))``.
+
+    Its tensors move with the module between devices and dtypes; they are not trained.
+
+    Args:
+        distribution: with batch shape ``()``; the latent's dimensions are declared with ``.to_event``.
+
+    Raises:
+        ValueError: when the distribution has batch dimensions left.
+    """
+
+    def __init__(self, distribution: TorchDistribution) -> None:
+        super().__init__()
+        if distribution.batch_shape:
+            raise ValueError(
+                f"the prior has batch shape {tuple(distribution.batch_shape)}: declare the latent's dimensions as events "
+                f"with .to_event({len(distribution.batch_shape)})"
+            )
+        self.distribution = distribution
+
+    def forward(self, *covariates: Tensor) -> TorchDistribution:
+        """Return the distribution."""
+        return self.distribution
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fixed":
+        super()._apply(fn, recurse)
+        self.distribution = map_tensors(self.distribution, fn)
+        return self
+
+
+def as_prior(prior: Any) -> nn.Module:
+    """Return ``prior`` as a module: a distribution becomes :class:`Fixed`, a module stays itself.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    if isinstance(prior, Distribution):
+        return Fixed(prior)
+    if isinstance(prior, nn.Module):
+        return prior
+    raise ValueError(f"a prior is a distribution or a module that returns one, got {prior!r}")

@@ -1,0 +1,109 @@
+"""Everything global that a call touches is put back: random state, validation flags, param store, train/eval modes."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+
+def default_device(device: torch.device | str | None = None) -> torch.device:
+    """Return ``device``, or when it is None the CUDA device where there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextmanager
+def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch inside the block; outside of it the caller's random state is as it was."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed must be a whole number, got {seed!r}")
+    cuda = device is not None and device.type == "cuda"
+    indices = [torch.cuda.current_device() if device.index is None else device.index] if cuda and device else []
+    with torch.random.fork_rng(devices=indices, device_type="cuda"):
+        torch.random.default_generator.manual_seed(seed)
+        for index in indices:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def modes(modules: Iterable[nn.Module], *, training: bool) -> Iterator[None]:
+    """Put every module into train or eval mode inside the block, and each submodule back afterwards."""
+    before = {submodule: submodule.training for module in modules for submodule in module.modules()}
+    try:
+        for submodule in before:
+            submodule.training = training
+        yield
+    finally:
+        for submodule, mode in before.items():
+            submodule.training = mode
+
+
+@contextmanager
+def placed(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """Move modules to ``device`` inside the block, and back afterwards; free where they are there already."""
+    moved: list[tuple[nn.Module, torch.device]] = []
+    try:
+        for module in modules:
+            here = next((t.device for t in [*module.parameters(), *module.buffers()]), device)
+            if here.type != device.type:
+                module.to(device)
+                moved.append((module, here))
+        yield
+    finally:
+        for module, before in moved:
+            module.to(before)
+
+
+def bare_params(device: torch.device) -> dict[str, Any]:
+    """Copy the caller's bare ``pyro.param`` entries; what modules own is left out, since modules bring it themselves."""
+    store = pyro.get_param_store()
+    entries: Mapping[str, Tensor] = dict(store.named_parameters())
+    bare = {name: value for name, value in entries.items() if not isinstance(value, nn.Parameter)}
+    params = {
+        name: value if value.device.type == device.type else value.detach().to(device).requires_grad_(value.requires_grad)
+        for name, value in bare.items()
+    }
+    return {"params": params, "constraints": {name: store._constraints[name] for name in bare}}
+
+
+@contextmanager
+def isolated(
+    *,
+    seed: int,
+    device: torch.device,
+    modules: Iterable[nn.Module],
+    training: bool,
+    params: dict[str, Any],
+    validate: bool = True,
+) -> Iterator[None]:
+    """Run a public call: own random stream, own param store, own flags; the caller's are as they were afterwards.
+
+    Args:
+        seed: of the random stream inside the block.
+        device: where tensors are created by default, so that plain functions run unchanged on CUDA.
+        modules: put into the mode ``training`` inside the block.
+        training: train mode or eval mode.
+        params: state of the param store inside the block, as ``ParamStoreDict.get_state`` returns it.
+        validate: whether Pyro and torch validate distributions and sites.
+    """
+    modules = list(modules)
+    with ExitStack() as stack:
+        stack.enter_context(random_state(seed, device))
+        stack.enter_context(pyro.get_param_store().scope(params))
+        stack.enter_context(pyro.validation_enabled(validate))
+        stack.enter_context(modes(modules, training=training))
+        stack.enter_context(poutine.block())
+        if device.type != "cpu":
+            stack.enter_context(device)
+        yield

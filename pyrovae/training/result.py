@@ -1,0 +1,153 @@
+"""What a fit returns, and how it is saved and loaded."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrovae.configuration import NotConfigurable, build, configuration
+from pyrovae.pair import Pair, Program, WithParams
+from pyrovae.training import storage
+from pyrovae.training.history import History
+
+BARE = "param"  # prefix of bare parameters among saved tensors
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted pair.
+
+    Attributes:
+        model: the fitted generative program: the module that was passed, trained in place, or the function that was
+            passed together with the bare ``pyro.param`` values that it was fitted with.
+        guide: the fitted recognition program, likewise.
+        history: a row a step. ``loss``, ``bound``, ``reconstruction``, ``kl`` and ``validation_bound`` are in nats per
+            datum; ``loss`` is the objective's, ``bound`` is always an evidence lower bound with every scale removed.
+        stopped: why the fit ended: "finished", "patience", or the signal that interrupted it.
+        seconds: that training took, validation included.
+    """
+
+    model: Program
+    guide: Program
+    history: pd.DataFrame = field(repr=False)
+    stopped: str = "finished"
+    seconds: float = 0.0
+    _bare: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Save the fit in ``folder``: tensors as safetensors, everything else as JSON.
+
+        Raises:
+            ValueError: when the folder cannot be written; what was saved there before is kept.
+        """
+        tensors, document = describe(self, History.from_array(self.history.to_numpy(float)))
+        storage.write(folder, tensors, document)
+
+
+def describe(fit: Fit, history: History) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON document that a saved fit consists of."""
+    pair = Pair(fit.model, fit.guide)
+    tensors = {**pair_tensors(pair, fit._bare), "history": torch.from_numpy(history.array())}
+    document: dict[str, Any] = {
+        "stopped": fit.stopped,
+        "seconds": fit.seconds,
+        "columns": list(fit.history.columns),
+        "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
+    }
+    for role, program in (("model", fit.model), ("guide", fit.guide)):
+        try:
+            document[role] = {"configuration": configuration(program, f"the {role}")}
+        except NotConfigurable as error:
+            document[role] = {"configuration": None, "why": str(error)}
+    return tensors, document
+
+
+def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return every tensor of a pair: its modules' state and its bare parameters, unconstrained."""
+    tensors = {
+        f"{name}/{key}": value
+        for name, module in pair.modules.items()
+        for key, value in module.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+    return {**tensors, **{f"{BARE}/{name}": value for name, value in bare.items()}}
+
+
+def restore_modules(pair: Pair, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy saved tensors into the pair's modules.
+
+    Raises:
+        ValueError: when they do not belong to this pair, naming the first that does not fit.
+    """
+    expected = pair_tensors(pair, {})
+    saved = {key: value for key, value in tensors.items() if key in expected or not key.startswith((f"{BARE}/", "history"))}
+    for key in sorted({*expected, *saved}):
+        if key not in saved or key not in expected or saved[key].shape != expected[key].shape:
+            got = f"shape {tuple(saved[key].shape)}" if key in saved else "nothing"
+            wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "nothing"
+            raise ValueError(
+                f"{source} was saved from another pair: for {key!r} it holds {got}, this pair expects {wanted}"
+            )
+    with torch.no_grad():
+        for key, value in expected.items():
+            value.copy_(saved[key])
+
+
+def load(folder: str | Path, model: Program | None = None, guide: Program | None = None) -> Fit:
+    """Load a saved fit, onto the CPU. No code from the folder is run.
+
+    Args:
+        folder: that :meth:`Fit.save` or a checkpoint wrote.
+        model: the generative program; None rebuilds it from its saved configuration, which modules of pyrovae have.
+        guide: the recognition program, likewise. Modules that are passed receive the saved values in place.
+
+    Raises:
+        ValueError: when the folder holds no readable fit, when a program cannot be rebuilt and was not passed, or when
+            the programs that were passed are not those that were saved.
+    """
+    tensors, document = storage.read(folder)
+    source = repr(str(folder))
+    programs: dict[str, Any] = {"model": model, "guide": guide}
+    for role, program in programs.items():
+        if program is None:
+            programs[role] = _rebuilt(role, document, source)
+    pair = Pair(programs["model"], programs["guide"])
+    members = {key: value for key, value in tensors.items() if not key.startswith(("optimizer", "random", "best"))}
+    _match_dtypes(pair, members)
+    restore_modules(pair, members, source)
+    bare = {key.removeprefix(f"{BARE}/"): value for key, value in tensors.items() if key.startswith(f"{BARE}/")}
+    fitted = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, bare)
+    rows = pd.DataFrame(tensors["history"].numpy(), columns=document["columns"]).astype({"step": int, "epoch": int})
+    return Fit(*fitted, rows, document["stopped"], document["seconds"], bare)
+
+
+def carrying(model: Program, guide: Program, store: dict[str, Any], pending: dict[str, Tensor]) -> tuple[Program, Program]:
+    """Return the programs with the bare parameters that they share; unchanged where there are none."""
+    if not pending and all(isinstance(value, nn.Parameter) for value in store["params"].values()):
+        return model, guide
+    return WithParams(model, store, pending), WithParams(guide, store, pending)
+
+
+def _rebuilt(role: str, document: dict[str, Any], source: str) -> Any:
+    described = document.get(role) or {}
+    if described.get("configuration") is None:
+        why = described.get("why", f"its {role} has no saved configuration")
+        raise ValueError(f"{source} cannot rebuild its {role} ({why}): pass load(..., {role}=...)")
+    return build(described["configuration"])
+
+
+def _match_dtypes(pair: Pair, tensors: dict[str, Tensor]) -> None:
+    for name, module in pair.modules.items():
+        dtypes = {t.dtype for key, t in tensors.items() if key.startswith(f"{name}/") and t.is_floating_point()}
+        if len(dtypes) == 1:
+            module.to(dtypes.pop())
+
+
+def history_rows(tensors: dict[str, Tensor]) -> np.ndarray:
+    """Return a saved fit's history, ``[steps, columns]``."""
+    return np.asarray(tensors["history"].numpy())
