@@ -13,7 +13,9 @@ from pyrovae.nn import Network, positive
 
 
 class Flow(Guide):
-    """A Gaussian pushed through inverse autoregressive steps, each conditioned on the encoder's features h(x)::
+    """A Gaussian pushed through inverse autoregressive steps.
+
+    Each step is conditioned on the encoder's features h(x)::
 
         z_0 ~ N(loc(x), diag(scale(x)^2))
         z_t = g_t * P z_{t-1} + (1 - g_t) * m_t,   (m_t, g_t) = autoregressive(P z_{t-1}, h(x)),   0 < g_t < 1
@@ -51,6 +53,7 @@ class Flow(Guide):
             )
             for _ in range(num_steps)
         )
+        self.reverse: Tensor
         self.register_buffer("reverse", torch.arange(self.free_dim - 1, -1, -1), persistent=False)
 
     def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
@@ -58,5 +61,6 @@ class Flow(Guide):
         loc, raw_scale = self.base(features).chunk(2, dim=-1)
         path: list[Any] = []
         for step in self.steps:
-            path += [transforms.Permute(self.reverse), step.condition(features)]
+            conditional: Any = step
+            path += [transforms.Permute(self.reverse), conditional.condition(features)]
         return dist.TransformedDistribution(dist.Normal(loc, positive(raw_scale)).to_event(1), path)

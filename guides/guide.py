@@ -42,7 +42,7 @@ class Guide(nn.Module):
 
     @abstractmethod
     def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the family's member for encoder features ``[N, F]``: batch shape ``[N]``, event shape ``[free_dim]``."""
+        """Return the family's member for features ``[N, F]``: batch shape ``[N]``, event shape ``[free_dim]``."""
 
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
         """Return q(z | x) of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""

@@ -1,6 +1,7 @@
 """Variational autoencoders as explicit Pyro model/guide pairs: fitted, judged and compared per datum."""
 
 import importlib
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that ArviZ and matplotlib load only where they are used."""
-    if name in _CATALOGUES:
-        return importlib.import_module(f"pyrovae.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"pyrovae.{_NAMES[name]}"), name)
+    if name in _CATALOGUES or name in _NAMES:
+        with warnings.catch_warnings():  # libraries add filters of their own when they are imported
+            module = importlib.import_module(f"pyrovae.{_NAMES.get(name, name)}")
+        return module if name in _CATALOGUES else getattr(module, name)
     raise AttributeError(f"module 'pyrovae' has no attribute {name!r}")
 
 

@@ -1,6 +1,7 @@
 """The pair's draws and densities as an ArviZ object, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``)."""
 
 import inspect
+from importlib.metadata import version
 from typing import Any
 
 import arviz as az
@@ -9,7 +10,6 @@ import pyro
 import torch
 import xarray as xr
 
-import pyrovae
 from pyrovae.checks import at_least
 from pyrovae.data import Data
 from pyrovae.evaluation import GROUPS, KHAT_LIMIT, Draws, Evaluation, draw, evaluate
@@ -111,8 +111,8 @@ class _Collected:
         needed = sum(int(np.prod(s)) * d.itemsize for sites in shapes.values() for s, d in sites.values())
         if needed > self.max_bytes:
             raise ValueError(
-                f"the draws would take {needed / 2**30:.1f} GiB, more than max_bytes={self.max_bytes / 2**30:.1f} GiB: pass "
-                "fewer data, a smaller num_draws, or fewer groups"
+                f"the draws would take {needed / 2**30:.1f} GiB, more than max_bytes={self.max_bytes / 2**30:.1f} GiB: "
+                "pass fewer data, a smaller num_draws, or fewer groups"
             )
         self.arrays = {group: {name: np.empty(*s) for name, s in sites.items()} for group, sites in shapes.items()}
         self.arrays["observed_data"] = {
@@ -149,7 +149,11 @@ class _Collected:
         coords: dict[str, Any] = {str(dim): np.arange(size) for dim, size in dataset.sizes.items()}
         features = self.data.feature_names
         for dim, size in dataset.sizes.items():
-            if features is not None and dim in {f"{name}_dim" for name in self.arrays["observed_data"]} and size == len(features):
+            if (
+                features is not None
+                and dim in {f"{name}_dim" for name in self.arrays["observed_data"]}
+                and size == len(features)
+            ):
                 coords[str(dim)] = features
         return dataset.assign_coords(coords)
 
@@ -159,7 +163,7 @@ def _attributes() -> dict[str, str]:
         "inference_library": "pyro",
         "inference_library_version": str(pyro.__version__),
         "creation_library": "pyrovae",
-        "creation_library_version": pyrovae.__version__,
+        "creation_library_version": version("pyrovae"),
     }
 
 
@@ -168,9 +172,9 @@ def _assemble(groups: dict[str, xr.Dataset]) -> Any:
 
 
 def elpd(evaluation: Evaluation) -> Any:
-    """Return held-out log evidence as ArviZ's ELPD object, so that ``az.compare({name: elpd(...)})`` compares pairs.
+    """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it compares pairs.
 
-    Its pointwise values are log p(x_i) of held-out data, nothing is left out of anything, and ``pareto_k`` is that of the
+    Its pointwise values are log p(x_i) of held-out data; nothing is left out of anything. ``pareto_k`` is that of the
     importance weights that estimated them. Summed over the data, as ArviZ does.
 
     Args:
@@ -181,13 +185,29 @@ def elpd(evaluation: Evaluation) -> Any:
     khat = xr.DataArray(evaluation.khat.numpy(), dims="datum", coords={"datum": np.arange(len(values))})
     total, se = float(values.sum()), float(np.sqrt(len(values) * values.var()))
     warn = bool((evaluation.khat > KHAT_LIMIT).any())
-    known = {"se": se, "n_samples": evaluation.num_particles, "n_data_points": len(values), "warning": warn}
+    known: dict[str, Any] = {
+        "se": se,
+        "n_samples": evaluation.num_particles,
+        "n_data_points": len(values),
+        "warning": warn,
+    }
     known.update({"scale": "log", "good_k": KHAT_LIMIT, "pareto_k": khat})
     if not ARVIZ_1:
         from arviz.stats.stats import ELPDData
 
         data = {"elpd_loo": total, "p_loo": 0.0, "loo_i": pointwise.rename("loo_i"), **known}
-        order = ("elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "pareto_k", "scale", "good_k")
+        order = (
+            "elpd_loo",
+            "se",
+            "p_loo",
+            "n_samples",
+            "n_data_points",
+            "warning",
+            "loo_i",
+            "pareto_k",
+            "scale",
+            "good_k",
+        )
         return ELPDData(data=[data[key] for key in order], index=list(order))
     from arviz_stats import utils
 

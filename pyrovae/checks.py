@@ -39,5 +39,7 @@ def writable_folder(folder: str | Path) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"cannot write into the folder {str(folder)!r} ({error.strerror}): name a writable one") from None
+        raise ValueError(
+            f"cannot write into the folder {str(folder)!r} ({error.strerror}): name a writable one"
+        ) from None
     return folder

@@ -41,7 +41,9 @@ def configuration(value: Any, where: str = "it") -> Any:
         names = [name for name, p in inspect.signature(cls).parameters.items() if p.kind not in variadic]
         arguments = {name: configuration(getattr(value, name), f"{where}.{name}") for name in names}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments}
-    raise NotConfigurable(f"{where} is a {cls.__module__}.{cls.__qualname__}, which a saved configuration cannot rebuild")
+    raise NotConfigurable(
+        f"{where} is a {cls.__module__}.{cls.__qualname__}, which a saved configuration cannot rebuild"
+    )
 
 
 def build(description: Any) -> Any:
@@ -60,7 +62,9 @@ def build(description: Any) -> Any:
         return _constraint(description["constraint"])
     path, _, name = str(description.get("class")).rpartition(".")
     if path.split(".")[0] != "pyrovae" or "arguments" not in description:
-        raise ValueError(f"a saved configuration names {description.get('class')!r}, but only modules of pyrovae are built")
+        raise ValueError(
+            f"a saved configuration names {description.get('class')!r}, but only modules of pyrovae are built"
+        )
     try:
         cls = _member(importlib.import_module(path), path, name)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Random numbers that belong to the datum: the answer for one does not depend on which others it shares a batch with."""
+"""Random numbers that belong to the datum: its answer does not depend on which others share its batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """The contract: a generative program and a recognition program, read through effect handlers.
 
-A *pair* is two callables of the same batch, ``model(*batch)`` and ``guide(*batch)``. One ``pyro.plate`` over the data, at
-dim -1 and as long as the batch, holds every local latent and every observed site. Everything here works on any such
+A *pair* is two callables of the same batch, ``model(*batch)`` and ``guide(*batch)``. One ``pyro.plate`` over the data,
+at dim -1 and as long as the batch, holds every local latent and every observed site. Everything here works on any such
 pair, whoever wrote it; nothing asks for a base class.
 """
 
@@ -144,6 +144,7 @@ class WithParams:
         self.pending = {} if pending is None else pending
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program against its own parameters."""
         with pyro.get_param_store().scope(self.store), Restore(self.pending):
             return self.program(*args, **kwargs)
 
@@ -231,7 +232,10 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
                 f"site {name!r} of the guide is not in the model: sample it in the model too, or mark it "
                 'infer={"is_auxiliary": True}'
             )
-    latents, global_latents, unguided, observed = [], [], [], []
+    latents: list[str] = []
+    global_latents: list[str] = []
+    unguided: list[str] = []
+    observed: list[Observed] = []
     for name, site in model_sites.items():
         local = plate in {frame.name for frame in data_frames(site)}
         if site["is_observed"]:
@@ -321,7 +325,9 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
         return [("func", value.func), *enumerate(value.args), *value.keywords.items()]
     if isinstance(value, types.MethodType):
         owner = value.__self__
-        return [("self", owner)] if isinstance(owner, nn.Module) else [("function", value.__func__), *_attributes(owner)]
+        return (
+            [("self", owner)] if isinstance(owner, nn.Module) else [("function", value.__func__), *_attributes(owner)]
+        )
     if isinstance(value, types.FunctionType):
         wrapped = [("wrapped", value.__wrapped__)] if hasattr(value, "__wrapped__") else []
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)

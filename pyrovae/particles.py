@@ -1,7 +1,7 @@
 """Particles z ~ q(z | x) and their log weights log p(x, z) - log q(z | x), streamed over data and particles.
 
-Each datum stands in its batch once a particle, so that any pair that keeps the contract runs as it was written, and each
-has its own random stream, so that its numbers do not depend on its batch.
+Each datum stands in its batch once a particle, so that any pair that keeps the contract runs as it was written, and
+each has its own random stream, so that its numbers do not depend on its batch.
 """
 
 import math
@@ -104,7 +104,8 @@ class Question:
             datum = indices[int(weight.isnan().any(0).nonzero()[0])]
             site = non_finite_site(model_trace, guide_trace, size)
             raise ValueError(
-                f"the log weight of datum {datum} is not a number, first at site {site!r}: the program returns NaN there"
+                f"the log weight of datum {datum} is not a number, first at site {site!r}: the program "
+                "returns NaN there"
             )
         return Particles(indices, start, rows, model_trace, guide_trace, weight)
 
@@ -166,7 +167,8 @@ def _check_support(layout: Layout, data: Data) -> None:
         return
     for indices, batch in data.batches(max(layout.num_data, 1)):
         for site in checked:
-            assert site.support is not None and site.source is not None
+            assert site.support is not None
+            assert site.source is not None
             value = batch[site.source]
             try:
                 inside = site.support.check(value)
@@ -177,8 +179,9 @@ def _check_support(layout: Layout, data: Data) -> None:
                 row = int(bad.nonzero()[0])
                 low, high = float(value[row].min()), float(value[row].max())
                 raise ValueError(
-                    f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside the "
-                    f"likelihood's support {site.support}: rescale or binarise the data, or choose another likelihood"
+                    f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside "
+                    f"the likelihood's support {site.support}: rescale or binarise the data, or choose another "
+                    "likelihood"
                 )
 
 

@@ -1,5 +1,6 @@
 """Everything global that a call touches is put back: random state, validation flags, param store, train/eval modes."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ def random_state(seed: int, device: torch.device | None = None) -> Iterator[None
     cuda = device is not None and device.type == "cuda"
     indices = [torch.cuda.current_device() if device.index is None else device.index] if cuda and device else []
     with torch.random.fork_rng(devices=indices, device_type="cuda"):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for index in indices:
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
@@ -66,12 +67,14 @@ def placed(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]
 
 
 def bare_params(device: torch.device) -> dict[str, Any]:
-    """Copy the caller's bare ``pyro.param`` entries; what modules own is left out, since modules bring it themselves."""
+    """Copy the caller's bare ``pyro.param`` entries; modules bring their own parameters themselves."""
     store = pyro.get_param_store()
     entries: Mapping[str, Tensor] = dict(store.named_parameters())
     bare = {name: value for name, value in entries.items() if not isinstance(value, nn.Parameter)}
     params = {
-        name: value if value.device.type == device.type else value.detach().to(device).requires_grad_(value.requires_grad)
+        name: value
+        if value.device.type == device.type
+        else value.detach().to(device).requires_grad_(value.requires_grad)
         for name, value in bare.items()
     }
     return {"params": params, "constraints": {name: store._constraints[name] for name in bare}}
@@ -99,6 +102,9 @@ def isolated(
     """
     modules = list(modules)
     with ExitStack() as stack:
+        stack.enter_context(
+            warnings.catch_warnings()
+        )  # torch imports modules on first use that add filters of their own
         stack.enter_context(random_state(seed, device))
         stack.enter_context(pyro.get_param_store().scope(params))
         stack.enter_context(pyro.validation_enabled(validate))

@@ -175,9 +175,9 @@ def _check(tensors: Sequence[Tensor]) -> None:
         finite = tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else tensor.isfinite()
         if not bool(finite.all()):
             index = int((~finite).nonzero()[0])
-            value = tensor[index].flatten()
-            value = value[~value.isfinite()][0].item()
+            values = tensor[index].flatten()
             raise ValueError(
-                f"tensor {position} of the data holds {value} at datum {index} ({int((~finite).sum())} data in all): "
+                f"tensor {position} of the data holds {values[~values.isfinite()][0].item()} at datum {index} "
+                f"({int((~finite).sum())} data in all): "
                 "drop or impute what is missing first"
             )

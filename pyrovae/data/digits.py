@@ -1,5 +1,7 @@
 """Handwritten digits that ship with scikit-learn: 1797 pictures of 8 by 8, no download."""
 
+import warnings
+
 import torch
 
 from pyrovae.data.binarisation import Binarisation
@@ -16,8 +18,8 @@ class Digits(Data):
     """
 
     def __init__(self, *, binarise: Binarisation | None = None) -> None:
-        from sklearn.datasets import load_digits
-
+        with warnings.catch_warnings():  # scikit-learn and scipy add filters of their own
+            from sklearn.datasets import load_digits
         bunch = load_digits()
         super().__init__(
             torch.from_numpy(bunch.data).to(torch.uint8),

@@ -73,7 +73,9 @@ class CSV(Data):
     def _features(table: pd.DataFrame, path: str, standardise: bool) -> Tensor:
         for name, column in table.items():
             if not pd.api.types.is_numeric_dtype(column):
-                raise ValueError(f"column {name!r} of {path!r} is not numeric: drop it, encode it, or name it as the label")
+                raise ValueError(
+                    f"column {name!r} of {path!r} is not numeric: drop it, encode it, or name it as the label"
+                )
             if column.isna().any():
                 row = int(column.isna().to_numpy().argmax())
                 raise ValueError(
@@ -85,6 +87,8 @@ class CSV(Data):
             deviations = values.std(0)
             constant = [str(name) for name, deviation in zip(table, deviations, strict=True) if deviation == 0]
             if constant:
-                raise ValueError(f"column {constant[0]!r} of {path!r} is constant, so it cannot be standardised: drop it")
+                raise ValueError(
+                    f"column {constant[0]!r} of {path!r} is constant, so it cannot be standardised: drop it"
+                )
             values = (values - values.mean(0)) / deviations
         return torch.from_numpy(values).to(torch.get_default_dtype())

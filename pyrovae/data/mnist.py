@@ -58,7 +58,8 @@ class MNIST(Data):
         """
         if test is not None or not 0 <= validation < 1:
             raise ValueError(
-                f"a validation share in [0, 1) and test=None (the published test set) were expected, got {validation}, {test}"
+                f"a validation share in [0, 1) and test=None (the published test set) were expected, got {validation} "
+                f"and {test}"
             )
         num_train = len(self) - self.num_test
         order = torch.randperm(num_train, generator=torch.Generator().manual_seed(seed))
@@ -91,10 +92,11 @@ def _read(raw: Path, name: str, header: int) -> Tensor:
         content = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
         raise ValueError(
-            f"no file {name!r} (or {name}.gz) in {str(raw)!r}: name the data root that holds it, or ask for the download"
+            f"no file {name!r} (or {name}.gz) in {str(raw)!r}: name the data root that holds it, or ask for "
+            "the download"
         ) from None
     except (OSError, EOFError) as error:
         raise ValueError(f"{str(packed)!r} cannot be read: {error}") from None
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).reshape(-1, 784 if header == 16 else 1)[
-        :, slice(None) if header == 16 else 0
-    ]
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).reshape(
+        -1, 784 if header == 16 else 1
+    )[:, slice(None) if header == 16 else 0]

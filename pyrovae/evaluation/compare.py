@@ -75,8 +75,8 @@ def comparison(evaluations: Mapping[str, Evaluation], seconds: Mapping[str, floa
 
     Columns, all but the last three in nats per datum and means over the data: ``log_evidence`` with its standard error
     over the data; ``difference`` to the best with the standard error of the PAIRED differences; ``elbo`` with its
-    standard error; ``khat_over_0.7``, the share of data whose importance weights are not to be trusted; ``ess``, the mean
-    effective sample size; ``seconds`` of fitting, NaN when not known.
+    standard error; ``khat_over_0.7``, the share of data whose importance weights are not to be trusted; ``ess``, the
+    mean effective sample size; ``seconds`` of fitting, NaN when not known.
 
     Raises:
         ValueError: for no evaluations, or evaluations of different numbers of data.

@@ -34,7 +34,9 @@ class Draws:
     plates: dict[str, list[str]] = field(default_factory=dict)
 
 
-def draw(asked: Question, num_draws: int, groups: tuple[str, ...], batch_size: int, progress: str | None) -> Iterator[Draws]:
+def draw(
+    asked: Question, num_draws: int, groups: tuple[str, ...], batch_size: int, progress: str | None
+) -> Iterator[Draws]:
     """Iterate over draws, a part of the data and of the draws at a time.
 
     The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
@@ -52,7 +54,9 @@ def draw(asked: Question, num_draws: int, groups: tuple[str, ...], batch_size: i
         yield Draws(
             indices=part.indices,
             groups={
-                group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
+                group: {
+                    name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))
+                }
                 for group in groups
             },
             observed={name: part.values(site)[0].cpu() for name, site in observed.items()},

@@ -47,7 +47,9 @@ def _generalised_pareto_shape(exceedances: Tensor) -> Tensor:
     """Estimate the shape of exceedances ``[M, N]``, ascending in every column; returns ``[N]``."""
     size = exceedances.shape[0]
     num_grid = 30 + int(math.sqrt(size))
-    grid = 1 - torch.sqrt(num_grid / (torch.arange(1, num_grid + 1, device=exceedances.device, dtype=torch.float64) - 0.5))
+    grid = 1 - torch.sqrt(
+        num_grid / (torch.arange(1, num_grid + 1, device=exceedances.device, dtype=torch.float64) - 0.5)
+    )
     quartile = exceedances[int(size / 4 + 0.5) - 1]
     theta = grid[:, None] / (3 * quartile) + 1 / exceedances[-1]
     shape = torch.stack([torch.log1p(-row * exceedances).mean(0) for row in theta])

@@ -1,5 +1,7 @@
 """Multilayer perceptron."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from pyrovae.nn.network import Network, Shape, size
@@ -28,7 +30,7 @@ class MLP(Network):
         self.out_features = size(out_shape)
         widths = [size(in_shape), *hidden, self.out_features]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
         self.layers = nn.Sequential(*layers[:-1])
 

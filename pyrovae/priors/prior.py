@@ -1,4 +1,4 @@
-"""What a prior is: a module that returns the distribution of the latents, the same for training, judging and sampling."""
+"""What a prior is: a module that returns the distribution of the latents, for training, judging and sampling."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from pyrovae.priors.tensors import map_tensors
 class Prior(nn.Module):
     """Returns p(z), or p(z | c) from covariates c.
 
-    The latent's own dimensions are event dimensions: batch shape ``()`` without covariates, which the data plate expands.
+    The latent's own dimensions are event dimensions: without covariates the batch shape is ``()``, which the data plate
+    expands.
     """
 
     @abstractmethod
@@ -38,8 +39,8 @@ class Fixed(Prior):
         super().__init__()
         if distribution.batch_shape:
             raise ValueError(
-                f"the prior has batch shape {tuple(distribution.batch_shape)}: declare the latent's dimensions as events "
-                f"with .to_event({len(distribution.batch_shape)})"
+                f"the prior has batch shape {tuple(distribution.batch_shape)}: declare the latent's dimensions as "
+                f"events with .to_event({len(distribution.batch_shape)})"
             )
         self.distribution = distribution
 

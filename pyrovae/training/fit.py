@@ -15,13 +15,22 @@ from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive, writable_folder
 from pyrovae.data import Data
-from pyrovae.pair import Layout, Pair, Program, sample_sites
+from pyrovae.pair import Layout, Pair, Program, log_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, isolated, modes, random_state
 from pyrovae.training import storage
 from pyrovae.training.history import History
 from pyrovae.training.interrupt import Interrupts
-from pyrovae.training.result import BARE, Fit, carrying, describe, history_rows, pair_tensors, restore_modules
+from pyrovae.training.result import (
+    BARE,
+    Fit,
+    carrying,
+    describe,
+    fitted_tensors,
+    history_rows,
+    pair_tensors,
+    restore_pair,
+)
 from pyrovae.training.step import Params, PyroStepper, Stepper, TorchStepper, loss_size, make_optimizer
 
 DEFAULT_LR = 1e-3
@@ -171,19 +180,21 @@ def _loop(
             if position == 0:
                 order = run.order(epoch)
             run.take(epoch, order[position * batch_size : (position + 1) * batch_size], started)
-            run.seconds = time.monotonic() - started
             if run.step % per_epoch == 0 or run.step == total:
                 run.end_epoch(patience)
+            run.seconds = time.monotonic() - started
             bar.update()
             if progress and bar.n == bar.last_print_n:  # only when the bar was drawn, so that no step waits
                 bar.set_postfix(bound=f"{run.history.last('bound'):.2f}", refresh=False)
-            stop = interrupts.received is not None or run.step == total or bool(run.stopped)
-            if checkpoint is not None and (stop or time.monotonic() - saved >= checkpoint_seconds):
-                run.save(checkpoint, settings, interrupts)
+            interrupted = interrupts.received is not None
+            if checkpoint is not None and (interrupted or time.monotonic() - saved >= checkpoint_seconds):
+                run.save(checkpoint, settings, interrupts.received.name if interrupts.received else "running")
                 saved = time.monotonic()
-            if interrupts.received is not None:
-                break
+            if interrupted:
+                return
     run.finish(patience)
+    if checkpoint is not None:
+        run.save(checkpoint, settings, run.stopped or "finished")
 
 
 class _Run:
@@ -212,6 +223,7 @@ class _Run:
         self.best_bound, self.best_epoch, self.epoch = -math.inf, 0, 0
         self.best: dict[str, Tensor] = {}
         self.good: dict[str, Tensor] = {}
+        self.last: dict[str, Tensor] = {}
 
     def prepare(self, objective: Any) -> None:
         """Read the pair and the data, and find the parameters."""
@@ -222,8 +234,8 @@ class _Run:
         skipped = [name for name in self.layout.unguided if not _enumerated(self.pair, self.data, name)]
         if skipped:
             raise ValueError(
-                f"latent site {skipped[0]!r} of the model is not sampled by the guide: sample it in the guide, or mark it "
-                'infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
+                f"latent site {skipped[0]!r} of the model is not sampled by the guide: sample it in the guide, or mark "
+                'it infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
             )
         self.objective = copy.deepcopy(Trace_ELBO() if objective is None else objective)
         if not callable(getattr(self.objective, "loss_and_grads", None)):
@@ -256,7 +268,8 @@ class _Run:
         if not bool(outcome.loss.isfinite()):
             site, bad = self._culprit(len(indices))
             data = ", ".join(str(int(i)) for i in indices[bad][:5])
-            text = f"the loss is {float(outcome.loss):g}, first at site {site!r}, for data [{data}{', ...' if len(bad) > 5 else ''}]"
+            more = ", ..." if len(bad) > 5 else ""
+            text = f"the loss is {float(outcome.loss):g}, first at site {site!r}, for data [{data}{more}]"
             rest = [i for i in range(len(indices)) if i not in set(bad)]
             self._fail(text, site, indices[bad + rest].tolist(), batch, None)
         if not isinstance(self.stepper, PyroStepper) and not bool(outcome.grad_norm.isfinite()):
@@ -265,13 +278,11 @@ class _Run:
         self.step += 1
 
     def _check_first(self, batch: tuple[Tensor, ...]) -> None:
-        """Run the objective once with validation on, so that a mistake gets Pyro's own message; noise is not used up."""
+        """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
         with random_state(self.seed, self.device), pyro.validation_enabled(True), torch.no_grad():
             self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
 
     def _culprit(self, num_data: int) -> tuple[str, list[int]]:
-        from pyrovae.pair import log_density
-
         recorder = self.stepper.recorder
         if not recorder.model_traces or not recorder.guide_traces:
             return "unknown", []
@@ -318,8 +329,9 @@ class _Run:
             self.stopped = "patience"
 
     def finish(self, patience: int | None) -> None:
-        """Go back to the best state when there is one."""
-        if patience is not None and self.best and (self.stopped or self.best_epoch < self.epoch):
+        """Go back to the best state when there is one; the last is kept for a fit that goes on from here."""
+        if patience is not None and self.best and self.best_epoch < self.epoch:
+            self.last = self.snapshot()
             self.back_to(self.best)
 
     @torch.no_grad()
@@ -355,20 +367,26 @@ class _Run:
         programs = carrying(self.pair.model, self.pair.guide, dict(store), {})
         return Fit(*programs, self.history.frame(), stopped or "finished", self.seconds, dict(self.bare))
 
-    def save(self, folder: Path, settings: dict[str, Any], interrupts: Interrupts) -> None:
+    def save(self, folder: Path, settings: dict[str, Any], stopped: str) -> None:
         """Write a checkpoint: a saved fit, and what is needed to go on."""
-        stopped = interrupts.received.name if interrupts.received else self.stopped or "running"
-        state = Fit(self.pair.model, self.pair.guide, self.history.frame(), stopped, self.seconds, self.bare)
-        tensors, document = describe(state, self.history)
+        so_far = Fit(self.pair.model, self.pair.guide, self.history.frame(), stopped, self.seconds, self.bare)
+        tensors, document = describe(so_far, self.history)
         document["resume"] = {
             "settings": settings,
             "optimizer": storage.flatten(self.stepper.state(), "optimizer", tensors),
-            "progress": [self.step, self.epoch, self.best_epoch, self.best_bound if self.best_epoch else None, self.stopped],
+            "progress": [
+                self.step,
+                self.epoch,
+                self.best_epoch,
+                self.best_bound if self.best_epoch else None,
+                self.stopped,
+            ],
         }
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random-cuda"] = torch.cuda.get_rng_state(self.device)
-        tensors.update({f"best/{key}": value for key, value in self.best.items()})
+        for prefix, state in (("best", self.best), ("last", self.last)):
+            tensors.update({f"{prefix}/{key}": value for key, value in state.items()})
         storage.write(folder, tensors, document)
 
     def restore(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -380,19 +398,17 @@ class _Run:
         tensors, document = storage.read(folder)
         resume = document.get("resume")
         if resume is None:
-            raise ValueError(f"{str(folder)!r} holds a saved fit that cannot be resumed: name another checkpoint folder")
+            raise ValueError(
+                f"{str(folder)!r} holds a saved fit that cannot be resumed: name another checkpoint folder"
+            )
         for key, value in settings.items():
             if resume["settings"].get(key) != value:
                 raise ValueError(
-                    f"the checkpoint in {str(folder)!r} was made with {key}={resume['settings'].get(key)}, got {key}={value}: "
-                    "use the same, or resume=False"
+                    f"the checkpoint in {str(folder)!r} was made with {key}={resume['settings'].get(key)}, got "
+                    f"{key}={value}: use the same, or resume=False"
                 )
-        extra = ("optimizer", "random", "best/")
-        members = {key: value for key, value in tensors.items() if not key.startswith(extra)}
-        restore_modules(self.pair, members, repr(str(folder)))
-        with torch.no_grad():
-            for name, value in self.bare.items():
-                value.copy_(tensors[f"{BARE}/{name}"])
+        self.last = {key.removeprefix("last/"): t for key, t in tensors.items() if key.startswith("last/")}
+        restore_pair(self.pair, self.bare, self.last or fitted_tensors(tensors), repr(str(folder)))
         self.stepper.restore(storage.unflatten(resume["optimizer"], tensors, self.device))
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best

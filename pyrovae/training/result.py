@@ -78,24 +78,32 @@ def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, **{f"{BARE}/{name}": value for name, value in bare.items()}}
 
 
-def restore_modules(pair: Pair, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy saved tensors into the pair's modules.
+def fitted_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return those of a folder's tensors that are the fitted pair's, without history and what resuming needs."""
+    extra = ("history", "optimizer/", "random", "best/", "last/")
+    return {key: value for key, value in tensors.items() if not key.startswith(extra)}
+
+
+def restore_pair(pair: Pair, bare: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
+    """Copy saved tensors into the pair's modules and bare parameters.
 
     Raises:
         ValueError: when they do not belong to this pair, naming the first that does not fit.
     """
-    expected = pair_tensors(pair, {})
-    saved = {key: value for key, value in tensors.items() if key in expected or not key.startswith((f"{BARE}/", "history"))}
-    for key in sorted({*expected, *saved}):
-        if key not in saved or key not in expected or saved[key].shape != expected[key].shape:
-            got = f"shape {tuple(saved[key].shape)}" if key in saved else "nothing"
-            wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "nothing"
+    expected = pair_tensors(pair, bare)
+    for key in sorted({*expected, *tensors}):
+        saved, wanted = (_shape(group.get(key)) for group in (tensors, expected))
+        if saved != wanted:
             raise ValueError(
-                f"{source} was saved from another pair: for {key!r} it holds {got}, this pair expects {wanted}"
+                f"{source} was saved from another pair: for {key!r} it holds {saved}, but this pair has {wanted}"
             )
     with torch.no_grad():
         for key, value in expected.items():
-            value.copy_(saved[key])
+            value.copy_(tensors[key])
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
 
 
 def load(folder: str | Path, model: Program | None = None, guide: Program | None = None) -> Fit:
@@ -117,16 +125,19 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
         if program is None:
             programs[role] = _rebuilt(role, document, source)
     pair = Pair(programs["model"], programs["guide"])
-    members = {key: value for key, value in tensors.items() if not key.startswith(("optimizer", "random", "best"))}
+    fitted = fitted_tensors(tensors)
+    bare = {key.removeprefix(f"{BARE}/"): value for key, value in fitted.items() if key.startswith(f"{BARE}/")}
+    members = {key: value for key, value in fitted.items() if not key.startswith(f"{BARE}/")}
     _match_dtypes(pair, members)
-    restore_modules(pair, members, source)
-    bare = {key.removeprefix(f"{BARE}/"): value for key, value in tensors.items() if key.startswith(f"{BARE}/")}
-    fitted = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, bare)
+    restore_pair(pair, {}, members, source)
+    programs_with_bare = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, dict(bare))
     rows = pd.DataFrame(tensors["history"].numpy(), columns=document["columns"]).astype({"step": int, "epoch": int})
-    return Fit(*fitted, rows, document["stopped"], document["seconds"], bare)
+    return Fit(*programs_with_bare, rows, document["stopped"], document["seconds"], bare)
 
 
-def carrying(model: Program, guide: Program, store: dict[str, Any], pending: dict[str, Tensor]) -> tuple[Program, Program]:
+def carrying(
+    model: Program, guide: Program, store: dict[str, Any], pending: dict[str, Tensor]
+) -> tuple[Program, Program]:
     """Return the programs with the bare parameters that they share; unchanged where there are none."""
     if not pending and all(isinstance(value, nn.Parameter) for value in store["params"].values()):
         return model, guide

@@ -74,12 +74,15 @@ class Recorder:
         nan = torch.full_like(loss, math.nan)
         if layout.global_latents or layout.unguided or _enumerated(self.guide_traces):
             return -loss, nan, nan
-        likelihood = sum(log_density(trace, num_data, observed=True).mean() for trace in self.model_traces)
-        prior = sum(log_density(trace, num_data, observed=False).mean() for trace in self.model_traces)
-        posterior = sum(log_density(trace, num_data).mean() for trace in self.guide_traces)
-        runs = len(self.model_traces)
-        reconstruction, kl = likelihood / runs, posterior / len(self.guide_traces) - prior / runs
+        reconstruction = _mean([log_density(trace, num_data, observed=True) for trace in self.model_traces])
+        prior = _mean([log_density(trace, num_data, observed=False) for trace in self.model_traces])
+        posterior = _mean([log_density(trace, num_data) for trace in self.guide_traces])
+        kl = posterior - prior
         return reconstruction - kl, reconstruction, kl
+
+
+def _mean(densities: list[Tensor]) -> Tensor:
+    return torch.stack(densities).mean()
 
 
 def _enumerated(traces: Iterable[Any]) -> bool:
@@ -250,12 +253,14 @@ def make_optimizer(optimizer: Any, params: Params, lr: float) -> torch.optim.Opt
         missing = [name for name, p in params.items() if id(p) not in held]
         if missing:
             raise ValueError(
-                f"the optimizer does not hold the pair's parameter {missing[0]!r} ({len(missing)} in all): pass a function "
-                "of the parameters, such as lambda params: torch.optim.Adam(params, lr=1e-3)"
+                f"the optimizer does not hold the pair's parameter {missing[0]!r} ({len(missing)} in all): pass a "
+                "function of the parameters, such as lambda params: torch.optim.Adam(params, lr=1e-3)"
             )
         return optimizer
     if not callable(optimizer):
-        raise ValueError(f"optimizer must be a torch or Pyro optimizer, or a function that makes one, got {optimizer!r}")
+        raise ValueError(
+            f"optimizer must be a torch or Pyro optimizer, or a function that makes one, got {optimizer!r}"
+        )
     made: Callable[..., Any] = optimizer
     built = made(list(params.values()), lr=lr) if isinstance(optimizer, type) else made(list(params.values()))
     if not isinstance(built, torch.optim.Optimizer):

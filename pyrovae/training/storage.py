@@ -42,7 +42,9 @@ def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, An
         _durably(folder / DOCUMENT, json.dumps(document, indent=1).encode())
     except OSError as error:
         (folder / name).unlink(missing_ok=True)
-        raise ValueError(f"cannot save into {str(folder)!r} ({error.strerror}); what was saved there before is kept") from None
+        raise ValueError(
+            f"cannot save into {str(folder)!r} ({error.strerror}); what was saved there before is kept"
+        ) from None
     for old in folder.glob("tensors-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -90,7 +92,9 @@ def flatten(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         return [flatten(value, f"{prefix}/{i}", tensors) for i, value in enumerate(state)]
     if state is None or isinstance(state, bool | int | float | str):
         return state
-    raise ValueError(f"{prefix} is a {type(state).__name__}, which cannot be saved: use another optimizer, or no checkpoint")
+    raise ValueError(
+        f"{prefix} is a {type(state).__name__}, which cannot be saved: use another optimizer, or no checkpoint"
+    )
 
 
 def unflatten(value: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:

@@ -1,0 +1,432 @@
+"""The command line: ``pyrovae fit | evaluate | compare | list``, configured from the constructors' own signatures."""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from torch.distributions import Distribution
+
+import pyrovae
+from pyrovae import data as data_catalogue
+from pyrovae import guides as guide_catalogue
+from pyrovae import likelihoods as likelihood_catalogue
+from pyrovae import models as model_catalogue
+from pyrovae import nn as nn_catalogue
+from pyrovae import objectives as objective_catalogue
+from pyrovae import priors as prior_catalogue
+from pyrovae.checks import writable_folder
+from pyrovae.data import Data
+from pyrovae.evaluation import Evaluation, comparison, evaluate
+from pyrovae.guides import Flow, FullRank, Guide, MeanField
+from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.models import VAE
+from pyrovae.nn import MLP, Network, Shape
+from pyrovae.particles import BATCH_SIZE
+from pyrovae.priors import Prior, StandardNormal
+from pyrovae.report import Section, formatted, write_page
+from pyrovae.state import random_state
+from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
+from pyrovae.training.storage import holds_fit
+
+CONFIG = "config.yaml"
+DIGITS = {"class_path": "pyrovae.data.Digits", "init_args": {"binarise": {"class_path": "pyrovae.data.Static"}}}
+GuideMaker = Callable[[Network, int], Guide]
+GUIDES: dict[str, GuideMaker] = {"mean_field": MeanField, "full_rank": FullRank, "iaf": Flow}
+
+
+def autoencoder(
+    shape: Shape,
+    guide: GuideMaker,
+    *,
+    latent_dim: int,
+    prior: Callable[[int], Prior],
+    likelihood: Callable[[], Likelihood],
+    encoder: Callable[[Shape, Shape], Network],
+    decoder: Callable[[Shape, Shape], Network],
+    features: int,
+    seed: int,
+) -> tuple[VAE, Guide]:
+    """Build a VAE and its guide for data of a shape; equal seeds give equal initial models."""
+    with random_state(seed):
+        model = VAE(prior=prior(latent_dim), decoder=decoder(latent_dim, shape), likelihood=likelihood())
+        return model, guide(encoder(shape, features), latent_dim)
+
+
+def fit_command(
+    data: Data,
+    out: str,
+    guide: GuideMaker = MeanField,
+    prior: Callable[[int], Prior] = StandardNormal,
+    likelihood: Callable[[], Likelihood] = Bernoulli,
+    encoder: Callable[[Shape, Shape], Network] = MLP,
+    decoder: Callable[[Shape, Shape], Network] = MLP,
+    latent_dim: int = 8,
+    features: int = 128,
+    epochs: int = 200,
+    patience: int | None = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    clip_norm: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Fit a variational autoencoder by SVI and save it.
+
+    The data are split at random into training, validation and test sets (the published test set where there is one).
+
+    Args:
+        data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
+        out: folder for the fit, its history and its configuration.
+        guide: family of q(z | x).
+        prior: distribution of the latents.
+        likelihood: distribution of a datum given the decoder's features.
+        encoder: network from a datum to features.
+        decoder: network from latents to the likelihood's features.
+        latent_dim: number of latents.
+        features: number of features that the encoder returns.
+        epochs: largest number of passes over the training set.
+        patience: stop after this many epochs without a better validation bound; null never stops early.
+        batch_size: data in a step.
+        lr: learning rate of Adam.
+        clip_norm: largest global norm of the gradient of the summed loss.
+        seed: of the split, the initial parameters and the noise.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        resume: continue what an earlier run in the same folder left.
+        overwrite: replace what an earlier run in the same folder left.
+        progress: show progress bars.
+    """
+    folder = _run_folder(out, resume, overwrite)
+    fitted = _fit_guide(
+        folder / "fit", data, guide,
+        prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim, features=features,
+        epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, seed=seed, device=device,
+        resume=resume, progress=progress,
+    )  # fmt: skip
+    fitted.history.to_csv(folder / "history.csv", index=False)
+    last = fitted.history.iloc[-1]
+    print(f"{fitted.stopped} after {int(last['step']) + 1} steps, {fitted.seconds:.1f} s; saved in {folder}")
+    return folder
+
+
+def evaluate_command(
+    run: str,
+    data: Data | None = None,
+    out: str | None = None,
+    num_particles: int = 1000,
+    num_draws: int = 100,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Judge a saved fit: log evidence, ELBO and k-hat per datum.
+
+    Args:
+        run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
+        data: data set to judge by, whole; null means the test set of the run.
+        out: folder for a table with a row a datum and an ArviZ netCDF file; null prints the summary only.
+        num_particles: importance samples a datum.
+        num_draws: draws a datum in the netCDF file.
+        batch_size: data held by a call of the programs.
+        seed: of the particles.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        progress: show progress bars.
+    """
+    folder = Path(run)
+    fitted = load(folder / "fit" if holds_fit(folder / "fit") else folder)
+    judged = _test_set(folder) if data is None else data
+    target = None if out is None else writable_folder(out)
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
+    result = evaluate(fitted.model, fitted.guide, judged, num_particles=num_particles, **options)
+    print(json.dumps(result.summary(), indent=1))
+    if target is not None:
+        _per_datum(result).to_csv(target / "per_datum.csv", index_label="datum")
+        pyrovae.to_arviz(
+            fitted.model, fitted.guide, judged, num_draws=num_draws, num_particles=num_particles, **options
+        ).to_netcdf(str(target / "posterior.nc"))
+        print(f"wrote per_datum.csv and posterior.nc in {target}")
+
+
+def compare_command(
+    data: Data,
+    out: str,
+    guides: dict[str, GuideMaker] = GUIDES,
+    prior: Callable[[int], Prior] = StandardNormal,
+    likelihood: Callable[[], Likelihood] = Bernoulli,
+    encoder: Callable[[Shape, Shape], Network] = MLP,
+    decoder: Callable[[Shape, Shape], Network] = MLP,
+    latent_dim: int = 8,
+    features: int = 128,
+    epochs: int = 200,
+    patience: int | None = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    clip_norm: float | None = None,
+    num_particles: int = 1000,
+    num_draws: int = 100,
+    max_arviz_data: int = 200,
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Fit one generative model under several guides and compare them on held-out data.
+
+    Writes the comparison table, a saved fit and an ArviZ netCDF file a guide, figures, and an HTML page of all of it.
+
+    Args:
+        data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
+        out: folder for all results.
+        guides: families of q(z | x), by name.
+        prior: distribution of the latents.
+        likelihood: distribution of a datum given the decoder's features.
+        encoder: network from a datum to features.
+        decoder: network from latents to the likelihood's features.
+        latent_dim: number of latents.
+        features: number of features that the encoder returns.
+        epochs: largest number of passes over the training set.
+        patience: stop after this many epochs without a better validation bound; null never stops early.
+        batch_size: data in a step.
+        lr: learning rate of Adam.
+        clip_norm: largest global norm of the gradient of the summed loss.
+        num_particles: importance samples a datum.
+        num_draws: draws a datum in the netCDF files.
+        max_arviz_data: the netCDF files hold this many of the test data, the first ones.
+        seed: of the split, the initial parameters and the noise.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        resume: continue what an earlier run in the same folder left.
+        overwrite: replace what an earlier run in the same folder left.
+        progress: show progress bars.
+    """
+    if not guides:
+        raise ValueError("guides is empty: name at least one")
+    folder = _run_folder(out, resume, overwrite)
+    fits: dict[str, Fit] = {}
+    for name, guide in guides.items():
+        print(f"fitting {name}")
+        fits[name] = _fit_guide(
+            folder / name, data, guide,
+            prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim,
+            features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm,
+            seed=seed, device=device, resume=resume, progress=progress,
+        )  # fmt: skip
+    test = data.splits(seed=seed).test.fixed()
+    options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
+    evaluations = {n: evaluate(f.model, f.guide, test, num_particles=num_particles, **options) for n, f in fits.items()}
+    table = comparison(evaluations, {name: fitted.seconds for name, fitted in fits.items()})
+    table.to_csv(folder / "table.csv")
+    shown = test.subset(slice(0, max_arviz_data))
+    means: dict[str, Any] = {}
+    for name, fitted in fits.items():
+        _per_datum(evaluations[name]).to_csv(folder / name / "per_datum.csv", index_label="datum")
+        inference = pyrovae.to_arviz(
+            fitted.model, fitted.guide, shown, num_draws=num_draws, num_particles=num_particles, **options
+        )
+        inference.to_netcdf(str(folder / f"{name}.nc"))
+        means[name] = inference.posterior_predictive["x"].mean(("chain", "draw")).to_numpy()
+    _page(folder, fits, evaluations, table, shown, means)
+    print(formatted(table).to_string())
+    print(f"wrote {folder / 'report.html'}")
+
+
+def list_command() -> None:
+    """List the catalogues: every name with what it is."""
+    for name, catalogue in _CATALOGUES.items():
+        print(f"{name}:")
+        for member in catalogue.__all__:
+            value = getattr(catalogue, member)
+            if inspect.isclass(value) and not inspect.isabstract(value) and not _is_base(value):
+                print(f"  {member:<22} {_summary(value)}")
+
+
+_CATALOGUES: dict[str, Any] = {
+    "models": model_catalogue,
+    "guides": guide_catalogue,
+    "priors": prior_catalogue,
+    "likelihoods": likelihood_catalogue,
+    "objectives": objective_catalogue,
+    "nn": nn_catalogue,
+    "data": data_catalogue,
+}
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "fit": fit_command,
+    "evaluate": evaluate_command,
+    "compare": compare_command,
+    "list": list_command,
+}
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the sentence and exit with status 2."""
+        text = " ".join(message.split())
+        text = re.sub(
+            r"Expected a dot import path string: (\S+)",
+            r"\1 is neither a name that `pyrovae list` shows nor an import path",
+            text,
+        )
+        print(
+            f"pyrovae: error: {text} (for what is accepted: {self.prog.replace(' [options]', '')} --help)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Bad input ends with one sentence on standard error and status 2; a fit that had to stop with status 1; a signal with
+    128 and its number, after saving.
+    """
+    parser, parsers = _parser()
+    given = parser.parse_args(arguments)
+    command = given.command
+    try:
+        if command != "list":
+            chosen = parsers[command].instantiate(given[command])
+            values = {name: value for name, value in vars(chosen).items() if name != "config"}
+            if command == "evaluate":
+                evaluate_command(**values)
+            else:
+                _saving_config(command, given[command], values, parsers)
+        else:
+            list_command()
+    except FitInterrupted as interruption:
+        print(f"pyrovae: {interruption}", file=sys.stderr)
+        return 128 + interruption.signum
+    except FitError as error:
+        print(f"pyrovae: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"pyrovae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
+    parser = _Parser(prog="pyrovae", description=pyrovae.__doc__, version=pyrovae.__version__)
+    commands = parser.add_subcommands(dest="command")
+    parsers = {}
+    for name, function in _COMMANDS.items():
+        summary = _summary(function)
+        parsers[name] = _Parser(description=summary)
+        if name != "list":
+            parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
+            parsers[name].add_function_arguments(function, as_positional=name == "evaluate")
+        if name in {"fit", "compare"}:
+            parsers[name].set_defaults({"data": DIGITS})
+        commands.add_subcommand(name, parsers[name], help=summary)
+    return parser, parsers
+
+
+def _saving_config(command: str, given: Namespace, values: dict[str, Any], parsers: dict[str, "_Parser"]) -> None:
+    once = {"resume": False, "overwrite": False}
+    described = yaml.safe_load(parsers[command].dump(given))
+    described.pop("config", None)
+    folder = _run_folder(values["out"], values["resume"], values["overwrite"])
+    (folder / CONFIG).write_text(yaml.safe_dump({**described, **once}, sort_keys=False))
+    _COMMANDS[command](**{**values, "overwrite": True})
+
+
+def _run_folder(out: str, resume: bool, overwrite: bool) -> Path:
+    if resume and overwrite:
+        raise ValueError("give resume or overwrite, not both")
+    if (Path(out) / CONFIG).exists() and not resume and not overwrite:
+        raise ValueError(f"{out!r} already holds a run: pass --resume true, --overwrite true or another --out")
+    return writable_folder(out)
+
+
+def _fit_guide(folder: Path, data: Data, guide: GuideMaker, *, resume: bool, **options: Any) -> Fit:
+    names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
+    parts = {name: options.pop(name) for name in names}
+    splits = data.splits(seed=options["seed"])
+    model, maker = autoencoder(data.shape, guide, seed=options["seed"], **parts)
+    validation = splits.validation if len(splits.validation) else None
+    return fit(model, maker, splits.train, validation_data=validation, checkpoint=folder, resume=resume, **options)
+
+
+def _test_set(run: Path) -> Data:
+    for folder in (run, run.parent):
+        if (folder / CONFIG).exists():
+            described = yaml.safe_load((folder / CONFIG).read_text())
+            parser = ArgumentParser()
+            parser.add_argument("--data", type=Data)
+            config = parser.parse_object({"data": described["data"]})
+            test: Data = parser.instantiate(config).data.splits(seed=described["seed"]).test
+            return test
+    raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its test set was: name the data with --data")
+
+
+def _per_datum(result: Evaluation) -> pd.DataFrame:
+    columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "ess")
+    return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})
+
+
+def _page(
+    folder: Path, fits: dict[str, Fit], evaluations: dict[str, Evaluation], table: pd.DataFrame, shown: Data, means: Any
+) -> None:
+    from pyrovae import plots
+
+    figures = {
+        "comparison": plots.comparison(table),
+        "reliability": plots.reliability(evaluations),
+        "training": plots.training({name: fitted.history for name, fitted in fits.items()}),
+    }
+    captions = {
+        "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best guide. "
+        "Bars are two standard errors.",
+        "reliability": "Left: share of the test data with a k-hat at or below the value; beyond 0.7 the importance "
+        "weights are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to "
+        "posterior.",
+        "training": "Bound while training: mean over an epoch, and on the validation data.",
+    }
+    if shown.image_shape is not None:
+        count = min(16, len(shown))
+        originals = shown.batch(slice(0, count))[0].cpu().numpy()
+        rows = {"test data": originals, **{f"posterior predictive mean, {n}": m[:count] for n, m in means.items()}}
+        figures["pictures"] = plots.pictures(rows, shown.image_shape)
+        captions["pictures"] = "Test data, and the mean of each guide's posterior predictive draws of them."
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
+    text = (
+        "Nats per datum, higher is better. log_evidence is estimated by importance sampling with the guide as "
+        "proposal; difference is to the best, with the standard error of the paired differences; khat_over_0.7 is the "
+        "share of data whose weights are not to be trusted; seconds are those of fitting."
+    )
+    first = evaluations[table.index[0]]
+    sections = [
+        Section("Comparison", text, table, {captions["comparison"]: figures.pop("comparison")}),
+        Section("Details", figures={captions[name]: figure for name, figure in figures.items()}),
+        Section("Configuration", code=(folder / CONFIG).read_text() if (folder / CONFIG).exists() else ""),
+    ]
+    subtitle = f"{len(first)} test data, {first.num_particles} importance samples each, torch {torch.__version__}"
+    write_page(folder / "report.html", f"{len(fits)} guides compared", subtitle, sections)
+
+
+def _summary(documented: Any) -> str:
+    paragraph = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s", paragraph)[0].removesuffix("::")
+
+
+def _is_base(value: Any) -> bool:
+    bases = {Guide, Prior, Likelihood, Network, Data, data_catalogue.Binarisation, data_catalogue.Splits}
+    return value in bases or issubclass(value, Distribution)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

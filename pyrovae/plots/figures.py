@@ -1,0 +1,117 @@
+"""Figures of fits and comparisons. Each is a ``matplotlib.figure.Figure`` of its own: no backend, no global state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pyrovae.evaluation import KHAT_LIMIT, Evaluation
+
+_WIDTH = 6.4
+
+
+def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the bound of every fit against its step: the mean over an epoch, and the validation data's.
+
+    Args:
+        histories: ``Fit.history`` by name.
+    """
+    figure, axes = _figure(1, height=3.6)
+    axis = axes[0]
+    for number, (name, history) in enumerate(histories.items()):
+        colour = f"C{number}"
+        epochs = history.groupby("epoch")[["step", "bound"]].agg({"step": "max", "bound": "mean"})
+        axis.plot(epochs["step"] + 1, epochs["bound"], color=colour, alpha=0.5, linewidth=1, label=f"{name}, training")
+        validated = history.dropna(subset=["validation_bound"])
+        if len(validated):
+            axis.plot(validated["step"] + 1, validated["validation_bound"], color=colour, label=f"{name}, validation")
+    late = pd.concat([h["bound"].iloc[len(h) // 10 :] for h in histories.values()])
+    low, high = np.nanpercentile(late, [1, 100])
+    axis.set_ylim(low - 0.05 * (high - low), None)
+    axis.set_xlabel("step")
+    axis.set_ylabel("bound (nats per datum)")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def comparison(table: pd.DataFrame) -> Figure:
+    """Draw a comparison table: log evidence and ELBO of every candidate, and the paired difference to the best.
+
+    Bars are two standard errors either way: over the data on the left, of the paired differences on the right.
+
+    Args:
+        table: as :func:`pyrovae.compare` returns it.
+    """
+    figure, axes = _figure(2, height=1.6 + 0.45 * len(table))
+    rows = np.arange(len(table))[::-1]
+    means = {"log_evidence": ("log evidence", "o", 0.1), "elbo": ("ELBO", "s", -0.1)}
+    for number, (column, (label, marker, shift)) in enumerate(means.items()):
+        errors = 2 * table[f"{column}_se"]
+        axes[0].errorbar(
+            table[column], rows + shift, xerr=errors, fmt=marker, color=f"C{number}", label=label, capsize=3
+        )
+    axes[0].set_yticks(rows, list(table.index))
+    axes[0].set_ylim(-0.6, len(table) - 0.4)
+    axes[0].set_xlabel("nats per datum")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
+    axes[1].errorbar(table["difference"], rows, xerr=2 * table["difference_se"], fmt="o", color="C0", capsize=3)
+    axes[1].axvline(0, color="0.6", linewidth=1)
+    axes[1].set_yticks(rows, [])
+    axes[1].set_ylim(-0.6, len(table) - 0.4)
+    axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per datum)")
+    return figure
+
+
+def reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Draw how far each candidate's guide can be trusted, per datum: the k-hat of its weights, and log evidence - ELBO.
+
+    Both are sorted, one curve a candidate, against the share of the data at or below the value. On the right it is the
+    sampled Kullback-Leibler divergence from the guide to the posterior.
+
+    Args:
+        evaluations: of the same data, by name.
+    """
+    figure, axes = _figure(2, height=3.2)
+    for name, evaluation in evaluations.items():
+        share = (np.arange(len(evaluation)) + 1) / len(evaluation)
+        axes[0].step(np.sort(evaluation.khat.numpy()), share, where="post", label=name)
+        gap = (evaluation.log_evidence - evaluation.elbo).numpy()
+        axes[1].step(np.sort(gap), share, where="post", label=name)
+    axes[0].axvline(KHAT_LIMIT, color="0.6", linewidth=1, linestyle="--")
+    axes[0].text(KHAT_LIMIT, 0.02, f" {KHAT_LIMIT}", color="0.4", fontsize="small")
+    axes[0].set_xlabel("Pareto k-hat of a datum's weights")
+    axes[0].set_ylabel("share of the data")
+    axes[1].set_xlabel("log evidence - ELBO (nats)")
+    axes[0].legend(fontsize="small")
+    return figure
+
+
+def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figure:
+    """Draw rows of pictures under each other.
+
+    Args:
+        rows: flat pictures ``[n, C * H * W]`` with values in [0, 1], by what they show.
+        image_shape: (channels, rows, columns).
+    """
+    arrays = {name: np.asarray(value).reshape(-1, *image_shape) for name, value in rows.items()}
+    count = max(len(a) for a in arrays.values())
+    figure = Figure(figsize=(_WIDTH * 1.5, 1.5 * _WIDTH / count * len(arrays) * 1.15), layout="constrained")
+    grid = figure.subplots(len(arrays), 1, squeeze=False)[:, 0]
+    for axis, (name, images) in zip(grid, arrays.items(), strict=True):
+        strip = np.concatenate([np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=1) for image in images], axis=2)
+        shown = strip[0] if image_shape[0] == 1 else strip.transpose(1, 2, 0)
+        axis.imshow(shown.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(name, fontsize="small", loc="left")
+        axis.set_axis_off()
+    return figure
+
+
+def _figure(columns: int, *, height: float) -> tuple[Figure, Any]:
+    width = _WIDTH * (1 if columns == 1 else 1.5)
+    figure = Figure(figsize=(width, max(height, 1.8)), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,86 @@
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyrovae.noise import DatumNoise, datum_seed
+
+ROWS = 6
+
+
+def families():
+    rows = torch.arange(1.0, ROWS + 1) / (ROWS + 1)
+    pair = rows[:, None].expand(ROWS, 2).contiguous()
+    return {
+        "Normal": lambda s: dist.Normal(pair[s], 1.0).to_event(1),
+        "Laplace": lambda s: dist.Laplace(pair[s], 1.0).to_event(1),
+        "Gamma": lambda s: dist.Gamma(pair[s] + 1, 1.0).to_event(1),
+        "Beta": lambda s: dist.Beta(pair[s] + 1, pair[s] + 2).to_event(1),
+        "StudentT": lambda s: dist.StudentT(3.0, pair[s]).to_event(1),
+        "MultivariateNormal": lambda s: dist.MultivariateNormal(pair[s], torch.eye(2)),
+        "LowRank": lambda s: dist.LowRankMultivariateNormal(pair[s], pair[s][..., None], pair[s]),
+        "Categorical": lambda s: dist.Categorical(pair[s]),
+        "OneHotCategorical": lambda s: dist.OneHotCategorical(pair[s]),
+        "Bernoulli": lambda s: dist.Bernoulli(pair[s]).to_event(1),
+        "Poisson": lambda s: dist.Poisson(pair[s] * 5).to_event(1),
+        "Binomial": lambda s: dist.Binomial(7, pair[s]).to_event(1),
+        "Dirichlet": lambda s: dist.Dirichlet(pair[s] + 1),
+        "Exponential": lambda s: dist.Exponential(pair[s] + 1).to_event(1),
+        "RelaxedOneHot": lambda s: dist.RelaxedOneHotCategorical(torch.tensor(0.5), pair[s]),
+        "ContinuousBernoulli": lambda s: dist.ContinuousBernoulli(pair[s]).to_event(1),
+        "Mixture": lambda s: dist.MixtureSameFamily(dist.Categorical(pair[s]), dist.Normal(pair[s], 1.0)),
+        "VonMises": lambda s: dist.VonMises(rows[s], 1.0),
+        "flow": lambda s: dist.TransformedDistribution(
+            dist.Normal(pair[s], 1.0).to_event(1), [torch.distributions.biject_to(constraints.positive)]
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_datum_draws_the_same_whatever_its_batch(name):
+    family = families()[name]
+    with DatumNoise(3, range(ROWS), torch.device("cpu")):
+        together = family(slice(None)).sample()
+    for i in range(ROWS):
+        with DatumNoise(3, [i], torch.device("cpu")):
+            alone = family(slice(i, i + 1)).sample()
+        if name != "VonMises":  # its rejection sampler goes on until the whole batch is accepted
+            torch.testing.assert_close(together[i], alone[0], rtol=0, atol=0)
+        assert together[i].shape == alone[0].shape
+
+
+def test_different_data_draw_different_noise():
+    with DatumNoise(0, range(100), torch.device("cpu")):
+        x = torch.randn(100, 50)
+    correlation = torch.corrcoef(x)
+    off = correlation[~torch.eye(100, dtype=torch.bool)]
+    assert off.abs().max() < 6 / 50**0.5  # 4950 pairs: below 1e-4 for independent rows
+    assert abs(float(x.mean())) < 4 / 5000**0.5  # below 7e-5
+
+
+def test_repeats_stand_in_a_row_and_differ():
+    noise = DatumNoise(0, range(3), torch.device("cpu"))
+    noise.repeats = 4
+    with noise:
+        x = torch.rand(12)
+        y = torch.empty(2, 12).uniform_()
+    assert len(set(x.tolist())) == 12
+    with DatumNoise(0, [1], torch.device("cpu")) as alone:
+        alone.repeats = 4
+        torch.testing.assert_close(x[4:8], torch.rand(4))
+        torch.testing.assert_close(y[:, 4:8], torch.empty(2, 4).uniform_())
+
+
+def test_noise_shared_by_all_data_is_left_to_the_global_generator():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        expected = torch.randn(7)
+        torch.manual_seed(1)
+        with DatumNoise(0, range(3), torch.device("cpu")):
+            torch.testing.assert_close(torch.randn(7), expected)
+
+
+def test_seeds_of_a_call_are_distinct():
+    seeds = {datum_seed(5, i) for i in range(10_000)}
+    assert len(seeds) == 10_000
+    assert datum_seed(5, 0) != datum_seed(6, 0)
