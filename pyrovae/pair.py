@@ -209,6 +209,11 @@ class Pair:
         """
         described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in batch)
         guide_trace = _run("guide", self.guide, batch, described)
+        for name, site in sample_sites(guide_trace):
+            if site["is_observed"]:
+                raise ValueError(
+                    f"site {name!r} of the guide is observed: observe it in the model; a guide only samples"
+                )
         model_trace = _run("model", poutine.replay(self.model, trace=guide_trace), batch, described)
         return _layout(model_trace, guide_trace, batch), model_trace, guide_trace
 
@@ -225,8 +230,6 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
     model_sites, guide_sites = dict(sample_sites(model_trace)), dict(sample_sites(guide_trace))
     plate = _data_plate([*model_sites.values(), *guide_sites.values()], num_data)
     for name, site in guide_sites.items():
-        if site["is_observed"]:
-            raise ValueError(f"site {name!r} of the guide is observed: observe it in the model; a guide only samples")
         if name not in model_sites and not site["infer"].get("is_auxiliary"):
             raise ValueError(
                 f"site {name!r} of the guide is not in the model: sample it in the model too, or mark it "

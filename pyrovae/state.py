@@ -105,6 +105,8 @@ def isolated(
         stack.enter_context(
             warnings.catch_warnings()
         )  # torch imports modules on first use that add filters of their own
+        warnings.filterwarnings("ignore", ".*was not registered in the param store")  # frozen on purpose
+        warnings.filterwarnings("ignore", "Encountered NaN|Encountered .inf")  # reported with step, site and data
         stack.enter_context(random_state(seed, device))
         stack.enter_context(pyro.get_param_store().scope(params))
         stack.enter_context(pyro.validation_enabled(validate))

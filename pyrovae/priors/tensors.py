@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import ReferenceType
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 T = TypeVar("T")
@@ -12,13 +13,21 @@ T = TypeVar("T")
 
 def map_tensors(value: T, fn: Callable[[Tensor], Tensor]) -> T:
     """Return a copy of a distribution (or a transform) with ``fn`` done to every tensor inside; others stay."""
-    result: Any = value
+    return _map(value, fn, {})
+
+
+def _map(value: Any, fn: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
+    if id(value) in done:  # a transform and its inverse refer to each other
+        return done[id(value)]
     if isinstance(value, Tensor):
-        result = fn(value)
-    elif isinstance(value, list | tuple):
-        result = type(value)(map_tensors(part, fn) for part in value)
-    elif isinstance(value, Distribution | Transform):
-        result = copy.copy(value)
-        for name, part in vars(value).items():
-            result.__dict__[name] = map_tensors(part, fn)
-    return result
+        return fn(value)
+    if isinstance(value, nn.Module):
+        return value._apply(fn)
+    if isinstance(value, list | tuple):
+        return type(value)(_map(part, fn, done) for part in value)
+    if not isinstance(value, Distribution | Transform):
+        return value
+    moved = done[id(value)] = copy.copy(value)
+    for name, part in vars(value).items():  # weak references lead back to what is being copied: made anew when asked for
+        moved.__dict__[name] = None if isinstance(part, ReferenceType) else _map(part, fn, done)
+    return moved

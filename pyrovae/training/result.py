@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.configuration import NotConfigurable, build, configuration
 from pyrovae.pair import Pair, Program, WithParams
+from pyrovae.state import random_state
 from pyrovae.training import storage
 from pyrovae.training.history import History
 
@@ -123,7 +124,8 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     programs: dict[str, Any] = {"model": model, "guide": guide}
     for role, program in programs.items():
         if program is None:
-            programs[role] = _rebuilt(role, document, source)
+            with random_state(0):  # initial values are drawn, then overwritten
+                programs[role] = _rebuilt(role, document, source)
     pair = Pair(programs["model"], programs["guide"])
     fitted = fitted_tensors(tensors)
     bare = {key.removeprefix(f"{BARE}/"): value for key, value in fitted.items() if key.startswith(f"{BARE}/")}

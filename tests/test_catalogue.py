@@ -1,0 +1,314 @@
+"""One contract test over every model, guide, prior, likelihood and network of the catalogues."""
+
+import inspect
+import itertools
+import json
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import bits, make_oracle
+from scipy import integrate
+from torch.distributions import constraints
+
+from pyrovae import evaluate, fit, guides, likelihoods, load, log_weights, models, nn, priors
+from pyrovae.configuration import NotConfigurable, build, configuration
+
+D, Z, F = 6, 3, 16
+
+
+def seeded(make, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+PRIORS = {
+    "StandardNormal": lambda: priors.StandardNormal(Z),
+    "MixtureOfGaussians": lambda: priors.MixtureOfGaussians(Z, num_components=4),
+    "Laplace": lambda: dist.Laplace(torch.zeros(Z), 1.0).to_event(1),
+    "StudentT": lambda: dist.StudentT(4.0, torch.zeros(Z), 1.0).to_event(1),
+    "scalars": lambda: dist.Normal(0.0, 1.0).expand([Z]).to_event(1),
+    "flow": lambda: dist.TransformedDistribution(
+        dist.Normal(torch.zeros(Z), 1.0).to_event(1), [dist.transforms.AffineTransform(torch.ones(Z), 2.0, event_dim=1)]
+    ),
+}
+LIKELIHOODS = {
+    "Bernoulli": (likelihoods.Bernoulli, lambda n: bits(n, D)),
+    "ContinuousBernoulli": (likelihoods.ContinuousBernoulli, lambda n: bits(n, D) * 0.8 + 0.1),
+    "Gaussian": (likelihoods.Gaussian, lambda n: bits(n, D) * 3 - 1),
+    "Gaussian, a scale each": (lambda: likelihoods.Gaussian(num_scales=D), lambda n: bits(n, D) * 3 - 1),
+}
+GUIDES = {"MeanField": guides.MeanField, "FullRank": guides.FullRank, "Flow": guides.Flow}
+
+
+def vae(prior="StandardNormal", likelihood="Bernoulli", guide="MeanField"):
+    def make():
+        model = models.VAE(
+            prior=PRIORS[prior](), decoder=nn.MLP(Z, D, hidden=(F,)), likelihood=LIKELIHOODS[likelihood][0]()
+        )
+        return model, GUIDES[guide](nn.MLP(D, F, hidden=(F,)), Z)
+
+    return seeded(make), LIKELIHOODS[likelihood][1]
+
+
+COMBINATIONS = [
+    *itertools.product(PRIORS, ["Bernoulli"], GUIDES),
+    *itertools.product(["StandardNormal"], list(LIKELIHOODS)[1:], GUIDES),
+]
+
+
+@pytest.mark.parametrize(("prior", "likelihood", "guide"), COMBINATIONS)
+def test_the_contract_of_every_pair(prior, likelihood, guide, tmp_path):
+    (model, made), data = vae(prior, likelihood, guide)
+    x = data(80)
+    weights = log_weights(model, made, x, num_particles=6, progress=False)
+    assert weights.shape == (6, 80)
+    assert weights.isfinite().all()
+    before = {k: v.clone() for m in (model, made) for k, v in m.named_parameters()}
+    fitted = fit(model, made, x, steps=120, batch_size=40, lr=1e-2, progress=False)
+    h = fitted.history["bound"]
+    assert h.iloc[-10:].mean() > h.iloc[:10].mean()
+    for name, parameter in [*model.named_parameters(), *made.named_parameters()]:
+        assert not torch.equal(parameter, before[name]), f"{name} was not trained"
+    fitted.save(tmp_path)
+    rebuilt = isinstance(model.prior, priors.Fixed)
+    again = load(tmp_path, model=vae(prior, likelihood, guide)[0][0] if rebuilt else None)
+    one, other = (log_weights(f.model, f.guide, x, num_particles=3, progress=False) for f in (fitted, again))
+    torch.testing.assert_close(other, one, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize(
+    ("prior", "support"),
+    [
+        (dist.Gamma(2.0, 1.0).expand([2]).to_event(1), constraints.independent(constraints.positive, 1)),
+        (dist.Beta(2.0, 2.0).expand([2]).to_event(1), constraints.independent(constraints.unit_interval, 1)),
+        (dist.Dirichlet(torch.ones(3)), constraints.simplex),
+    ],
+)
+def test_constrained_latents(guide, prior, support, tmp_path):
+    size = prior.event_shape[0]
+
+    def make():
+        model = models.VAE(prior=prior, decoder=nn.MLP(size, D, hidden=(F,)), likelihood=likelihoods.Bernoulli())
+        return model, GUIDES[guide](nn.MLP(D, F, hidden=(F,)), size, support=support)
+
+    model, made = seeded(make)
+    fitted = fit(model, made, bits(60, D), steps=60, lr=1e-2, progress=False)
+    assert fitted.history["bound"].iloc[-5:].mean() > fitted.history["bound"].iloc[:5].mean()
+    with torch.random.fork_rng(), torch.no_grad():
+        z = made.posterior(bits(7, D)).sample()
+    assert support.check(z).all()
+    result = evaluate(model, made, bits(7, D), num_particles=2000, progress=False)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        z = prior.sample((20_000,))
+        density = model.likelihood(model.decoder(z)).log_prob(bits(7, D)[:, None])
+        direct = density.logsumexp(1) - np.log(20_000)
+        error = (density - direct[:, None]).exp().std(1) / 20_000**0.5
+    # prior sampling and importance sampling agree: 7 comparisons at 5 standard errors, below 5e-6
+    total = (error.square() + result.log_evidence_se.square()).sqrt()
+    assert ((result.log_evidence - direct).abs() < 5 * total + 1e-3).all()
+
+
+@pytest.mark.parametrize("guide", ["MeanField", "FullRank", "Flow"])
+def test_a_guide_integrates_to_one_and_scores_values_from_elsewhere(guide):
+    made = seeded(lambda: GUIDES[guide](nn.MLP(D, F, hidden=(F,)), 2)).double()
+    with torch.no_grad():
+        axis = torch.linspace(-9, 9, 400, dtype=torch.float64)
+        grid = torch.cartesian_prod(axis, axis)
+        density = made.posterior(bits(1, D).double().expand(len(grid), -1)).log_prob(grid).exp()
+    assert float(density.sum() * (axis[1] - axis[0]) ** 2) == pytest.approx(1, abs=2e-3)
+
+
+def test_flow_steps_invert_and_their_jacobian_is_autograds():
+    made = seeded(lambda: guides.Flow(nn.MLP(D, F), 4, num_steps=3)).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for p in made.parameters():
+            p.data.mul_(3.0)  # far from the start, as after a long run
+        x, z = torch.rand(1, D).double(), torch.randn(1, 4).double() * 3
+    q = made.posterior(x)
+    out, total = z, 0.0
+    for transform in q.transforms:
+        after = transform(out)
+        torch.testing.assert_close(transform.inv(after.clone()), out, atol=1e-8, rtol=1e-6)
+        total = total + transform.log_abs_det_jacobian(out, after)
+        out = after
+
+    def run(z):
+        for transform in q.transforms:
+            z = transform(z)
+        return z
+
+    jacobian = torch.autograd.functional.jacobian(lambda v: run(v[None])[0], z[0])
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, total.squeeze().detach(), atol=1e-8, rtol=1e-6)
+
+
+def test_a_flow_stays_finite_far_out():
+    made = seeded(lambda: guides.Flow(nn.MLP(D, F), 8, num_steps=4))
+    with torch.random.fork_rng(), torch.no_grad():
+        q = made.posterior(torch.full((1000, D), 100.0))
+        z = q.rsample()
+        assert z.isfinite().all()
+        assert q.log_prob(z).isfinite().all()
+
+
+DENSITIES = {
+    "Gaussian": (likelihoods.Gaussian(), 0.7, (-np.inf, np.inf)),
+    "ContinuousBernoulli": (likelihoods.ContinuousBernoulli(), 1.7, (0, 1)),
+    "ContinuousBernoulli near a half": (likelihoods.ContinuousBernoulli(), 1e-4, (0, 1)),
+}
+
+
+@pytest.mark.parametrize(("likelihood", "feature", "limits"), DENSITIES.values(), ids=DENSITIES)
+def test_densities_integrate_to_one(likelihood, feature, limits):
+    with torch.no_grad():
+        density = likelihood.double()(torch.tensor([feature], dtype=torch.float64))
+        total, _ = integrate.quad(lambda v: float(density.log_prob(torch.tensor([v]).double()).exp()), *limits)
+        mean, _ = integrate.quad(lambda v: v * float(density.log_prob(torch.tensor([v]).double()).exp()), *limits)
+    assert total == pytest.approx(1, abs=1e-5)
+    assert float(density.mean) == pytest.approx(mean, abs=1e-4)
+
+
+def test_a_prior_moves_with_its_module():
+    prior = priors.Fixed(PRIORS["flow"]())
+    moved = prior.double()().sample
+    with torch.random.fork_rng():
+        assert moved().dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.VAE(prior=dist.Laplace(torch.zeros(3), 1.0), decoder=nn.MLP(3, D), likelihood=None),
+         r"the prior has batch shape \(3,\): declare the latent's dimensions as events with .to_event\(1\)"),
+        (lambda: models.VAE(prior="normal", decoder=nn.MLP(3, D), likelihood=None), "a prior is a distribution or a mod"),
+        (lambda: guides.MeanField(torch.nn.Sequential(torch.nn.Linear(2, 2)), 2), "does not say how many features"),
+        (lambda: guides.Exact(torch.nn.Linear(2, 2)), "has no method posterior"),
+        (lambda: nn.ConvEncoder(64, 8), r"needs a shape \(channels, rows, columns\), got 64"),
+    ],
+)  # fmt: skip
+def test_bad_parts_are_refused(make, message):
+    with torch.random.fork_rng(), pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (1, 5, 13), (2, 1, 1), (1, 9, 7)])
+@pytest.mark.parametrize("channels", [(), (4,), (4, 8), (4, 8, 4)])
+def test_convolutions_take_any_size(shape, channels):
+    def run():
+        encoder, decoder = (
+            nn.ConvEncoder(shape, 5, channels=channels),
+            nn.ConvDecoder(5, shape, channels=channels[::-1]),
+        )
+        size = nn.size(shape)
+        features = encoder(torch.randn(2, 3, size))
+        assert features.shape == (2, 3, 5)
+        out = decoder(features)
+        assert out.shape == (2, 3, size)
+        one = decoder(encoder(torch.ones(1, size)))
+        many = decoder(encoder(torch.ones(4, size)))
+        torch.testing.assert_close(one.expand(4, -1), many, atol=1e-5, rtol=1e-4)
+
+    seeded(run)
+
+
+def test_positive_is_one_at_zero_and_never_overflows_or_vanishes():
+    raw = torch.tensor([0.0, -1e4, 1e30])
+    scale = nn.positive(raw)
+    assert float(scale[0]) == pytest.approx(1, abs=2e-5)
+    assert float(scale[1]) > 0
+    assert scale.isfinite().all()
+
+
+# Configuration: a constructor's arguments are its attributes.
+
+
+def catalogue_instances():
+    return {
+        "VAE": lambda: vae()[0][0],
+        "LinearGaussian": lambda: models.LinearGaussian(2, 5, isotropic=False),
+        "MeanField": lambda: guides.MeanField(nn.MLP(4, 8), 2, latent="w", support=constraints.simplex),
+        "FullRank": lambda: guides.FullRank(nn.ConvEncoder((1, 4, 4), 8), 2),
+        "Flow": lambda: guides.Flow(nn.MLP(4, 8), 2, num_steps=5, hidden=(7,)),
+        "MixtureOfGaussians": lambda: priors.MixtureOfGaussians(2, num_components=3),
+        "StandardNormal": lambda: priors.StandardNormal(4),
+        "ConvDecoder": lambda: nn.ConvDecoder(3, (1, 7, 9), channels=(4,), activation=torch.nn.Tanh),
+        "ConvEncoder": lambda: nn.ConvEncoder((1, 7, 9), 3),
+        "MLP": lambda: nn.MLP((1, 2, 3), 4, hidden=(), activation=torch.nn.SiLU),
+        "Bernoulli": likelihoods.Bernoulli,
+        "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
+        "Gaussian": lambda: likelihoods.Gaussian(num_scales=3),
+    }
+
+
+@pytest.mark.parametrize("name", catalogue_instances())
+def test_every_module_is_rebuilt_from_its_configuration(name):
+    def run():
+        module = catalogue_instances()[name]()
+        described = json.loads(json.dumps(configuration(module)))
+        again = build(described)
+        assert type(again) is type(module)
+        assert configuration(again) == configuration(module)
+        again.load_state_dict(module.state_dict())
+
+    seeded(run)
+
+
+def test_the_contract_covers_every_catalogue():
+    covered = set(catalogue_instances()) | {"Exact", "Fixed"}
+    bases = {"Guide", "Prior", "Likelihood", "Network"}
+    for catalogue in (models, guides, priors, likelihoods, nn):
+        classes = {n for n in catalogue.__all__ if inspect.isclass(getattr(catalogue, n))}
+        assert classes - bases <= covered
+
+
+def test_a_value_that_no_configuration_describes_is_named():
+    model = models.VAE(
+        prior=dist.Laplace(torch.zeros(2), 1.0).to_event(1),
+        decoder=torch.nn.Identity(),
+        likelihood=likelihoods.Bernoulli(),
+    )
+    with pytest.raises(NotConfigurable, match=r"the model.prior.distribution is a pyro"):
+        configuration(model, "the model")
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"class": "torch.nn.Linear", "arguments": {"in_features": 1, "out_features": 1}},
+        {"class": "pyrovae.cli.main", "arguments": {}},
+        {"class": "pyrovae.nowhere.Thing", "arguments": {}},
+        {"type": "Sequential.forward"},
+        {"constraint": "biject_to"},
+        {"constraint": "__doc__"},
+    ],
+)
+def test_only_known_classes_are_built(described):
+    with pytest.raises(ValueError, match=r"only modules of pyrovae|no module class|has no|no constraint"):
+        build(described)
+
+
+# The oracle's own closed forms
+
+
+def test_the_oracles_closed_forms_agree_with_each_other():
+    model, x = make_oracle(3, 6, 10)
+    with torch.no_grad():
+        posterior = model.posterior(x)
+        z = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)).double()
+        joint = dist.Normal(0.0, 1.0).expand([3]).to_event(1).log_prob(z)
+        joint = joint + dist.Normal(z @ model.weight.T + model.bias, model.scale).to_event(1).log_prob(x)
+        torch.testing.assert_close(joint - posterior.log_prob(z), model.log_evidence(x))
+        torch.testing.assert_close(
+            model.elbo(x, posterior.loc, posterior.covariance_matrix), model.log_evidence(x), rtol=0, atol=1e-9
+        )
+        best = model.optimal_mean_field(x).base_dist
+        top = model.elbo(x, best.loc, best.scale.square().expand(10, 3).diag_embed())
+        for factor in (0.9, 1.1):
+            worse = model.elbo(x, best.loc, (factor * best.scale).square().expand(10, 3).diag_embed())
+            assert (worse < top).all()
+        assert (model.elbo(x, best.loc + 0.05, best.scale.square().expand(10, 3).diag_embed()) < top).all()

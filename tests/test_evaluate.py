@@ -1,0 +1,178 @@
+import math
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import SIGMAS, make_oracle, make_vae
+from torch.distributions import kl_divergence
+
+from pyrovae import compare, comparison, evaluate, fit, guides, log_weights, nn, pareto_khat
+from pyrovae.evaluation import weigh
+
+
+def khat_by_arviz(column):
+    if az.__version__.startswith("0."):
+        return float(az.psislw(column[None, :].copy())[1][0])
+    from arviz_stats.base import array_stats
+
+    return float(array_stats.psislw(-column)[1])
+
+
+def trained(guide, latent_dim=2, steps=600):
+    model, x = make_oracle(latent_dim, 5, 60)
+    model.requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        made = guide(nn.MLP(5, 32, hidden=(32,)), latent_dim).double()
+    fit(model, made, x, steps=steps, batch_size=60, lr=1e-2, progress=False)
+    return model, made, x
+
+
+@pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank, guides.Flow])
+def test_evidence_agrees_with_the_closed_form(guide):
+    model, made, x = trained(guide)
+    result = evaluate(model, made, x, num_particles=4000, progress=False)
+    exact = model.log_evidence(x)
+    trusted = result.khat < 0.5  # where the central limit theorem holds for the weights
+    assert trusted.float().mean() > 0.5
+    deviations = ((result.log_evidence - exact) / result.log_evidence_se)[trusted]
+    assert abs(float(deviations.mean())) < SIGMAS / math.sqrt(len(deviations)) + 0.1  # 0.1: bias of the logarithm
+    assert float(deviations.abs().max()) < SIGMAS + 1  # 60 comparisons at 5 sigma: below 4e-5
+
+
+def test_the_gap_is_the_kl_of_a_gaussian_guide():
+    model, made, x = trained(guides.MeanField, steps=100)
+    result = evaluate(model, made, x, num_particles=4000, progress=False)
+    with torch.no_grad():
+        q = made.posterior(x)
+        full = dist.MultivariateNormal(q.base_dist.loc, q.base_dist.scale.square().diag_embed())
+        kl = kl_divergence(full, model.posterior(x))
+    gap = model.log_evidence(x) - result.elbo
+    assert float(((gap - kl) / result.elbo_se).abs().max()) < SIGMAS + 1  # 60 comparisons at 5 sigma: below 4e-5
+    torch.testing.assert_close(model.elbo(x, q.base_dist.loc, full.covariance_matrix), model.log_evidence(x) - kl)
+
+
+def test_a_trained_mean_field_guide_reaches_the_best_of_its_family():
+    model, made, x = trained(guides.MeanField, steps=3000)
+    with torch.no_grad():
+        best, q = (g.base_dist for g in (model.optimal_mean_field(x), made.posterior(x)))
+        optimum, reached = (model.elbo(x, g.loc, g.scale.square().expand(60, 2).diag_embed()) for g in (best, q))
+    assert float((optimum - reached).min()) > -1e-9  # nothing in the family is better
+    assert float((optimum - reached).mean()) < 0.05
+
+
+def test_standard_errors_agree_with_repeats():
+    model, made, x = trained(guides.FullRank)
+    runs = [evaluate(model, made, x[:20], num_particles=200, seed=s, progress=False) for s in range(60)]
+    for name in ("elbo", "log_evidence"):
+        values = torch.stack([getattr(run, name) for run in runs])
+        stated = torch.stack([getattr(run, f"{name}_se") for run in runs])
+        ratio = values.var(0).mean().sqrt() / stated.square().mean(0).mean().sqrt()
+        # a variance from 60 repeats of 20 data has relative error sqrt(2 / 1200): 4 sigma of the ratio of deviations
+        assert abs(float(ratio) - 1) < SIGMAS * 0.5 * math.sqrt(2 / 1200) + 0.05  # 0.05: the delta method's own error
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.6, 1.0, 3.0])
+@pytest.mark.parametrize("num_particles", [100, 1000, 3001])
+def test_khat_is_arvizs_on_each_column(scale, num_particles):
+    generator = torch.Generator().manual_seed(0)
+    weights = scale * torch.randn(num_particles, 12, generator=generator, dtype=torch.float64) * torch.arange(1, 13) / 6
+    weights[:, 5] = weights[:, 5].round()  # ties
+    ours = pareto_khat(weights - 1000)
+    for column in range(12):
+        assert float(ours[column]) == pytest.approx(khat_by_arviz(weights[:, column].numpy()), abs=1e-6)
+
+
+def test_khat_of_a_guide_that_is_too_narrow():
+    """q = N(0, s^2) for a standard normal posterior: the weights' tail index is 1 - s^2."""
+    scale = 1 / 3
+    generator = torch.Generator().manual_seed(0)
+    z = scale * torch.randn(20_000, 40, generator=generator, dtype=torch.float64)
+    khat = pareto_khat(dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(0.0, scale).log_prob(z))
+    # the fit to a tail of M = 3 sqrt(K) = 425 weights has standard error (1 + k) / sqrt(M) = 0.09, so that 98% of the
+    # columns are expected above 0.7; 8 or fewer of 40 below have a probability above 1 - 1e-6
+    assert float((khat > 0.7).double().mean()) >= 0.8
+    # 4 standard errors of a mean of 40, and as much for the bias of a finite tail
+    assert float(khat.mean()) == pytest.approx(1 - scale**2, abs=2 * 4 * 0.092 / math.sqrt(40))
+
+
+def test_one_dominating_weight_or_too_few_particles_have_no_khat():
+    weights = torch.zeros(100, 1)
+    weights[0] = 1e6
+    assert math.isinf(float(pareto_khat(weights)))
+    assert math.isinf(float(pareto_khat(torch.randn(4, 1, generator=torch.Generator().manual_seed(0)))))
+
+
+def test_weights_that_are_all_equal():
+    fields = weigh(torch.full((100, 3), -90.0))
+    torch.testing.assert_close(fields["log_evidence"], torch.full((3,), -90.0, dtype=torch.float64))
+    torch.testing.assert_close(fields["ess"], torch.full((3,), 100.0, dtype=torch.float64))
+    torch.testing.assert_close(fields["log_evidence_se"], torch.zeros(3, dtype=torch.float64))
+
+
+def test_evaluation_streams_to_the_same_numbers():
+    model, made, x = trained(guides.MeanField, steps=50)
+    weights = log_weights(model, made, x, num_particles=300, progress=False)
+    result = evaluate(model, made, x, num_particles=300, batch_size=7, progress=False)
+    torch.testing.assert_close(result.log_evidence, weights.logsumexp(0) - math.log(300))
+    torch.testing.assert_close(result.elbo, weights.mean(0))
+    summary = result.summary()
+    assert summary["num_data"] == 60
+    assert summary["elbo"] == pytest.approx(float(weights.mean()))
+    assert summary["log_evidence_se"] > summary["log_evidence_mc_se"] > 0
+
+
+def test_compare_pairs_the_differences():
+    model, made, x = trained(guides.MeanField, steps=300)
+    with torch.random.fork_rng():
+        other = guides.MeanField(nn.MLP(5, 8), 2).double()
+    table = compare(
+        {"untrained": (model, other), "exact": (model, guides.Exact(model)), "trained": (model, made)},
+        x, num_particles=2000, progress=False,
+    )  # fmt: skip
+    assert list(table.index)[-1] == "untrained" or table.loc["untrained", "elbo"] < table.loc["trained", "elbo"]
+    assert table["log_evidence"].is_monotonic_decreasing
+    assert table["difference"].iloc[0] == 0
+    assert table["difference_se"].iloc[0] == 0
+    # one model, so one evidence: differences are noise, and far smaller than the unpaired standard error
+    assert (table["difference"].abs() < SIGMAS * table["difference_se"] + 1e-9)[["exact", "trained"]].all()
+    assert table.loc["trained", "difference_se"] < 0.2 * table.loc["trained", "log_evidence_se"]
+    assert math.isnan(table.loc["exact", "seconds"])
+    one, two = (evaluate(model, g, x, num_particles=2000, progress=False) for g in (guides.Exact(model), made))
+    paired = (two.log_evidence - one.log_evidence).numpy()
+    by_hand = comparison({"one": one, "two": two})
+    assert by_hand["difference_se"].max() == pytest.approx(np.std(paired, ddof=1) / math.sqrt(len(paired)))
+
+
+def test_the_same_pair_twice_does_not_differ():
+    model, guide = make_vae()
+    table = compare({"a": (model, guide), "b": (model, guide)}, torch.ones(5, 12), num_particles=20, progress=False)
+    assert isinstance(table, pd.DataFrame)
+    assert (table["difference"] == 0).all()
+
+
+@pytest.mark.parametrize("candidates", [{}, {"a": 3}])
+def test_compare_refuses_what_is_no_pair(candidates):
+    with pytest.raises(ValueError, match=r"at least one candidate|a candidate is a Fit"):
+        compare(candidates, torch.ones(2, 12), progress=False)
+
+
+def test_a_program_that_returns_nan_is_named():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            broken = torch.where(x > 9, math.nan, 0.0)
+            pyro.sample("z", dist.Normal(broken, 1.0, validate_args=False))
+
+    x = torch.zeros(200)
+    x[150] = 10
+    with pytest.raises(ValueError, match=r"datum 150 is not a number, first at site 'z'"):
+        evaluate(model, guide, x, num_particles=10, progress=False)

@@ -1,0 +1,542 @@
+import json
+import math
+import os
+import signal
+import threading
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import SIGMAS, bits, make_oracle, make_vae
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from safetensors.torch import load_file
+
+from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, load, models, nn
+from pyrovae.data import as_data
+from pyrovae.pair import Pair
+from pyrovae.training import storage
+from pyrovae.training.fit import find_params
+from pyrovae.training.step import TorchStepper
+
+
+def quick(model, guide, data, **options):
+    return fit(model, guide, data, **{"steps": 20, "progress": False, **options})
+
+
+def state(fitted):
+    pair = Pair(fitted.model, fitted.guide)
+    return {f"{name}/{key}": v.clone() for name, m in pair.modules.items() for key, v in m.state_dict().items()}
+
+
+def same(one, other):
+    return set(one) == set(other) and all(
+        torch.equal(one[key].nan_to_num(0.5), other[key].nan_to_num(0.5)) for key in one
+    )
+
+
+def without_time(history):
+    return history.drop(columns="seconds")
+
+
+def test_the_gradient_is_that_of_the_closed_form_in_expectation():
+    """Of the ELBO of a mean-field guide on the oracle, by the reparametrised estimator of Trace_ELBO."""
+    model, x = make_oracle(2, 5, 20)
+    with torch.random.fork_rng(), pyro.get_param_store().scope():
+        torch.manual_seed(1)
+        guide = guides.MeanField(nn.MLP(5, 2, hidden=()), 2).double()
+        pair = Pair(model, guide)
+        layout, _, _ = pair.read((x,))
+        params, _ = find_params(pair, as_data(x))
+        q = guide.posterior(x).base_dist
+        exact = torch.autograd.grad(-model.elbo(x, q.loc, q.scale.square().diag_embed()).sum(), list(params.values()))
+        draws = {key: [] for key in params}
+        stepper = TorchStepper(pair, layout, Trace_ELBO(), params, torch.optim.SGD(params.values(), lr=0.0), None)
+        for _ in range(800):
+            stepper.step((x,))
+            for key, p in params.items():
+                draws[key].append(p.grad.clone())
+    for (key, values), closed in zip(draws.items(), exact, strict=True):
+        stacked = torch.stack(values)
+        error = stacked.std(0) / math.sqrt(len(values)) + 1e-9
+        # 34 comparisons at 5 standard errors: below 2e-5
+        assert float(((stacked.mean(0) - closed) / error).abs().max()) < SIGMAS + 1, key
+
+
+def test_the_oracle_is_learned():
+    """Fitting W, b and s by SVI reaches the maximum likelihood, here that of the sample's covariance."""
+    _, x = make_oracle(2, 5, 400)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = models.LinearGaussian(2, 5).double()
+        guide = guides.FullRank(nn.MLP(5, 8, hidden=()), 2).double()
+    quick(model, guide, x, epochs=300, steps=None, batch_size=100, lr=lambda step: 2e-2 / (1 + step / 200))
+    centred = x - x.mean(0)
+    eigenvalues = torch.linalg.eigvalsh(centred.T @ centred / len(x)).flip(0)
+    noise = eigenvalues[2:].mean()
+    log_det = eigenvalues[:2].log().sum() + 3 * noise.log()
+    best = -0.5 * (5 * math.log(2 * math.pi) + log_det + 5)  # Tipping and Bishop, equation 8
+    reached = float(model.log_evidence(x).mean().detach())
+    assert best - 0.02 < reached <= best + 1e-9
+
+
+def test_history_has_a_row_a_step_in_nats_per_datum():
+    model, guide = make_vae()
+    x = bits(50)
+    fitted = quick(model, guide, x, epochs=3, steps=None, batch_size=20, validation_data=bits(10, seed=1))
+    h = fitted.history
+    assert list(h["step"]) == list(range(9))
+    assert list(h["epoch"]) == [0] * 3 + [1] * 3 + [2] * 3
+    assert h["validation_bound"].notna().tolist() == [False, False, True] * 3
+    np.testing.assert_allclose(h["loss"], -h["bound"], rtol=1e-5)
+    np.testing.assert_allclose(h["bound"], h["reconstruction"] - h["kl"], rtol=1e-5)
+    assert (h["bound"].between(-30, 0)).all()
+    assert h["seconds"].is_monotonic_increasing
+    assert (h["lr"] == 1e-3).all()
+
+
+@pytest.mark.parametrize("options", [{"subsample_size": True}, {"scale": 0.1}])
+def test_the_bound_has_no_scale_and_the_loss_has_them(options):
+    model, guide = make_vae()
+    full = 1000
+
+    def plate(x):
+        return (
+            pyro.plate("data", full, subsample_size=len(x))
+            if "subsample_size" in options
+            else pyro.plate("data", len(x))
+        )
+
+    def generative(x):
+        pyro.module("model", model)
+        with plate(x):
+            with poutine.scale(scale=options.get("scale", 1.0)):
+                z = pyro.sample("z", model.prior())
+            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x)
+
+    def recognition(x):
+        pyro.module("guide", guide)
+        with plate(x), poutine.scale(scale=options.get("scale", 1.0)):
+            pyro.sample("z", guide.posterior(x))
+
+    x = bits(40)
+    h = quick(generative, recognition, x, steps=30, batch_size=40).history
+    np.testing.assert_allclose(h["bound"], h["reconstruction"] - h["kl"], rtol=1e-5)
+    weight = options.get("scale", 1.0)
+    np.testing.assert_allclose(-h["loss"], h["reconstruction"] - weight * h["kl"], rtol=1e-4)
+
+
+def test_enumerated_latents_are_fitted_with_traceenum():
+    def model(x):
+        locs = pyro.param("locs", torch.tensor([-1.0, 1.0]))
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(locs[k], 0.5), obs=x)
+
+    def guide(x):
+        pass
+
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([-2.0, 3.0])[torch.randint(2, (300,), generator=generator)]
+    x = centres + 0.5 * torch.randn(300, generator=generator)
+    fitted = quick(model, guide, x, steps=400, batch_size=100, lr=0.02, objective=TraceEnum_ELBO(), validation_data=x)
+    found = fitted.model.store["params"]["locs"].detach().sort().values
+    torch.testing.assert_close(found, torch.tensor([-2.0, 3.0]), atol=0.15, rtol=0)
+    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(found, 0.5))
+    assert fitted.history["validation_bound"].iloc[-1] == pytest.approx(float(mixture.log_prob(x).mean()), abs=0.05)
+    with pytest.raises(ValueError, match="latent site 'k' of the model is not sampled by the guide"):
+        evaluate(fitted.model, fitted.guide, x, progress=False)
+
+
+def test_patience_goes_back_to_the_best_state():
+    model, guide = make_vae()
+    x, held_out = bits(20), bits(30, seed=5)
+    fitted = quick(model, guide, x, epochs=400, steps=None, lr=2e-2, validation_data=held_out, patience=5)
+    assert fitted.stopped == "patience"
+    bounds = fitted.history["validation_bound"].dropna()
+    assert len(bounds) < 400
+    assert len(bounds) - 1 - int(bounds.reset_index(drop=True).idxmax()) == 5
+    again = quick(*make_vae(), x, epochs=int(bounds.reset_index(drop=True).idxmax()) + 1, steps=None, lr=2e-2)
+    assert same(state(fitted), state(again))
+
+
+def test_learning_rate_schedule_and_clipping():
+    model, guide = make_vae()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fitted = quick(
+        model, guide, bits(30), steps=4, lr=lambda step: 0.5 / (step + 1), optimizer=torch.optim.SGD, clip_norm=1e-6
+    )
+    np.testing.assert_allclose(fitted.history["lr"], [0.5, 0.25, 0.5 / 3, 0.125])
+    moved = max(float((v - before[k]).abs().max()) for k, v in model.state_dict().items())
+    assert 0 < moved < 2e-6
+    assert (fitted.history["grad_norm"] > 1e-3).all()
+
+
+def test_the_users_own_optimizer():
+    model, guide = make_vae()
+    groups = [{"params": model.parameters(), "lr": 0.0}, {"params": guide.parameters(), "lr": 1e-2}]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    quick(model, guide, bits(30), optimizer=torch.optim.Adam(groups))
+    assert same(before, model.state_dict())
+    quick(model, guide, bits(30), optimizer=lambda params: torch.optim.RMSprop(params, lr=1e-2))
+    assert not same(before, model.state_dict())
+
+
+def test_precision():
+    model, guide = make_vae()
+    fitted = quick(model, guide, bits(30), precision="float64")
+    assert next(model.parameters()).dtype == torch.float64
+    assert evaluate(fitted.model, fitted.guide, bits(3), num_particles=2, progress=False).elbo.isfinite().all()
+
+
+def test_frozen_parameters_stay():
+    model, guide = make_vae()
+    model.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    quick(model, guide, bits(30))
+    assert same(before, model.state_dict())
+    guide.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        quick(model, guide, bits(30))
+
+
+def test_buffers_and_modes(tmp_path):
+    with torch.random.fork_rng():
+        encoder = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5))
+    encoder.out_features = 8
+    encoder.eval()
+    model, _ = make_vae()
+    with torch.random.fork_rng():
+        guide = guides.MeanField(encoder, 3)
+    fitted = quick(model, guide, bits(64), steps=30)
+    assert float(encoder[1].running_mean.abs().max()) > 0  # trained in train mode
+    assert not encoder.training  # and left as it was
+    assert guide.training
+    x = bits(9)
+    one = evaluate(model, guide, x, num_particles=10, batch_size=9, progress=False).elbo
+    other = evaluate(model, guide, x, num_particles=10, batch_size=2, progress=False).elbo
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)  # judged in eval mode: no datum depends on its batch
+    fitted.save(tmp_path)
+    with torch.random.fork_rng():
+        fresh = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5))
+        fresh.out_features = 8
+        again = load(tmp_path, guide=guides.MeanField(fresh, 3))
+    assert same(state(again), state(fitted))
+
+
+# Saving, resuming, interrupting
+
+
+def test_a_saved_fit_is_rebuilt_from_its_folder_alone(tmp_path):
+    fitted = quick(*make_vae(guides.Flow, num_steps=3, hidden=(8,)), bits(30))
+    fitted.save(tmp_path / "fit")
+    again = load(tmp_path / "fit")
+    assert type(again.guide) is guides.Flow
+    assert again.guide.num_steps == 3
+    assert same(state(again), state(fitted))
+    assert again.history.equals(fitted.history)
+    assert (again.stopped, again.seconds) == (fitted.stopped, fitted.seconds)
+    assert sorted(p.suffix for p in (tmp_path / "fit").iterdir()) == [".json", ".safetensors"]
+    fitted.save(tmp_path / "fit")
+    assert len(list((tmp_path / "fit").iterdir())) == 2
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted_at(step, folder, **options):
+    """Fit until the program is killed in the middle of a step."""
+    model, guide = make_vae()
+    calls = []
+
+    def counting(x):
+        calls.append(1)
+        if model.training and len(calls) > step + 4:
+            raise Stop
+        return model(x)
+
+    with pytest.raises(Stop):
+        quick(counting, guide, bits(50), checkpoint=folder, checkpoint_seconds=0.0, **options)
+
+
+@pytest.mark.parametrize("step", [1, 7, 13])
+def test_a_fit_resumes_to_the_bit_identical_result(tmp_path, step):
+    options = {"steps": 20, "batch_size": 20, "validation_data": bits(10, seed=1), "lr": lambda s: 1e-2 / (1 + s)}
+    model, guide = make_vae()
+
+    def counting(x):
+        return model(x)
+
+    whole = quick(counting, guide, bits(50), **options)
+    interrupted_at(step, tmp_path, **options)
+    partial = load(tmp_path, *resumable())
+    assert 0 < len(partial.history) < 20
+    resumed = quick(*resumable(), bits(50), checkpoint=tmp_path, resume=True, **options)
+    assert without_time(resumed.history).equals(without_time(whole.history))
+    assert same(state(resumed), state(whole))
+
+
+def resumable():
+    model, guide = make_vae()
+
+    def counting(x):
+        return model(x)
+
+    return counting, guide
+
+
+def test_resuming_a_finished_fit_and_going_on(tmp_path):
+    x, held_out = bits(30), bits(10, seed=3)
+    options = {"steps": None, "validation_data": held_out, "patience": 100, "lr": 1e-2}
+    whole = quick(*make_vae(), x, epochs=30, **options)
+    quick(*make_vae(), x, epochs=20, checkpoint=tmp_path, **options)
+    again = quick(*make_vae(), x, epochs=20, checkpoint=tmp_path, resume=True, **options)
+    assert len(again.history) == 20
+    longer = quick(*make_vae(), x, epochs=30, checkpoint=tmp_path, resume=True, **options)
+    assert same(state(longer), state(whole))
+    assert same(state(load(tmp_path)), state(whole))
+
+
+def test_resume_starts_afresh_where_there_is_nothing(tmp_path):
+    fitted = quick(*make_vae(), bits(30), checkpoint=tmp_path / "new", resume=True)
+    assert len(fitted.history) == 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(tmp_path, number):
+    options = {"steps": 4000, "batch_size": 20, "progress": False}
+    before = signal.getsignal(number)
+    timer = threading.Timer(0.7, os.kill, (os.getpid(), number))
+    timer.start()
+    with pytest.raises(FitInterrupted, match=f"{number.name}: stopped after step") as caught:
+        fit(*make_vae(), bits(50), checkpoint=tmp_path, **options)
+    assert signal.getsignal(number) is before
+    done = len(caught.value.fit.history)
+    assert 0 < done < 4000
+    assert len(load(tmp_path).history) == done
+    short = {**options, "steps": done + 5}
+    resumed = fit(*make_vae(), bits(50), checkpoint=tmp_path, resume=True, **short)
+    whole = fit(*make_vae(), bits(50), **short)
+    assert same(state(resumed), state(whole))
+
+
+def test_fit_runs_outside_of_the_main_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(quick(*make_vae(), bits(30))))
+    thread.start()
+    thread.join()
+    assert len(results[0].history) == 20
+
+
+# Faults
+
+
+def explosive(after):
+    """A model whose density is NaN for datum 7 from some call on."""
+    model, guide = make_vae()
+    calls = []
+
+    def generative(x):
+        pyro.module("model", model)
+        calls.append(1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", model.prior())
+            logits = model.decoder(z)
+            bad = (x[:, -1:] > 1.5) & (len(calls) > after)
+            logits = torch.where(bad, math.nan, logits)
+            pyro.sample("x", dist.Bernoulli(logits=logits[:, :-1], validate_args=False).to_event(1), obs=x[:, :-1])
+
+    model.decoder = nn.MLP(3, 13, hidden=(16,))
+    guide.encoder.layers[0] = torch.nn.Linear(13, 16)
+    return generative, guide
+
+
+def test_a_nan_names_step_site_and_data_and_keeps_the_last_good_state(tmp_path):
+    x = torch.cat([bits(40), torch.zeros(40, 1)], 1)
+    x[7, -1] = 2
+    with torch.random.fork_rng():
+        model, guide = explosive(after=30)
+    with pytest.raises(
+        FitError, match=r"at step \d+, batch of data \[7, .*first at site 'x'.*for data \[7\]"
+    ) as caught:
+        quick(model, guide, x, steps=200, batch_size=10, checkpoint=tmp_path, checkpoint_seconds=0.0)
+    error = caught.value
+    assert error.indices[0] == 7
+    assert error.site == "x"
+    assert error.step > 20
+    assert len(error.fit.history) == error.step
+    assert all(v.isfinite().all() for v in state(error.fit).values())
+    assert len(load(tmp_path, model, guide).history) == error.step
+
+
+def test_a_learning_rate_that_explodes_leaves_a_finite_state():
+    with pytest.raises(FitError, match=r"the fit stopped at step") as caught:
+        quick(*make_vae(), bits(30), steps=200, lr=1e30, optimizer=torch.optim.SGD)
+    assert all(v.isfinite().all() for v in state(caught.value.fit).values())
+
+
+def test_a_program_that_fails_later_is_reported_with_its_step():
+    model, guide = make_vae()
+    calls = []
+
+    def failing(x):
+        calls.append(1)
+        if len(calls) > 12:
+            raise RuntimeError("out of luck")
+        return model(x)
+
+    with pytest.raises(FitError, match=r"stopped at step \d+, .*RuntimeError: out of luck"):
+        quick(failing, guide, bits(30))
+
+
+BAD = {
+    "nan": (lambda: torch.tensor([[0.0] * 12, [math.nan] * 12]), {}, "tensor 0 of the data holds nan at datum 1"),
+    "inf": (lambda: torch.tensor([[0.0] * 12, [math.inf] * 12]), {}, "tensor 0 of the data holds inf at datum 1"),
+    "support": (lambda: torch.full((200, 12), 0.5), {}, r"'x': datum 0 has values from 0.5 to 0.5, outside"),
+    "empty": (lambda: torch.empty(0, 12), {}, "the data set is empty"),
+    "shape": (lambda: torch.zeros(5, 11), {}, r"the guide fails on a batch of \(5, 11\) float32"),
+    "dtype": (lambda: torch.zeros(5, 12, dtype=torch.uint8), {}, r"the guide fails on a batch of \(5, 12\) uint8"),
+    "lengths": (lambda: (torch.zeros(5, 12), torch.zeros(4)), {}, r"one length, got lengths \[5, 4\]"),
+    "no tensor": (lambda: "digits", {}, "data must be a tensor, a tuple of tensors or a data set of pyrovae, got str"),
+    "scalar": (lambda: torch.tensor(1.0), {}, "dimension 0 is the datum"),
+    "batch size": (lambda: bits(5), {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+    "steps": (lambda: bits(5), {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+    "both": (lambda: bits(5), {"epochs": 2}, "epochs or steps, not both"),
+    "lr": (lambda: bits(5), {"lr": -1.0}, "lr must be a finite number above 0, got -1"),
+    "clip": (lambda: bits(5), {"clip_norm": 0.0}, "clip_norm must be a finite number above 0"),
+    "patience": (lambda: bits(5), {"patience": 3}, "patience needs validation_data"),
+    "precision": (lambda: bits(5), {"precision": "half"}, "precision must be one of float32, float64, got 'half'"),
+    "device": (lambda: bits(5), {"device": "abacus"}, "device 'abacus' cannot be used here"),
+    "objective": (lambda: bits(5), {"objective": "elbo"}, "objective must be a pyro.infer.ELBO"),
+    "optimizer": (lambda: bits(5), {"optimizer": 3}, "optimizer must be a torch or Pyro optimizer"),
+    "seed": (lambda: bits(5), {"seed": 0.5}, "seed must be a whole number, got 0.5"),
+    "resume": (lambda: bits(5), {"resume": True}, "resume=True needs a checkpoint folder"),
+    "validation": (lambda: bits(5), {"validation_data": torch.full((2, 12), 2.0)}, "outside the likelihood's support"),
+    "own lr": (
+        lambda: bits(5), {"optimizer": lambda p: torch.optim.SGD(p, lr=1.0), "lr": 0.1}, "lr=0.1 would be ignored",
+    ),
+    "pyro lr": (
+        lambda: bits(5), {"optimizer": pyro.optim.Adam({"lr": 1.0}), "clip_norm": 1.0}, "a Pyro optimizer has its own",
+    ),
+    "other parameters": (
+        lambda: bits(5), {"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)},
+        "the optimizer does not hold the pair's parameter",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "options", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_in_a_sentence(data, options, message):
+    model, guide = make_vae()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        quick(model, guide, data(), **options)
+    assert same(before, model.state_dict())
+
+
+def test_a_bad_value_far_into_the_data_is_found_before_any_step():
+    x = bits(1000)
+    x[777, 3] = 3
+    with pytest.raises(ValueError, match=r"datum 777 has values from 0 to 3, outside the likelihood's support"):
+        quick(*make_vae(), x)
+
+
+def damaged(folder, kind):
+    document = json.loads((folder / "fit.json").read_text())
+    tensors = folder / document["tensors"]["file"]
+    content = tensors.read_bytes()
+    if kind == "truncated":
+        tensors.write_bytes(content[: len(content) // 2])
+    elif kind == "flipped":
+        tensors.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif kind == "missing":
+        tensors.unlink()
+    elif kind == "newer":
+        (folder / "fit.json").write_text(json.dumps({**document, "format": 99}))
+    elif kind == "garbled":
+        (folder / "fit.json").write_text("{")
+    elif kind == "class":
+        document["model"]["configuration"] = {"class": "os.system", "arguments": {"command": "true"}}
+        (folder / "fit.json").write_text(json.dumps(document))
+
+
+DAMAGE = {
+    "truncated": "truncated or altered",
+    "flipped": "truncated or altered",
+    "missing": "cannot be read",
+    "newer": "has format 99, this version of pyrovae reads 1",
+    "garbled": "cannot be read as a saved fit",
+    "class": "names 'os.system', but only modules of pyrovae are built",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_folder_is_named(tmp_path, kind):
+    quick(*make_vae(), bits(30), checkpoint=tmp_path)
+    damaged(tmp_path, kind)
+    with pytest.raises(ValueError, match=DAMAGE[kind]):
+        load(tmp_path)
+    if kind not in {"class"}:
+        with pytest.raises(ValueError, match=DAMAGE[kind]):
+            quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True)
+
+
+def test_a_folder_of_another_fit_is_refused(tmp_path):
+    quick(*make_vae(), bits(30), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="was made with batch_size=128, got batch_size=7"):
+        quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, batch_size=7)
+    with pytest.raises(ValueError, match="was saved from another pair"):
+        quick(*make_vae(latent_dim=5), bits(30), checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="was saved from another pair"):
+        load(tmp_path, *make_vae(latent_dim=5))
+    with pytest.raises(ValueError, match="holds no saved fit"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_pair_that_cannot_be_rebuilt_asks_for_its_programs(tmp_path):
+    quick(*resumable(), bits(30)).save(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot rebuild its model .*pass load\(\.\.\., model=\.\.\.\)"):
+        load(tmp_path)
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("mine")
+    with pytest.raises(ValueError, match="cannot write into the folder"):
+        quick(*make_vae(), bits(30), checkpoint=occupied)
+    fitted = quick(*make_vae(), bits(30))
+    with pytest.raises(ValueError, match="cannot write into the folder"):
+        fitted.save(occupied / "below")
+    assert occupied.read_text() == "mine"
+
+
+def test_a_full_disk_keeps_what_was_saved_before(tmp_path, monkeypatch):
+    fitted = quick(*make_vae(), bits(30))
+    fitted.save(tmp_path)
+    before = load_file(next(tmp_path.glob("*.safetensors")))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(ValueError, match=r"No space left on device.*what was saved there before is kept"):
+        quick(*make_vae(seed=1), bits(30)).save(tmp_path)
+    monkeypatch.undo()
+    assert same(before, load_file(next(tmp_path.glob("*.safetensors"))))
+    assert same(state(load(tmp_path)), state(fitted))
+
+
+def test_seeds(tmp_path):
+    one, again, other = (quick(*make_vae(), bits(30), seed=s) for s in (0, 0, 1))
+    assert one.history["loss"].tolist() == again.history["loss"].tolist()
+    assert one.history["loss"].tolist() != other.history["loss"].tolist()
+
+
+def test_a_progress_bar_is_shown_and_silenced(capsys):
+    quick(*make_vae(), bits(30), progress=True)
+    assert "fit" in capsys.readouterr().err
+    quick(*make_vae(), bits(30), progress=False)
+    assert capsys.readouterr().err == ""
