@@ -1,7 +1,6 @@
 """Variational autoencoders as explicit Pyro model/guide pairs: fitted, judged and compared per datum."""
 
 import importlib
-import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that ArviZ and matplotlib load only where they are used."""
     if name in _CATALOGUES or name in _NAMES:
-        with warnings.catch_warnings():  # libraries add filters of their own when they are imported
+        from pyrovae.state import importing
+
+        with importing():
             module = importlib.import_module(f"pyrovae.{_NAMES.get(name, name)}")
         return module if name in _CATALOGUES else getattr(module, name)
     raise AttributeError(f"module 'pyrovae' has no attribute {name!r}")

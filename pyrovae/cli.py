@@ -32,12 +32,11 @@ from pyrovae.nn import MLP, Network, Shape
 from pyrovae.particles import BATCH_SIZE
 from pyrovae.priors import Prior, StandardNormal
 from pyrovae.report import Section, formatted, write_page
-from pyrovae.state import random_state
+from pyrovae.state import importing, random_state
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
 from pyrovae.training.storage import holds_fit
 
 CONFIG = "config.yaml"
-DIGITS = {"class_path": "pyrovae.data.Digits", "init_args": {"binarise": {"class_path": "pyrovae.data.Static"}}}
 GuideMaker = Callable[[Network, int], Guide]
 GUIDES: dict[str, GuideMaker] = {"mean_field": MeanField, "full_rank": FullRank, "iaf": Flow}
 
@@ -78,7 +77,6 @@ def fit_command(
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
-    overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Fit a variational autoencoder by SVI and save it.
@@ -103,10 +101,9 @@ def fit_command(
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         resume: continue what an earlier run in the same folder left.
-        overwrite: replace what an earlier run in the same folder left.
         progress: show progress bars.
     """
-    folder = _run_folder(out, resume, overwrite)
+    folder = writable_folder(out)
     fitted = _fit_guide(
         folder / "fit", data, guide,
         prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim, features=features,
@@ -152,9 +149,10 @@ def evaluate_command(
     print(json.dumps(result.summary(), indent=1))
     if target is not None:
         _per_datum(result).to_csv(target / "per_datum.csv", index_label="datum")
-        pyrovae.to_arviz(
+        inference = pyrovae.to_arviz(
             fitted.model, fitted.guide, judged, num_draws=num_draws, num_particles=num_particles, **options
-        ).to_netcdf(str(target / "posterior.nc"))
+        )
+        _write_netcdf(inference, target / "posterior.nc")
         print(f"wrote per_datum.csv and posterior.nc in {target}")
 
 
@@ -179,7 +177,6 @@ def compare_command(
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
-    overwrite: bool = False,
     progress: bool = True,
 ) -> None:
     """Fit one generative model under several guides and compare them on held-out data.
@@ -207,12 +204,11 @@ def compare_command(
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         resume: continue what an earlier run in the same folder left.
-        overwrite: replace what an earlier run in the same folder left.
         progress: show progress bars.
     """
     if not guides:
         raise ValueError("guides is empty: name at least one")
-    folder = _run_folder(out, resume, overwrite)
+    folder = writable_folder(out)
     fits: dict[str, Fit] = {}
     for name, guide in guides.items():
         print(f"fitting {name}")
@@ -234,7 +230,7 @@ def compare_command(
         inference = pyrovae.to_arviz(
             fitted.model, fitted.guide, shown, num_draws=num_draws, num_particles=num_particles, **options
         )
-        inference.to_netcdf(str(folder / f"{name}.nc"))
+        _write_netcdf(inference, folder / f"{name}.nc")
         means[name] = inference.posterior_predictive["x"].mean(("chain", "draw")).to_numpy()
     _page(folder, fits, evaluations, table, shown, means)
     print(formatted(table).to_string())
@@ -298,11 +294,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command != "list":
             chosen = parsers[command].instantiate(given[command])
-            values = {name: value for name, value in vars(chosen).items() if name != "config"}
-            if command == "evaluate":
-                evaluate_command(**values)
-            else:
-                _saving_config(command, given[command], values, parsers)
+            values = {name: value for name, value in vars(chosen).items() if name not in {"config", "overwrite"}}
+            if command in {"fit", "compare"}:
+                _save_config(given[command], parsers[command])
+            _COMMANDS[command](**values)
         else:
             list_command()
     except FitInterrupted as interruption:
@@ -328,18 +323,19 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
             parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
             parsers[name].add_function_arguments(function, as_positional=name == "evaluate")
         if name in {"fit", "compare"}:
-            parsers[name].set_defaults({"data": DIGITS})
+            text = "replace what an earlier run in the same folder left."
+            parsers[name].add_argument("--overwrite", type=bool, default=False, help=text)
         commands.add_subcommand(name, parsers[name], help=summary)
     return parser, parsers
 
 
-def _saving_config(command: str, given: Namespace, values: dict[str, Any], parsers: dict[str, "_Parser"]) -> None:
-    once = {"resume": False, "overwrite": False}
-    described = yaml.safe_load(parsers[command].dump(given))
+def _save_config(given: Namespace, parser: ArgumentParser) -> None:
+    """Save a run's configuration in its folder, without what was said for this time only."""
+    folder = _run_folder(given.out, given.resume, given.overwrite)
+    described = yaml.safe_load(parser.dump(given))
     described.pop("config", None)
-    folder = _run_folder(values["out"], values["resume"], values["overwrite"])
-    (folder / CONFIG).write_text(yaml.safe_dump({**described, **once}, sort_keys=False))
-    _COMMANDS[command](**{**values, "overwrite": True})
+    described.update(resume=False, overwrite=False)
+    (folder / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
 
 
 def _run_folder(out: str, resume: bool, overwrite: bool) -> Path:
@@ -369,6 +365,11 @@ def _test_set(run: Path) -> Data:
             test: Data = parser.instantiate(config).data.splits(seed=described["seed"]).test
             return test
     raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its test set was: name the data with --data")
+
+
+def _write_netcdf(inference: Any, path: Path) -> None:
+    with importing():  # xarray imports the library that writes
+        inference.to_netcdf(str(path))
 
 
 def _per_datum(result: Evaluation) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Everything global that a call touches is put back: random state, validation flags, param store, train/eval modes."""
 
+import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,15 @@ def random_state(seed: int, device: torch.device | None = None) -> Iterator[None
         for index in indices:
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let a library be imported inside the block without the warning filters and random numbers that it uses up."""
+    before = random.getstate()
+    with warnings.catch_warnings():
+        yield
+    random.setstate(before)
 
 
 @contextmanager

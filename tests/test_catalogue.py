@@ -185,7 +185,7 @@ def test_a_prior_moves_with_its_module():
     [
         (lambda: models.VAE(prior=dist.Laplace(torch.zeros(3), 1.0), decoder=nn.MLP(3, D), likelihood=None),
          r"the prior has batch shape \(3,\): declare the latent's dimensions as events with .to_event\(1\)"),
-        (lambda: models.VAE(prior="normal", decoder=nn.MLP(3, D), likelihood=None), "a prior is a distribution or a mod"),
+        (lambda: models.VAE(prior="normal", decoder=nn.MLP(3, D), likelihood=None), "a prior is a distribution"),
         (lambda: guides.MeanField(torch.nn.Sequential(torch.nn.Linear(2, 2)), 2), "does not say how many features"),
         (lambda: guides.Exact(torch.nn.Linear(2, 2)), "has no method posterior"),
         (lambda: nn.ConvEncoder(64, 8), r"needs a shape \(channels, rows, columns\), got 64"),

@@ -16,12 +16,8 @@ class Binarisation(ABC):
     random: bool
 
     @abstractmethod
-    def prepare(self, intensities: Tensor) -> tuple[Tensor, "Binarisation | None"]:
-        """Return what to store, and what is left to do for each batch."""
-
-    @abstractmethod
     def draw(self, intensities: Tensor) -> Tensor:
-        """Return a batch's bits."""
+        """Return bits for intensities of any shape."""
 
 
 class Static(Binarisation):
@@ -36,14 +32,9 @@ class Static(Binarisation):
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
 
-    def prepare(self, intensities: Tensor) -> tuple[Tensor, None]:
-        """Draw the bits."""
-        generator = torch.Generator(intensities.device).manual_seed(self.seed)
-        return torch.bernoulli(_checked(intensities), generator=generator), None
-
     def draw(self, intensities: Tensor) -> Tensor:
-        """Return the bits."""
-        return intensities
+        """Draw the bits, the same for the same seed."""
+        return torch.bernoulli(intensities, generator=torch.Generator(intensities.device).manual_seed(self.seed))
 
 
 class Dynamic(Binarisation):
@@ -51,17 +42,6 @@ class Dynamic(Binarisation):
 
     random = True
 
-    def prepare(self, intensities: Tensor) -> tuple[Tensor, "Dynamic"]:
-        """Keep the intensities."""
-        return _checked(intensities), self
-
     def draw(self, intensities: Tensor) -> Tensor:
-        """Draw bits."""
+        """Draw the bits from torch's global generator."""
         return torch.bernoulli(intensities)
-
-
-def _checked(intensities: Tensor) -> Tensor:
-    low, high = float(intensities.min()), float(intensities.max())
-    if low < 0 or high > 1:
-        raise ValueError(f"intensities between 0 and 1 were expected to binarise, got {low:g} to {high:g}")
-    return intensities

@@ -1,14 +1,14 @@
 """A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.checks import at_least
-from pyrovae.data.binarisation import Binarisation
+from pyrovae.data.binarisation import Binarisation, Static
 
 Shape = int | tuple[int, ...]
 
@@ -57,7 +57,9 @@ class Data:
         self.binarise = binarise
         self.dtype: torch.dtype | None = None
         if binarise is not None:
-            self._replace_first(*binarise.prepare(self._decode(tensors[0])))
+            _check_intensities(self._decode(tensors[0]))
+            if not binarise.random:
+                self._draw_once(binarise)
 
     def __len__(self) -> int:
         return int(self.tensors[0].shape[0])
@@ -87,7 +89,7 @@ class Data:
             stop = min(start + batch_size, len(self))
             yield range(start, stop), self.batch(slice(start, stop))
 
-    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Data":
         """Return the set on ``device``; its batches have floating tensors of ``dtype`` (None: as they are)."""
         other = self._copy(tuple(t.to(device) for t in self.tensors), self.labels)
         other.dtype = self.dtype if dtype is None else dtype
@@ -105,9 +107,8 @@ class Data:
         """Return the set with every random protocol drawn once, so that all who judge by it judge by the same data."""
         if self.binarise is None or not self.binarise.random:
             return self
-        generator = torch.Generator(self.device).manual_seed(seed)
         other = self._copy(self.tensors, self.labels)
-        other._replace_first(torch.bernoulli(self._decode(self.tensors[0]), generator=generator), None)
+        other._draw_once(Static(seed=seed))
         return other
 
     def splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
@@ -129,14 +130,14 @@ class Data:
         train, validation, test = order.split([num_train, num_validation, num_test])
         return Splits(self.subset(train), self.subset(validation), self.subset(test))
 
-    def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> Any:
+    def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> "Data":
         other = object.__new__(Data)
         other.__dict__.update(self.__dict__, tensors=tensors, labels=labels)
         return other
 
-    def _replace_first(self, first: Tensor, binarise: Binarisation | None) -> None:
-        self.tensors = (first, *self.tensors[1:])
-        self.levels, self.binarise = (self.levels, binarise) if binarise is not None else (None, None)
+    def _draw_once(self, protocol: Binarisation) -> None:
+        bits = protocol.draw(self._decode(self.tensors[0])).to(torch.uint8)
+        self.tensors, self.levels, self.binarise = (bits, *self.tensors[1:]), 1, None
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
@@ -161,6 +162,12 @@ def as_data(data: Any) -> Data:
         got = ", ".join(type(t).__name__ for t in tensors) or "nothing"
         raise ValueError(f"data must be a tensor, a tuple of tensors or a data set of pyrovae, got {got}")
     return Data(*tensors)
+
+
+def _check_intensities(intensities: Tensor) -> None:
+    low, high = float(intensities.min()), float(intensities.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"intensities between 0 and 1 were expected to binarise, got {low:g} to {high:g}")
 
 
 def _check(tensors: Sequence[Tensor]) -> None:

@@ -1,11 +1,10 @@
 """Handwritten digits that ship with scikit-learn: 1797 pictures of 8 by 8, no download."""
 
-import warnings
-
 import torch
 
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data
+from pyrovae.state import importing
 
 
 class Digits(Data):
@@ -18,7 +17,7 @@ class Digits(Data):
     """
 
     def __init__(self, *, binarise: Binarisation | None = None) -> None:
-        with warnings.catch_warnings():  # scikit-learn and scipy add filters of their own
+        with importing():
             from sklearn.datasets import load_digits
         bunch = load_digits()
         super().__init__(

@@ -57,6 +57,8 @@ class CSV(Data):
             table = pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read a table from {str(path)!r}: {error}") from None
+        if not len(table):
+            raise ValueError(f"{str(path)!r} has a header and no rows: the data set is empty")
         labels = None
         if label is not None:
             if label not in table:
@@ -83,7 +85,7 @@ class CSV(Data):
                     "drop or impute them first"
                 )
         values = table.to_numpy(np.float64)
-        if standardise and len(values):
+        if standardise:
             deviations = values.std(0)
             constant = [str(name) for name, deviation in zip(table, deviations, strict=True) if deviation == 0]
             if constant:

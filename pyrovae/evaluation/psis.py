@@ -14,7 +14,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024; the generalised Pareto
     fit is that of Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto distribution",
-    2009, with the weakly informative prior of the former.
+    2009, with the weakly informative prior of the former. The tail holds ceil(min(K / 5, 3 sqrt(K))) weights, as in the
+    paper and in ArviZ 0.23; ArviZ 1.x rounds down.
 
     Args:
         log_weights: ``[K, N]``, nats, any offset per column.

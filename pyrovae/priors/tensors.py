@@ -28,6 +28,8 @@ def _map(value: Any, fn: Callable[[Tensor], Tensor], done: dict[int, Any]) -> An
     if not isinstance(value, Distribution | Transform):
         return value
     moved = done[id(value)] = copy.copy(value)
-    for name, part in vars(value).items():  # weak references lead back to what is being copied: made anew when asked for
+    for name, part in vars(
+        value
+    ).items():  # weak references lead back to what is being copied: made anew when asked for
         moved.__dict__[name] = None if isinstance(part, ReferenceType) else _map(part, fn, done)
     return moved

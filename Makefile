@@ -1,0 +1,44 @@
+# Two commands set everything up on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+# The environment is made in VENV with PYTHON (3.11 or newer); uv, installed inside it, does the downloading.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+
+.PHONY: demo test slow lint types format clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"pyrovae needs Python 3.11 or newer, got {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/pyrovae compare --config examples/digits.yaml --overwrite true
+
+test: $(VENV)/installed
+	$(PYTEST) -m 'not slow' -n 2
+	$(PYTEST) --doctest-modules pyrovae models guides -p no:cacheprovider --ignore=pyrovae/models --ignore=pyrovae/guides -q
+
+slow: $(VENV)/installed
+	$(PYTEST) -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/installed
+	rm -rf build/types && mkdir -p build/types
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv build --quiet --wheel --out-dir build/types .
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --target build/types/site build/types/*.whl
+	cd build/types/site && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml -p pyrovae
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build runs

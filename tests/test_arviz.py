@@ -1,0 +1,163 @@
+import warnings
+
+import arviz as az
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from conftest import SIGMAS, bits, make_oracle, make_vae
+
+from pyrovae import compare, comparison, elpd, evaluate, guides, nn, to_arviz
+from pyrovae.arviz import ARVIZ_1
+from pyrovae.data import Data
+
+GROUPS = {
+    "posterior", "posterior_predictive", "prior", "prior_predictive", "log_likelihood", "observed_data", "sample_stats",
+}  # fmt: skip
+
+
+def quietly(model, guide, data, **options):
+    return to_arviz(model, guide, data, **{"num_draws": 70, "num_particles": 200, "progress": False, **options})
+
+
+def group_names(inference):
+    return {name.strip("/") for name in inference.groups} - {""} if ARVIZ_1 else set(inference.groups())
+
+
+def test_groups_dims_and_coords():
+    model, guide = make_vae()
+    data = Data(bits(9), feature_names=[f"pixel {i}" for i in range(12)])
+    inference = quietly(model, guide, data)
+    assert isinstance(inference, xr.DataTree if ARVIZ_1 else az.InferenceData)
+    assert group_names(inference) == GROUPS
+    assert inference.posterior["z"].dims == ("chain", "draw", "datum", "z_dim")
+    assert inference.posterior["z"].shape == (1, 70, 9, 3)
+    assert inference.prior["z"].shape == (1, 70, 9, 3)
+    for group in ("posterior_predictive", "prior_predictive"):
+        assert inference[group]["x"].dims == ("chain", "draw", "datum", "x_dim")
+        assert set(np.unique(inference[group]["x"])) == {0.0, 1.0}
+    assert list(inference.observed_data["x"].coords["x_dim"].to_numpy()) == data.feature_names
+    np.testing.assert_array_equal(inference.observed_data["x"], bits(9))
+    assert inference.log_likelihood["x"].dims == ("chain", "draw", "datum")
+    stats = inference.sample_stats
+    assert stats["log_weight"].dims == ("chain", "draw", "datum")
+    for name in ("khat", "ess", "elbo", "log_evidence", "log_evidence_se"):
+        assert stats[name].dims == ("datum",)
+    result = evaluate(model, guide, data, num_particles=200, progress=False)
+    np.testing.assert_allclose(inference.log_likelihood["x"][0, 5], result.log_evidence)
+    np.testing.assert_allclose(stats["khat"], result.khat)
+
+
+def test_draws_follow_their_distributions():
+    model, x = make_oracle(2, 4, 3)
+    inference = quietly(model, guides.Exact(model), x, num_draws=4000)
+    with torch.no_grad():
+        posterior, evidence = model.posterior(x), model.evidence()
+    count = 4000**0.5
+    z = inference.posterior["z"][0].to_numpy()
+    # 6 + 6 + 12 comparisons at SIGMAS + 1 = 5 standard errors: below 2e-5 together
+    assert np.abs((z.mean(0) - posterior.loc.numpy()) / posterior.stddev.numpy() * count).max() < SIGMAS + 1
+    prior = inference.prior["z"][0].to_numpy()
+    assert np.abs(prior.mean(0) * count).max() < SIGMAS + 1
+    replicated = inference.prior_predictive["x"][0].to_numpy()
+    deviation = evidence.covariance_matrix.diagonal().sqrt().numpy()
+    assert np.abs((replicated.mean(0) - model.bias.detach().numpy()) / deviation * count).max() < SIGMAS + 1
+    # x_new given x has covariance W V W' + diag(s^2)
+    spread = (model.weight @ posterior.covariance_matrix[0] @ model.weight.T).diagonal() + model.scale**2
+    drawn = inference.posterior_predictive["x"][0].to_numpy().var(0)
+    np.testing.assert_allclose(drawn, np.broadcast_to(spread.detach().numpy(), drawn.shape), rtol=5 * (2 / 4000) ** 0.5)
+    weights = inference.sample_stats["log_weight"][0].to_numpy()
+    np.testing.assert_allclose(weights, np.broadcast_to(model.log_evidence(x).detach(), weights.shape), atol=1e-9)
+
+
+def test_the_draws_do_not_depend_on_the_batch_size():
+    model, guide = make_vae()
+    one, other = (quietly(model, guide, bits(9), batch_size=size) for size in (2, 9))
+    for group in GROUPS - {"sample_stats", "log_likelihood"}:
+        for name in one[group].data_vars:
+            np.testing.assert_allclose(one[group][name], other[group][name], atol=1e-5)
+    np.testing.assert_allclose(one.sample_stats["log_weight"], other.sample_stats["log_weight"], atol=1e-4)
+
+
+def test_netcdf_round_trip(tmp_path):
+    model, guide = make_vae()
+    inference = quietly(model, guide, bits(5))
+    with warnings.catch_warnings():  # xarray imports its backends when it writes, and they add filters
+        inference.to_netcdf(str(tmp_path / "fit.nc"))
+        again = az.from_netcdf(str(tmp_path / "fit.nc"))
+    assert group_names(again) == GROUPS
+    for group in GROUPS:
+        assert set(again[group].data_vars) == set(inference[group].data_vars)
+        for name in again[group].data_vars:
+            np.testing.assert_array_equal(again[group][name], inference[group][name])
+            assert again[group][name].dims == inference[group][name].dims
+
+
+def test_several_sites_and_nested_plates():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            with pyro.plate("raters", 3, dim=-2):
+                w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("y", dist.Normal(z + w.sum(-1), 1.0), obs=y.T)
+            pyro.deterministic("twice", 2 * z)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+            with pyro.plate("raters", 3, dim=-2):
+                pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(6, generator=generator), torch.randn(6, 3, generator=generator)
+    inference = quietly(model, guide, data)
+    assert inference.posterior["w"].dims == ("chain", "draw", "datum", "raters", "w_dim")
+    assert inference.posterior_predictive["y"].dims == ("chain", "draw", "datum", "raters")
+    np.testing.assert_array_equal(inference.observed_data["y"], data[1])
+    assert list(inference.log_likelihood.data_vars) == ["data"]
+
+
+def test_only_the_groups_that_were_asked_for_and_no_more_memory_than_allowed():
+    model, guide = make_vae()
+    inference = quietly(model, guide, bits(5), groups=("posterior",))
+    assert group_names(inference) == {"posterior", "log_likelihood", "observed_data", "sample_stats"}
+    with pytest.raises(ValueError, match=r"would take .* GiB, more than max_bytes=0.0 GiB: pass fewer data"):
+        quietly(model, guide, bits(5), max_bytes=1000)
+    with pytest.raises(ValueError, match=r"groups must be among posterior, .* got warmup"):
+        quietly(model, guide, bits(5), groups=("warmup",))
+    with pytest.raises(ValueError, match="num_draws must be a whole number of at least 1, got 0"):
+        quietly(model, guide, bits(5), num_draws=0)
+
+
+@pytest.mark.filterwarnings("ignore")  # arviz and pandas warn of their own futures
+def test_arvizs_comparison_agrees_with_ours():
+    model, x = make_oracle(2, 5, 200)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other, _ = make_oracle(2, 5, 1, seed=9)
+        pairs = {"right": (model, guides.Exact(model)), "wrong": (other, guides.Exact(other))}
+    evaluations = {n: evaluate(*p, x, num_particles=50, progress=False) for n, p in pairs.items()}
+    ours = comparison(evaluations)
+    options = {"round_to": "none"} if ARVIZ_1 else {}
+    theirs = az.compare({name: elpd(e) for name, e in evaluations.items()}, **options)
+    assert list(theirs.index) == list(ours.index)
+    size = len(x)
+    column = "elpd" if ARVIZ_1 else "elpd_loo"
+    np.testing.assert_allclose(theirs[column] / size, ours["log_evidence"])
+    np.testing.assert_allclose(abs(theirs["elpd_diff"]) / size, abs(ours["difference"]), atol=1e-12)
+    np.testing.assert_allclose(theirs["dse"] / size, ours["difference_se"] * (1 - 1 / size) ** 0.5)
+    table = compare(pairs, x, num_particles=50, progress=False)
+    np.testing.assert_allclose(table["log_evidence"], ours["log_evidence"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_elpd_reads_as_arvizs_own():
+    model, x = make_oracle(2, 5, 20)
+    with torch.random.fork_rng():
+        guide = guides.MeanField(nn.MLP(5, 8), 2).double()
+    result = elpd(evaluate(model, guide, x, num_particles=100, progress=False))
+    assert "elpd_loo" in str(result)
+    assert result["n_data_points"] == 20
