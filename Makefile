@@ -19,8 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/pyrovae compare --config examples/digits.yaml --overwrite true
 
 test: $(VENV)/installed
-	$(PYTEST) -m 'not slow' -n 2
-	$(PYTEST) --doctest-modules pyrovae models guides -p no:cacheprovider --ignore=pyrovae/models --ignore=pyrovae/guides -q
+	OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow' -n 2 --doctest-modules tests pyrovae
 
 slow: $(VENV)/installed
 	$(PYTEST) -m slow

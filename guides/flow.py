@@ -32,6 +32,12 @@ class Flow(Guide):
         hidden: widths of the hidden layers of each step's autoregressive network.
         latent: name of the latent site.
         support: of the latent; on another than the real line the flow is mapped there.
+
+    Example:
+        >>> from pyrovae import nn
+        >>> q = Flow(nn.MLP(64, 32), 3, num_steps=4).posterior(torch.zeros(5, 64))
+        >>> q.log_prob(q.sample()).shape
+        torch.Size([5])
     """
 
     def __init__(

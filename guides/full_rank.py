@@ -20,6 +20,12 @@ class FullRank(Guide):
         latent_dim: number of latents.
         latent: name of the latent site.
         support: of the latent; on another than the real line the Gaussian is mapped there.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import nn
+        >>> FullRank(nn.MLP(64, 32), 3).posterior(torch.zeros(5, 64)).covariance_matrix.shape
+        torch.Size([5, 3, 3])
     """
 
     def __init__(
@@ -33,6 +39,8 @@ class FullRank(Guide):
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.loc = nn.Linear(self.num_features, self.free_dim)
         self.raw_tril = nn.Linear(self.num_features, self.free_dim**2)
+        nn.init.normal_(self.raw_tril.weight, std=0.01)  # L starts near the identity
+        nn.init.zeros_(self.raw_tril.bias)
 
     def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
         """Return the Gaussian of every row of features."""

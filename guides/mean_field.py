@@ -20,6 +20,13 @@ class MeanField(Guide):
         latent_dim: number of latents.
         latent: name of the latent site.
         support: of the latent; on another than the real line the Gaussian is mapped there.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import nn
+        >>> guide = MeanField(nn.MLP(64, 32), 3, support=constraints.simplex)
+        >>> guide.posterior(torch.zeros(5, 64)).sample().sum(-1).allclose(torch.ones(5))
+        True
     """
 
     def __init__(

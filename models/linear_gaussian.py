@@ -26,6 +26,11 @@ class LinearGaussian(nn.Module):
         latent_dim: number of latents; W starts with entries N(0, 1 / latent_dim).
         data_dim: number of features of x.
         isotropic: one noise scale for all features (True) or one each (False); they start at 1.
+
+    Example:
+        >>> model = LinearGaussian(2, 5)
+        >>> model.log_evidence(torch.zeros(7, 5)).shape
+        torch.Size([7])
     """
 
     def __init__(self, latent_dim: int, data_dim: int, *, isotropic: bool = True) -> None:

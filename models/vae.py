@@ -24,6 +24,12 @@ class VAE(nn.Module):
         prior: a distribution of z with batch shape ``()``, or a module that returns one.
         decoder: network from ``[..., latent_dim]`` to the likelihood's features.
         likelihood: turns those features into the distribution of x.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyrovae import likelihoods, nn
+        >>> sparse = dist.Laplace(0.0, 1.0).expand([8]).to_event(1)
+        >>> model = VAE(prior=sparse, decoder=nn.MLP(8, 64), likelihood=likelihoods.Bernoulli())
     """
 
     def __init__(self, *, prior: Any, decoder: Network | nn.Module, likelihood: Likelihood | nn.Module) -> None:

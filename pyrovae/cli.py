@@ -224,15 +224,17 @@ def compare_command(
     table = comparison(evaluations, {name: fitted.seconds for name, fitted in fits.items()})
     table.to_csv(folder / "table.csv")
     shown = test.subset(slice(0, max_arviz_data))
-    means: dict[str, Any] = {}
+    pictures: dict[str, Any] = {}
     for name, fitted in fits.items():
         _per_datum(evaluations[name]).to_csv(folder / name / "per_datum.csv", index_label="datum")
         inference = pyrovae.to_arviz(
             fitted.model, fitted.guide, shown, num_draws=num_draws, num_particles=num_particles, **options
         )
         _write_netcdf(inference, folder / f"{name}.nc")
-        means[name] = inference.posterior_predictive["x"].mean(("chain", "draw")).to_numpy()
-    _page(folder, fits, evaluations, table, shown, means)
+        predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
+        pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
+        pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
+    _page(folder, fits, evaluations, table, shown, pictures)
     print(formatted(table).to_string())
     print(f"wrote {folder / 'report.html'}")
 
@@ -378,7 +380,12 @@ def _per_datum(result: Evaluation) -> pd.DataFrame:
 
 
 def _page(
-    folder: Path, fits: dict[str, Fit], evaluations: dict[str, Evaluation], table: pd.DataFrame, shown: Data, means: Any
+    folder: Path,
+    fits: dict[str, Fit],
+    evaluations: dict[str, Evaluation],
+    table: pd.DataFrame,
+    shown: Data,
+    pictures: Any,
 ) -> None:
     from pyrovae import plots
 
@@ -398,9 +405,12 @@ def _page(
     if shown.image_shape is not None:
         count = min(16, len(shown))
         originals = shown.batch(slice(0, count))[0].cpu().numpy()
-        rows = {"test data": originals, **{f"posterior predictive mean, {n}": m[:count] for n, m in means.items()}}
+        rows = {"test data": originals, **{title: images[:count] for title, images in pictures.items()}}
         figures["pictures"] = plots.pictures(rows, shown.image_shape)
-        captions["pictures"] = "Test data, and the mean of each guide's posterior predictive draws of them."
+        captions["pictures"] = (
+            "Test data; the mean of each guide's posterior predictive draws of them; "
+            "new data drawn from each fitted model."
+        )
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / "figures" / f"{name}.png", dpi=150)

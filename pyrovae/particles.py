@@ -225,6 +225,16 @@ def log_weights(
     Returns:
         Tensor ``[K, N]`` on the CPU.
 
+    Example:
+        Under the exact posterior every log weight is log p(x).
+
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> x = torch.ones(7, 5)
+        >>> weights = log_weights(model, guides.Exact(model), x, num_particles=3, progress=False)
+        >>> weights.allclose(model.log_evidence(x).expand(3, 7), atol=1e-4)
+        True
+
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """

@@ -37,6 +37,11 @@ class Data:
 
     Raises:
         ValueError: for no tensors, tensors of different lengths, an empty set, or a value that is not finite.
+
+    Example:
+        >>> data = Data(torch.rand(100, 3), feature_names=["a", "b", "c"])
+        >>> [len(part) for part in data.splits(validation=0.1, test=0.2)]
+        [70, 10, 20]
     """
 
     def __init__(

@@ -116,6 +116,13 @@ def evaluate(
     Returns:
         Estimates per datum, on the CPU in float64.
 
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> result = evaluate(model, guides.Exact(model), torch.zeros(7, 5), num_particles=10, progress=False)
+        >>> result.log_evidence.shape, result.khat.shape
+        (torch.Size([7]), torch.Size([7]))
+
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """

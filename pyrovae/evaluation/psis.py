@@ -22,6 +22,13 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
     Returns:
         k-hat, ``[N]``, float64.
+
+    Example:
+        Weights whose logarithm is exponential with mean 1/2 have a tail of index 1/2.
+
+        >>> exponential = torch.empty(100_000, 1).exponential_(2.0, generator=torch.Generator().manual_seed(0))
+        >>> 0.3 < pareto_khat(exponential).item() < 0.7
+        True
     """
     shifted = log_weights.double()
     shifted = shifted - shifted.max(0).values

@@ -119,6 +119,13 @@ def fit(
     Returns:
         The fitted pair and its history.
 
+    Example:
+        >>> from pyrovae import guides, models, nn
+        >>> model, guide = models.LinearGaussian(2, 5), guides.FullRank(nn.MLP(5, 16), 2)
+        >>> fitted = fit(model, guide, torch.randn(100, 5), epochs=2, progress=False)
+        >>> list(fitted.history.columns)[:5]
+        ['step', 'epoch', 'seconds', 'loss', 'bound']
+
     Raises:
         ValueError: for bad arguments, bad data, a pair that breaks the contract or a checkpoint of another fit.
         FitError: when the loss or its gradient is not finite or a program fails on a batch; its ``fit`` holds the last
@@ -279,7 +286,8 @@ class _Run:
 
     def _check_first(self, batch: tuple[Tensor, ...]) -> None:
         """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
-        with random_state(self.seed, self.device), pyro.validation_enabled(True), torch.no_grad():
+        eval_mode = modes(self.pair.modules.values(), training=False)
+        with eval_mode, random_state(self.seed, self.device), pyro.validation_enabled(True), torch.no_grad():
             self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
 
     def _culprit(self, num_data: int) -> tuple[str, list[int]]:

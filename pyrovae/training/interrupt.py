@@ -22,7 +22,8 @@ class Interrupts:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not None:  # None: handled outside of Python
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
