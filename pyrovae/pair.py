@@ -50,7 +50,7 @@ class Layout:
         unguided: latent sites of the model that the guide does not sample.
         observed: observed sites.
         num_data: length of the batch that was read.
-        full_size: size of the data plate, larger than ``num_data`` where the programs subsample.
+        plate: name of the data plate.
     """
 
     latents: tuple[str, ...]
@@ -59,7 +59,7 @@ class Layout:
     unguided: tuple[str, ...]
     observed: tuple[Observed, ...]
     num_data: int
-    full_size: int
+    plate: str
 
     def require_per_datum(self) -> None:
         """Refuse a pair that has no log weight per datum.
@@ -103,6 +103,12 @@ def per_datum(site: Site, num_data: int) -> Tensor:
     if log_prob.dim() > 1:
         log_prob = log_prob.flatten(0, -2).sum(0)
     return log_prob.expand(num_data) / (particles[0] if particles else 1)
+
+
+def plate_size(trace: Any, plate: str) -> int:
+    """Return the full size of the data plate in a trace: the batch's length, or more where the program subsamples."""
+    frame = next(f for _, site in sample_sites(trace) for f in data_frames(site) if f.name == plate)
+    return int(frame.full_size or frame.size)
 
 
 def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> Tensor:
@@ -254,7 +260,6 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
             unguided.append(name)
     if not observed:
         raise ValueError("the model observes nothing: give one of its sites obs= a tensor of the batch")
-    frame = next(f for site in model_sites.values() for f in data_frames(site) if f.name == plate)
     return Layout(
         latents=tuple(latents),
         auxiliary=tuple(name for name in guide_sites if name not in model_sites),
@@ -262,7 +267,7 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         unguided=tuple(unguided),
         observed=tuple(observed),
         num_data=num_data,
-        full_size=max(int(frame.full_size or num_data), num_data),
+        plate=plate,
     )
 
 

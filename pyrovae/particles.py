@@ -95,8 +95,15 @@ class Question:
     ) -> Particles:
         rows = tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
         noise.repeats = repeats
-        with noise, Repeated():
-            model_trace, guide_trace = self.pair.traces(rows)
+        try:
+            with noise, Repeated():
+                model_trace, guide_trace = self.pair.traces(rows)
+        except (RuntimeError, ValueError) as error:
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"the pair ran on a batch of {self.layout.num_data} data but fails on one of {len(rows[0])}; "
+                f"programs must read the number of data from their batch: {type(error).__name__}: {text}"
+            ) from error
         size = len(indices) * repeats
         weight = log_density(model_trace, size) - log_density(guide_trace, size)
         weight = weight.unflatten(0, (len(indices), repeats)).T

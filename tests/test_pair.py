@@ -144,6 +144,20 @@ def test_a_latent_inside_in_one_program_only():
         evaluate(good_model, outside, torch.zeros(5), progress=False)
 
 
+def test_a_plate_whose_length_is_not_read_from_the_batch():
+    def model(x):
+        with pyro.plate("data", 5):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 5):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    with pytest.raises(ValueError, match="programs must read the number of data from their batch"):
+        evaluate(model, guide, torch.zeros(5), num_particles=3, progress=False)
+
+
 def test_any_plate_of_the_batchs_length_at_dim_minus_one_will_do():
     def model(x):
         with pyro.plate("people", len(x)):
@@ -166,7 +180,7 @@ def test_layout():
     assert layout.latents == ("z",)
     assert [site.name for site in layout.observed] == ["x"]
     assert layout.observed[0].source == 0
-    assert (layout.num_data, layout.full_size, layout.global_latents) == (4, 4, ())
+    assert (layout.num_data, layout.plate, layout.global_latents) == (4, "data", ())
 
 
 with torch.random.fork_rng():

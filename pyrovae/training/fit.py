@@ -31,7 +31,7 @@ from pyrovae.training.result import (
     pair_tensors,
     restore_pair,
 )
-from pyrovae.training.step import Params, PyroStepper, Stepper, TorchStepper, loss_size, make_optimizer
+from pyrovae.training.step import Params, PyroStepper, Stepper, TorchStepper, make_optimizer
 
 DEFAULT_LR = 1e-3
 DEFAULT_EPOCHS = 100
@@ -91,6 +91,8 @@ def fit(
 ) -> Fit:
     """Fit a pair by stochastic variational inference; modules are trained in place.
 
+    They stay in the mode, train or eval, that they are in; what is judged is judged in eval mode.
+
     Source: Hoffman, Blei, Wang and Paisley, "Stochastic variational inference", 2013; Kingma and Welling, 2014.
 
     Args:
@@ -145,8 +147,7 @@ def fit(
     elif resume:
         raise ValueError("resume=True needs a checkpoint folder to continue from")
     settings = {"batch_size": batch_size, "seed": seed, "num_data": len(run.data)}
-    modules = list(run.pair.modules.values())
-    with isolated(seed=seed, device=run.device, modules=modules, training=True, params=run.store):
+    with isolated(seed=seed, device=run.device, modules=[], training=False, params=run.store):
         run.prepare(objective)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
         run.schedule = lr if callable(lr) else None
@@ -353,8 +354,8 @@ class _Run:
             recorder, total = self.stepper.recorder, 0.0
             for indices, batch in self.validation.batches(256):
                 loss = float(self.objective.loss(recorder.model, recorder.guide, *batch))
+                total -= loss / recorder.loss_size(self.layout) * len(indices)
                 recorder.clear()
-                total -= loss / loss_size(self.layout, len(indices)) * len(indices)
             return total / len(self.validation)
 
     def snapshot(self) -> dict[str, Tensor]:

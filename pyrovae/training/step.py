@@ -12,7 +12,7 @@ from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyrovae.pair import PARTICLES, Batch, Layout, Pair, Program, data_frames, log_density, sample_sites
+from pyrovae.pair import PARTICLES, Batch, Layout, Pair, Program, data_frames, log_density, plate_size, sample_sites
 
 Params = dict[str, Tensor]
 
@@ -64,6 +64,10 @@ class Recorder:
         trace = poutine.trace(program).get_trace(*batch)
         traces.append(trace)
         return trace.nodes["_RETURN"]["value"]
+
+    def loss_size(self, layout: Layout) -> int:
+        """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
+        return plate_size(self.model_traces[-1], layout.plate)
 
     @torch.no_grad()
     def decompose(self, num_data: int, layout: Layout, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,9 +163,8 @@ class TorchStepper:
         loss = self._gradients(batch)
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
-        num_data = len(batch[0])
-        per_datum_loss = loss / loss_size(self.layout, num_data)
-        outcome = Outcome(per_datum_loss, *self.recorder.decompose(num_data, self.layout, per_datum_loss), norm)
+        per_datum_loss = loss / self.recorder.loss_size(self.layout)
+        outcome = Outcome(per_datum_loss, *self.recorder.decompose(len(batch[0]), self.layout, per_datum_loss), norm)
         if bool(outcome.loss.isfinite()) and bool(norm.isfinite()):
             if self.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.params, self.clip_norm, norm)
@@ -212,9 +215,9 @@ class PyroStepper:
     def step(self, batch: Batch) -> Outcome:
         """Take Pyro's step."""
         self.recorder.clear()
-        num_data = len(batch[0])
-        loss = _total(self.svi.step(*batch), batch) / loss_size(self.layout, num_data)
-        return Outcome(loss, *self.recorder.decompose(num_data, self.layout, loss), torch.full_like(loss, math.nan))
+        loss = _total(self.svi.step(*batch), batch) / self.recorder.loss_size(self.layout)
+        parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
+        return Outcome(loss, *parts, torch.full_like(loss, math.nan))
 
     def state(self) -> Any:
         """Return the state of Pyro's optimizer."""
@@ -228,11 +231,6 @@ class PyroStepper:
         """Let a learning-rate scheduler of Pyro's take its step."""
         if isinstance(self.optimizer, pyro.optim.PyroLRScheduler):
             self.optimizer.step()
-
-
-def loss_size(layout: Layout, num_data: int) -> int:
-    """Return the number of data that an objective's summed loss of ``num_data`` data stands for."""
-    return layout.full_size if layout.full_size != layout.num_data else num_data
 
 
 def _total(loss: Any, batch: Batch) -> Tensor:
