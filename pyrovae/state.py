@@ -29,13 +29,22 @@ def random_state(seed: int, device: torch.device | None = None) -> Iterator[None
     """Seed torch inside the block; outside of it the caller's random state is as it was."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
-    cuda = device is not None and device.type == "cuda"
-    indices = [torch.cuda.current_device() if device.index is None else device.index] if cuda and device else []
-    with torch.random.fork_rng(devices=indices, device_type="cuda"):
-        torch.default_generator.manual_seed(seed)
-        for index in indices:
-            torch.cuda.default_generators[index].manual_seed(seed)
+    with torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
+        seed_streams(seed, device)
         yield
+
+
+def seed_streams(seed: int, device: torch.device | None = None) -> None:
+    """Seed torch's generator of the CPU and that of ``device``, no other device's."""
+    torch.default_generator.manual_seed(seed)
+    for index in _cuda_indices(device):
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
+def _cuda_indices(device: torch.device | None) -> list[int]:
+    if device is None or device.type != "cuda":
+        return []
+    return [torch.cuda.current_device() if device.index is None else device.index]
 
 
 @contextmanager

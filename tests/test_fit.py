@@ -18,7 +18,7 @@ from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, load, model
 from pyrovae.data import as_data
 from pyrovae.pair import Pair
 from pyrovae.training import storage
-from pyrovae.training.fit import find_params
+from pyrovae.training.run import find_params
 from pyrovae.training.step import TorchStepper
 
 

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from pyrovae import evaluate, fit, guides, load, log_weights
 from pyrovae.data import as_data
 from pyrovae.pair import Pair
-from pyrovae.training.fit import find_params
+from pyrovae.training.run import find_params
 from pyrovae.training.step import TorchStepper
 
 PIXELS, LATENTS = 12, 3

@@ -11,7 +11,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -97,14 +96,14 @@ def flatten(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def unflatten(value: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
+def unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Undo :func:`flatten`."""
     if isinstance(value, list):
-        return [unflatten(part, tensors, device) for part in value]
+        return [unflatten(part, tensors) for part in value]
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
-        return {key: unflatten(part, tensors, device) for key, part in value["items"]}
+        return {key: unflatten(part, tensors) for key, part in value["items"]}
     return value
 
 
