@@ -6,7 +6,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
@@ -31,7 +30,7 @@ class Flow(Guide):
         num_steps: number of autoregressive steps.
         hidden: widths of the hidden layers of each step's autoregressive network.
         latent: name of the latent site.
-        support: of the latent; on another than the real line the flow is mapped there.
+        support: of the latent, a constraint of torch or its name, to which the flow is mapped; None is the real line.
 
     Example:
         >>> from pyrovae import nn
@@ -48,7 +47,7 @@ class Flow(Guide):
         num_steps: int = 2,
         hidden: tuple[int, ...] = (64, 64),
         latent: str = "z",
-        support: Any = constraints.real_vector,
+        support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.num_steps, self.hidden = num_steps, tuple(hidden)

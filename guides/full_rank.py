@@ -3,15 +3,18 @@
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 
 
 class FullRank(Guide):
-    """q(z | x) = N(loc(x), L(x) L(x)'), with L lower triangular and its diagonal positive.
+    """q(z | x) = N(loc(x), L(x) L(x)'), with L lower triangular.
+
+    L = diag(s) C, with scales s and a C whose rows have length one, so that C C' is the correlation; scales and
+    correlations are learned apart, which keeps L well conditioned.
 
     Source: Titsias and Lazaro-Gredilla, "Doubly stochastic variational Bayes for non-conjugate inference", 2014.
 
@@ -19,10 +22,9 @@ class FullRank(Guide):
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents.
         latent: name of the latent site.
-        support: of the latent; on another than the real line the Gaussian is mapped there.
+        support: of the latent, a constraint of torch or its name, to which the Gaussian is mapped; None: the real line.
 
     Example:
-        >>> import torch
         >>> from pyrovae import nn
         >>> FullRank(nn.MLP(64, 32), 3).posterior(torch.zeros(5, 64)).covariance_matrix.shape
         torch.Size([5, 3, 3])
@@ -34,7 +36,7 @@ class FullRank(Guide):
         latent_dim: int,
         *,
         latent: str = "z",
-        support: Any = constraints.real_vector,
+        support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.loc = nn.Linear(self.num_features, self.free_dim)
@@ -45,5 +47,7 @@ class FullRank(Guide):
     def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
         """Return the Gaussian of every row of features."""
         raw = self.raw_tril(features).unflatten(-1, (self.free_dim, self.free_dim))
-        scale_tril = raw.tril(-1) + positive(raw.diagonal(dim1=-2, dim2=-1)).diag_embed()
-        return dist.MultivariateNormal(self.loc(features), scale_tril=scale_tril)
+        rows = raw.tril(-1) + torch.eye(self.free_dim).to(raw)
+        correlation = rows / rows.norm(dim=-1, keepdim=True)
+        scale = positive(raw.diagonal(dim1=-2, dim2=-1))
+        return dist.MultivariateNormal(self.loc(features), scale_tril=scale[..., None] * correlation)

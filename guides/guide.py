@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import Constraint
 
 from pyrovae.nn import Network
 
@@ -18,7 +19,8 @@ class Guide(nn.Module):
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents in the site's own (constrained) space.
         latent: name of the latent site.
-        support: of the latent; the family lives on the unconstrained space and is mapped there.
+        support: of the latent, a constraint of torch or its name ("positive", "unit_interval", "simplex", ...): the
+            family lives on the unconstrained space and is mapped there; None is the real line.
     """
 
     def __init__(
@@ -27,7 +29,7 @@ class Guide(nn.Module):
         latent_dim: int,
         *,
         latent: str = "z",
-        support: Any = constraints.real_vector,
+        support: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(getattr(encoder, "out_features", None), int):
@@ -37,7 +39,7 @@ class Guide(nn.Module):
             )
         self.encoder, self.latent_dim, self.latent, self.support = encoder, latent_dim, latent, support
         self.num_features = int(encoder.out_features)  # type: ignore[arg-type]
-        self.to_support = None if support in (constraints.real_vector, constraints.real) else biject_to(support)
+        self.to_support = None if support is None else biject_to(_constraint(support))
         self.free_dim = latent_dim if self.to_support is None else self.to_support.inverse_shape((latent_dim,))[-1]
 
     @abstractmethod
@@ -55,3 +57,11 @@ class Guide(nn.Module):
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, self.posterior(*batch))
         return z
+
+
+def _constraint(support: Any) -> Constraint:
+    named = isinstance(support, str) and support in constraints.__all__
+    found = getattr(constraints, support) if named else support
+    if not isinstance(found, Constraint):
+        raise ValueError(f"support must be a constraint of torch.distributions or the name of one, got {support!r}")
+    return found

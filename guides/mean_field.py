@@ -4,7 +4,6 @@ from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
@@ -19,12 +18,12 @@ class MeanField(Guide):
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents.
         latent: name of the latent site.
-        support: of the latent; on another than the real line the Gaussian is mapped there.
+        support: of the latent, a constraint of torch or its name, to which the Gaussian is mapped; None: the real line.
 
     Example:
         >>> import torch
         >>> from pyrovae import nn
-        >>> guide = MeanField(nn.MLP(64, 32), 3, support=constraints.simplex)
+        >>> guide = MeanField(nn.MLP(64, 32), 3, support="simplex")
         >>> guide.posterior(torch.zeros(5, 64)).sample().sum(-1).allclose(torch.ones(5))
         True
     """
@@ -35,7 +34,7 @@ class MeanField(Guide):
         latent_dim: int,
         *,
         latent: str = "z",
-        support: Any = constraints.real_vector,
+        support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.head = nn.Linear(self.num_features, 2 * self.free_dim)

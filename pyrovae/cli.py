@@ -3,13 +3,13 @@
 import inspect
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch.distributions import Distribution
@@ -23,7 +23,7 @@ from pyrovae import nn as nn_catalogue
 from pyrovae import objectives as objective_catalogue
 from pyrovae import priors as prior_catalogue
 from pyrovae.checks import writable_folder
-from pyrovae.data import Data
+from pyrovae.data import Data, Splits
 from pyrovae.evaluation import Evaluation, comparison, evaluate
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
@@ -31,12 +31,15 @@ from pyrovae.models import VAE
 from pyrovae.nn import MLP, Network, Shape
 from pyrovae.particles import BATCH_SIZE
 from pyrovae.priors import Prior, StandardNormal
-from pyrovae.report import Section, formatted, write_page
+from pyrovae.report import comparison_page, formatted
 from pyrovae.state import importing, random_state
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
 from pyrovae.training.storage import holds_fit
 
 CONFIG = "config.yaml"
+WRITTEN = ("figures", "history.csv", "report.html", "table.csv")
+MOST_STEPS = 5000  # of a fit whose number of epochs is not given
+LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
 GuideMaker = Callable[[Network, int], Guide]
 GUIDES: dict[str, GuideMaker] = {"mean_field": MeanField, "full_rank": FullRank, "iaf": Flow}
 
@@ -69,7 +72,7 @@ def fit_command(
     decoder: Callable[[Shape, Shape], Network] = MLP,
     latent_dim: int = 8,
     features: int = 128,
-    epochs: int = 200,
+    epochs: int | None = None,
     patience: int | None = 20,
     batch_size: int = 128,
     lr: float = 1e-3,
@@ -78,7 +81,7 @@ def fit_command(
     device: str | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> Path:
+) -> None:
     """Fit a variational autoencoder by SVI and save it.
 
     The data are split at random into training, validation and test sets (the published test set where there is one).
@@ -93,8 +96,9 @@ def fit_command(
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
-        epochs: largest number of passes over the training set.
-        patience: stop after this many epochs without a better validation bound; null never stops early.
+        epochs: largest number of passes over the training set; null makes as many as 5,000 steps need, 50 at least.
+        patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
+            stops early.
         batch_size: data in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
@@ -111,9 +115,7 @@ def fit_command(
         resume=resume, progress=progress,
     )  # fmt: skip
     fitted.history.to_csv(folder / "history.csv", index=False)
-    last = fitted.history.iloc[-1]
-    print(f"{fitted.stopped} after {int(last['step']) + 1} steps, {fitted.seconds:.1f} s; saved in {folder}")
-    return folder
+    print(f"saved in {folder}")
 
 
 def evaluate_command(
@@ -142,7 +144,9 @@ def evaluate_command(
     """
     folder = Path(run)
     fitted = load(folder / "fit" if holds_fit(folder / "fit") else folder)
-    judged = _test_set(folder) if data is None else data
+    judged = _splits(folder).test if data is None else data
+    if data is not None and data.moments is not None:  # on the scale that the fit has seen
+        judged = data.with_moments(_splits(folder).train.moments)
     target = None if out is None else writable_folder(out)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
     result = evaluate(fitted.model, fitted.guide, judged, num_particles=num_particles, **options)
@@ -166,7 +170,7 @@ def compare_command(
     decoder: Callable[[Shape, Shape], Network] = MLP,
     latent_dim: int = 8,
     features: int = 128,
-    epochs: int = 200,
+    epochs: int | None = None,
     patience: int | None = 20,
     batch_size: int = 128,
     lr: float = 1e-3,
@@ -193,8 +197,9 @@ def compare_command(
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
-        epochs: largest number of passes over the training set.
-        patience: stop after this many epochs without a better validation bound; null never stops early.
+        epochs: largest number of passes over the training set; null makes as many as 5,000 steps need, 50 at least.
+        patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
+            stops early.
         batch_size: data in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
@@ -211,7 +216,6 @@ def compare_command(
     folder = writable_folder(out)
     fits: dict[str, Fit] = {}
     for name, guide in guides.items():
-        print(f"fitting {name}")
         fits[name] = _fit_guide(
             folder / name, data, guide,
             prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim,
@@ -222,6 +226,8 @@ def compare_command(
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     evaluations = {n: evaluate(f.model, f.guide, test, num_particles=num_particles, **options) for n, f in fits.items()}
     table = comparison(evaluations, {name: fitted.seconds for name, fitted in fits.items()})
+    table["steps"] = pd.Series({name: len(fitted.history) for name, fitted in fits.items()})
+    table["stopped"] = pd.Series({name: fitted.stopped for name, fitted in fits.items()})
     table.to_csv(folder / "table.csv")
     shown = test.subset(slice(0, max_arviz_data))
     pictures: dict[str, Any] = {}
@@ -234,7 +240,7 @@ def compare_command(
         predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
         pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
         pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
-    _page(folder, fits, evaluations, table, shown, pictures)
+    comparison_page(folder, fits, evaluations, table, shown, pictures, configuration=_text(folder / CONFIG))
     print(formatted(table).to_string())
     print(f"wrote {folder / 'report.html'}")
 
@@ -297,9 +303,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command != "list":
             chosen = parsers[command].instantiate(given[command])
             values = {name: value for name, value in vars(chosen).items() if name not in {"config", "overwrite"}}
-            if command in {"fit", "compare"}:
-                _save_config(given[command], parsers[command])
+            runs = command in {"fit", "compare"}
+            if runs:
+                _prepare(given[command])
+                if not given[command].resume:
+                    _save_config(given[command], parsers[command])
             _COMMANDS[command](**values)
+            if runs:  # a resumed run's new settings, once they are known to be honoured
+                _save_config(given[command], parsers[command])
         else:
             list_command()
     except FitInterrupted as interruption:
@@ -333,19 +344,24 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
 
 def _save_config(given: Namespace, parser: ArgumentParser) -> None:
     """Save a run's configuration in its folder, without what was said for this time only."""
-    folder = _run_folder(given.out, given.resume, given.overwrite)
-    described = yaml.safe_load(parser.dump(given))
+    described = yaml.safe_load(parser.dump(given, skip_unset=False))
     described.pop("config", None)
     described.update(resume=False, overwrite=False)
-    (folder / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
+    (Path(given.out) / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
 
 
-def _run_folder(out: str, resume: bool, overwrite: bool) -> Path:
-    if resume and overwrite:
+def _prepare(given: Namespace) -> None:
+    """See that a run may write into its folder, and clear what an earlier run left there when asked to."""
+    folder = Path(given.out)
+    if given.resume and given.overwrite:
         raise ValueError("give resume or overwrite, not both")
-    if (Path(out) / CONFIG).exists() and not resume and not overwrite:
-        raise ValueError(f"{out!r} already holds a run: pass --resume true, --overwrite true or another --out")
-    return writable_folder(out)
+    earlier = sorted({path.parent for path in folder.glob("*/fit.json")}) if folder.is_dir() else []
+    if earlier and not given.resume and not given.overwrite:
+        raise ValueError(f"{given.out!r} already holds a run: pass --resume true, --overwrite true or another --out")
+    writable_folder(folder)
+    if given.overwrite:
+        for path in [*earlier, *(folder / name for name in WRITTEN), *folder.glob("*.nc")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _fit_guide(folder: Path, data: Data, guide: GuideMaker, *, resume: bool, **options: Any) -> Fit:
@@ -353,20 +369,28 @@ def _fit_guide(folder: Path, data: Data, guide: GuideMaker, *, resume: bool, **o
     parts = {name: options.pop(name) for name in names}
     splits = data.splits(seed=options["seed"])
     model, maker = autoencoder(data.shape, guide, seed=options["seed"], **parts)
-    validation = splits.validation if len(splits.validation) else None
-    return fit(model, maker, splits.train, validation_data=validation, checkpoint=folder, resume=resume, **options)
+    per_epoch = -(-len(splits.train) // max(options["batch_size"], 1))
+    if options["epochs"] is None:
+        options["epochs"] = max(50, -(-MOST_STEPS // per_epoch))
+    if options["patience"] is not None:
+        options["patience"] = max(options["patience"], -(-LEAST_STEPS // per_epoch))
+    held_out = splits.validation
+    fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, resume=resume, **options)
+    print(f"{folder.name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
+    return fitted
 
 
-def _test_set(run: Path) -> Data:
+def _splits(run: Path) -> Splits:
+    """Return the parts that a run's data were split into."""
     for folder in (run, run.parent):
         if (folder / CONFIG).exists():
             described = yaml.safe_load((folder / CONFIG).read_text())
             parser = ArgumentParser()
             parser.add_argument("--data", type=Data)
             config = parser.parse_object({"data": described["data"]})
-            test: Data = parser.instantiate(config).data.splits(seed=described["seed"]).test
-            return test
-    raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its test set was: name the data with --data")
+            parts: Splits = parser.instantiate(config).data.splits(seed=described["seed"])
+            return parts
+    raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its data were: name a run's folder, and --data")
 
 
 def _write_netcdf(inference: Any, path: Path) -> None:
@@ -374,59 +398,13 @@ def _write_netcdf(inference: Any, path: Path) -> None:
         inference.to_netcdf(str(path))
 
 
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def _per_datum(result: Evaluation) -> pd.DataFrame:
     columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "ess")
     return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})
-
-
-def _page(
-    folder: Path,
-    fits: dict[str, Fit],
-    evaluations: dict[str, Evaluation],
-    table: pd.DataFrame,
-    shown: Data,
-    pictures: Any,
-) -> None:
-    from pyrovae import plots
-
-    figures = {
-        "comparison": plots.comparison(table),
-        "reliability": plots.reliability(evaluations),
-        "training": plots.training({name: fitted.history for name, fitted in fits.items()}),
-    }
-    captions = {
-        "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best guide. "
-        "Bars are two standard errors.",
-        "reliability": "Left: share of the test data with a k-hat at or below the value; beyond 0.7 the importance "
-        "weights are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to "
-        "posterior.",
-        "training": "Bound while training: mean over an epoch, and on the validation data.",
-    }
-    if shown.image_shape is not None:
-        count = min(16, len(shown))
-        originals = shown.batch(slice(0, count))[0].cpu().numpy()
-        rows = {"test data": originals, **{title: images[:count] for title, images in pictures.items()}}
-        figures["pictures"] = plots.pictures(rows, shown.image_shape)
-        captions["pictures"] = (
-            "Test data; the mean of each guide's posterior predictive draws of them; "
-            "new data drawn from each fitted model."
-        )
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
-    text = (
-        "Nats per datum, higher is better. log_evidence is estimated by importance sampling with the guide as "
-        "proposal; difference is to the best, with the standard error of the paired differences; khat_over_0.7 is the "
-        "share of data whose weights are not to be trusted; seconds are those of fitting."
-    )
-    first = evaluations[table.index[0]]
-    sections = [
-        Section("Comparison", text, table, {captions["comparison"]: figures.pop("comparison")}),
-        Section("Details", figures={captions[name]: figure for name, figure in figures.items()}),
-        Section("Configuration", code=(folder / CONFIG).read_text() if (folder / CONFIG).exists() else ""),
-    ]
-    subtitle = f"{len(first)} test data, {first.num_particles} importance samples each, torch {torch.__version__}"
-    write_page(folder / "report.html", f"{len(fits)} guides compared", subtitle, sections)
 
 
 def _summary(documented: Any) -> str:

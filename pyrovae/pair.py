@@ -194,7 +194,7 @@ class Pair:
     def __init__(self, model: Program, guide: Program) -> None:
         for role, program in (("model", model), ("guide", guide)):
             if not callable(program) or inspect.isclass(program):
-                raise ValueError(f"the {role} must be a callable of the batch, got {program!r}")
+                raise ValueError(f"the {role} must be a callable of the batch, got {_brief(program)}")
         self.model = model
         self.guide = guide
         found = [*reachable_modules(model, "model").items(), *reachable_modules(guide, "guide").items()]
@@ -255,7 +255,10 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         inside = name not in guide_sites or plate in {frame.name for frame in data_frames(guide_sites[name])}
         if local != inside:
             raise ValueError(f"latent site {name!r} is inside the data plate in one program and outside in the other")
-        (latents if local else global_latents).append(name)
+        if not local:
+            global_latents.append(name)
+        elif name in guide_sites:
+            latents.append(name)
         if name not in guide_sites:
             unguided.append(name)
     if not observed:
@@ -304,12 +307,18 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and one.data_ptr() == other.data_ptr()
 
 
+def _brief(value: Any) -> str:
+    return value.__name__ if inspect.isclass(value) else f"a {type(value).__name__}"
+
+
 def reachable_modules(program: Program, name: str) -> dict[str, nn.Module]:
     """Return the ``nn.Module`` objects that a program is or refers to, by where they were found.
 
     Looks at a module itself, a bound method's object, a function's closure and the globals that it names, partials and
     containers; submodules are not listed apart from their parents.
     """
+    while isinstance(program, WithParams):  # so that names are the same before and after a fit
+        program = program.program
     found: dict[str, nn.Module] = {}
     _search(program, name, found, set())
     return found

@@ -12,8 +12,10 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import Delta
 from pyro.util import check_site_shape
 from torch import Tensor
+from torch.distributions import constraints
 from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least
@@ -157,6 +159,8 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
     batch = data.batch(slice(0, batch_size))
     layout, model_trace, guide_trace = pair.read(batch)
     _check_support(layout, data)
+    for name in layout.latents:
+        _check_latent(name, model_trace.nodes[name], guide_trace.nodes[name])
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in sample_sites(trace):
             try:
@@ -166,6 +170,26 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
                 text = " ".join(str(error).split())
                 raise ValueError(f"site {name!r} of the {role} cannot be scored: {text}") from error
     return layout
+
+
+def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, Any]) -> None:
+    prior, posterior = (_innermost(site["fn"].support) for site in (model_site, guide_site))
+    try:
+        inside = bool(model_site["fn"].support.check(guide_site["value"]).all())
+    except (RuntimeError, NotImplementedError):
+        inside = True
+    narrower = prior is constraints.real and posterior is not constraints.real and not posterior.is_discrete
+    if not inside or (narrower and not isinstance(guide_site["fn"], Delta)):
+        raise ValueError(
+            f"latent site {name!r} has support {prior} in the model but {posterior} in the guide: sample it on the "
+            "model's support (guides of pyrovae take support=)"
+        )
+
+
+def _innermost(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def _check_support(layout: Layout, data: Data) -> None:

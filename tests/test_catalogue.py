@@ -27,7 +27,8 @@ def seeded(make, seed=0):
 PRIORS = {
     "StandardNormal": lambda: priors.StandardNormal(Z),
     "MixtureOfGaussians": lambda: priors.MixtureOfGaussians(Z, num_components=4),
-    "Laplace": lambda: dist.Laplace(torch.zeros(Z), 1.0).to_event(1),
+    "Laplace": lambda: priors.Laplace(Z),
+    "any Laplace": lambda: dist.Laplace(torch.zeros(Z), 1.0).to_event(1),
     "StudentT": lambda: dist.StudentT(4.0, torch.zeros(Z), 1.0).to_event(1),
     "scalars": lambda: dist.Normal(0.0, 1.0).expand([Z]).to_event(1),
     "flow": lambda: dist.TransformedDistribution(
@@ -236,6 +237,7 @@ def catalogue_instances():
         "Flow": lambda: guides.Flow(nn.MLP(4, 8), 2, num_steps=5, hidden=(7,)),
         "MixtureOfGaussians": lambda: priors.MixtureOfGaussians(2, num_components=3),
         "StandardNormal": lambda: priors.StandardNormal(4),
+        "Laplace": lambda: priors.Laplace(4, scale=2.0),
         "ConvDecoder": lambda: nn.ConvDecoder(3, (1, 7, 9), channels=(4,), activation=torch.nn.Tanh),
         "ConvEncoder": lambda: nn.ConvEncoder((1, 7, 9), 3),
         "MLP": lambda: nn.MLP((1, 2, 3), 4, hidden=(), activation=torch.nn.SiLU),

@@ -488,8 +488,15 @@ def test_a_damaged_folder_is_named(tmp_path, kind):
 
 def test_a_folder_of_another_fit_is_refused(tmp_path):
     quick(*make_vae(), bits(30), checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="was made with batch_size=128, got batch_size=7"):
-        quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, batch_size=7)
+    for options, message in (
+        ({"batch_size": 7}, "was made with batch_size=128, got batch_size=7"),
+        ({"lr": 0.5}, r"was made with lr=0.001, got lr=0.5"),
+        ({"optimizer": torch.optim.SGD}, "was made with optimizer=Adam, got optimizer=SGD"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, **options)
+    with pytest.raises(ValueError, match="was made with data="):
+        quick(*make_vae(), bits(30, seed=8), checkpoint=tmp_path, resume=True)
     with pytest.raises(ValueError, match="was saved from another pair"):
         quick(*make_vae(latent_dim=5), bits(30), checkpoint=tmp_path, resume=True)
     with pytest.raises(ValueError, match="was saved from another pair"):

@@ -1,5 +1,6 @@
 """A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -54,12 +55,18 @@ class Data:
         binarise: Binarisation | None = None,
     ) -> None:
         _check(tensors)
+        if labels is not None and len(labels) != len(tensors[0]):
+            raise ValueError(f"there must be a label a datum: got {len(labels)} labels for {len(tensors[0])} data")
+        columns = int(np.prod(tensors[0].shape[1:]))
+        if feature_names is not None and len(feature_names) != columns:
+            raise ValueError(f"there must be a name a feature: got {len(feature_names)} names for {columns} features")
         self.tensors = tensors
         self.image_shape = image_shape
         self.labels = labels
         self.feature_names = None if feature_names is None else list(feature_names)
         self.levels = levels
         self.binarise = binarise
+        self.moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
         if binarise is not None:
             _check_intensities(self._decode(tensors[0]))
@@ -102,11 +109,9 @@ class Data:
 
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
         """Return the data at ``indices``, in that order."""
-        chosen = indices if isinstance(indices, slice) else torch.as_tensor(indices)
-        labels = None if self.labels is None else self.labels[chosen]
-        tensors = tuple(t[chosen] for t in self.tensors)
-        _check(tensors)
-        return self._copy(tensors, labels)
+        chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices))
+        _check(chosen.tensors)
+        return chosen
 
     def fixed(self, seed: int = 0) -> "Data":
         """Return the set with every random protocol drawn once, so that all who judge by it judge by the same data."""
@@ -130,10 +135,35 @@ class Data:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self._parts(order, num_validation, num_test)
 
+    def fingerprint(self) -> str:
+        """Return a checksum of the tensors and of how they are decoded."""
+        checksum = 0
+        for tensor in [*self.tensors, *(self.moments or ())]:
+            checksum = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), checksum)
+        decoding = [self.levels, type(self.binarise).__name__, str(self.dtype), len(self)]
+        return f"{checksum:08x} {decoding}"
+
     def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
         num_train = len(order) - num_validation - num_test
-        train, validation, test = order.split([num_train, num_validation, num_test])
-        return Splits(self.subset(train), self.subset(validation), self.subset(test))
+        train, validation, test = (self._rows(part) for part in order.split([num_train, num_validation, num_test]))
+        if self.moments is not None:  # the held-out parts must not leak into the scale that they are seen on
+            train, validation, test = (part.with_moments(train.own_moments()) for part in (train, validation, test))
+        return Splits(train, validation, test)
+
+    def own_moments(self) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of every column of the first tensor."""
+        values = self.tensors[0].double()
+        return values.mean(0), values.std(0, correction=0)
+
+    def with_moments(self, moments: tuple[Tensor, Tensor] | None) -> "Data":
+        """Return the set standardised by ``moments``, a mean and a standard deviation for each column."""
+        other = self._copy(self.tensors, self.labels)
+        other.moments = moments
+        return other
+
+    def _rows(self, indices: Tensor | slice) -> "Data":
+        labels = None if self.labels is None else self.labels[indices]
+        return self._copy(tuple(t[indices] for t in self.tensors), labels)
 
     def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> "Data":
         other = object.__new__(Data)
@@ -148,6 +178,9 @@ class Data:
         return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
 
     def _decode(self, first: Tensor) -> Tensor:
+        if self.moments is not None:
+            mean, deviation = (m.to(first.device) for m in self.moments)
+            return ((first.double() - mean) / deviation).to(self.dtype or torch.get_default_dtype())
         if self.levels is not None:
             return first.to(self.dtype or torch.get_default_dtype()) / self.levels
         return self._cast(first)
@@ -164,7 +197,7 @@ def as_data(data: Any) -> Data:
     parts = data if isinstance(data, tuple | list) else (data,)
     tensors = tuple(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts)
     if not tensors or not all(isinstance(t, Tensor) for t in tensors):
-        got = ", ".join(type(t).__name__ for t in tensors) or "nothing"
+        got = next((type(part).__name__ for part in parts if not isinstance(part, Tensor | np.ndarray)), "nothing")
         raise ValueError(f"data must be a tensor, a tuple of tensors or a data set of pyrovae, got {got}")
     return Data(*tensors)
 

@@ -41,7 +41,8 @@ class CSV(Data):
     Args:
         path: of the file.
         label: column kept apart as the labels, not as a feature.
-        standardise: subtract each column's mean and divide by its standard deviation.
+        standardise: subtract each column's mean and divide by its standard deviation; those of the training set for
+            all parts of :meth:`Data.splits`, the table's own where it is taken whole.
         binarise: how intensities become bits; None leaves them as they are.
     """
 
@@ -64,12 +65,15 @@ class CSV(Data):
             if label not in table:
                 raise ValueError(f"{str(path)!r} has no column {label!r}; it has {', '.join(map(str, table))}")
             labels = torch.from_numpy(pd.factorize(table.pop(label), sort=True)[0].astype(np.int64))
+        if standardise and binarise is not None:
+            raise ValueError("standardised columns cannot be binarised: give standardise or binarise, not both")
         super().__init__(
             self._features(table, str(path), standardise),
             labels=labels,
             feature_names=[str(name) for name in table],
             binarise=binarise,
         )
+        self.moments = self.own_moments() if standardise else None
 
     @staticmethod
     def _features(table: pd.DataFrame, path: str, standardise: bool) -> Tensor:
@@ -86,11 +90,9 @@ class CSV(Data):
                 )
         values = table.to_numpy(np.float64)
         if standardise:
-            deviations = values.std(0)
-            constant = [str(name) for name, deviation in zip(table, deviations, strict=True) if deviation == 0]
+            constant = [str(name) for name in table if table[name].nunique() == 1]
             if constant:
                 raise ValueError(
                     f"column {constant[0]!r} of {path!r} is constant, so it cannot be standardised: drop it"
                 )
-            values = (values - values.mean(0)) / deviations
         return torch.from_numpy(values).to(torch.get_default_dtype())

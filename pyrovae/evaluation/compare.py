@@ -42,6 +42,8 @@ def compare(
     Raises:
         ValueError: for no candidates, and for what :func:`pyrovae.evaluate` refuses.
     """
+    if not isinstance(candidates, Mapping):
+        raise ValueError(f"candidates must be a dict of fits or pairs by name, got a {type(candidates).__name__}")
     evaluations = {
         name: evaluate(
             *programs(candidate),

@@ -74,17 +74,18 @@ def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     """Turn log weights ``[K, N]`` into the fields of an :class:`Evaluation`, each ``[N]`` in float64."""
     weights = log_weights.double()
     num_particles = weights.shape[0]
-    log_mean = weights.logsumexp(0) - math.log(num_particles)
-    relative = (weights - log_mean).exp()  # mean 1
+    largest = weights.max(0).values
+    relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
+    log_mean = largest + relative.mean(0).log()
     many = num_particles > 1
     nan = torch.full_like(log_mean, math.nan)
     return {
         "elbo": weights.mean(0),
         "elbo_se": weights.std(0) / math.sqrt(num_particles) if many else nan,
         "log_evidence": log_mean,
-        "log_evidence_se": relative.std(0) / math.sqrt(num_particles) if many else nan,
+        "log_evidence_se": relative.std(0) / relative.mean(0) / math.sqrt(num_particles) if many else nan,
         "khat": pareto_khat(weights),
-        "ess": num_particles / relative.square().mean(0),
+        "ess": relative.sum(0).square() / relative.square().sum(0),
     }
 
 

@@ -27,8 +27,10 @@ def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
         validated = history.dropna(subset=["validation_bound"])
         if len(validated):
             axis.plot(validated["step"] + 1, validated["validation_bound"], color=colour, label=f"{name}, validation")
-    late = pd.concat([h["bound"].iloc[len(h) // 10 :] for h in histories.values()])
-    low, high = np.nanpercentile(late, [1, 100])
+    late = pd.concat(
+        [h[name].iloc[len(h) // 10 :] for h in histories.values() for name in ("bound", "validation_bound")]
+    )
+    low, high = np.nanpercentile(late, [2, 100])
     axis.set_ylim(low - 0.05 * (high - low), None)
     axis.set_xlabel("step")
     axis.set_ylabel("bound (nats per datum)")

@@ -37,6 +37,8 @@ class Fixed(Prior):
 
     def __init__(self, distribution: TorchDistribution) -> None:
         super().__init__()
+        if not isinstance(distribution, Distribution):
+            raise ValueError(f"a distribution was expected as the prior, got {distribution!r}")
         if distribution.batch_shape:
             raise ValueError(
                 f"the prior has batch shape {tuple(distribution.batch_shape)}: declare the latent's dimensions as "

@@ -102,7 +102,16 @@ def fit(
         checkpoint = writable_folder(checkpoint)
     elif resume:
         raise ValueError("resume=True needs a checkpoint folder to continue from")
-    settings = {"batch_size": batch_size, "seed": seed, "num_data": len(run.data)}
+    settings = {
+        "data": run.data.fingerprint() if checkpoint is not None else "",
+        "batch_size": batch_size,
+        "seed": seed,
+        "lr": getattr(lr, "__qualname__", "a function") if callable(lr) else lr,
+        "clip_norm": clip_norm,
+        "precision": precision,
+        "optimizer": _named(optimizer, "Adam"),
+        "objective": _named(objective, "Trace_ELBO"),
+    }
     with isolated(seed=seed, device=run.device, modules=[], training=False, params=run.store):
         run.prepare(objective)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
@@ -167,6 +176,11 @@ def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_siz
     if steps is not None:
         return at_least("steps", steps, 1)
     return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * -(-num_data // batch_size)
+
+
+def _named(value: Any, default: str) -> str:
+    named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
+    return default if value is None else str(named.__qualname__)
 
 
 def _stepper(run: Run, optimizer: Any, lr: Any, clip_norm: float | None) -> Stepper:

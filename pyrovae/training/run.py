@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Run:
                 'it infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
             )
         self.objective = copy.deepcopy(Trace_ELBO() if objective is None else objective)
-        if not callable(getattr(self.objective, "loss_and_grads", None)):
+        if isinstance(objective, type) or not callable(getattr(self.objective, "loss_and_grads", None)):
             raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
         self.params, self.bare = find_params(self.pair, self.data)
         if not self.params:
@@ -282,6 +283,15 @@ def find_params(pair: Pair, data: Data) -> tuple[Params, dict[str, Tensor]]:
                 params[f"{BARE}/{name}"] = leaf
             elif leaf.requires_grad:
                 params[owned[id(leaf)]] = leaf
+    trained = {id(p) for p in params.values()}
+    for name, module in pair.modules.items():
+        own = [p for p in module.parameters() if p.requires_grad]
+        if own and not any(id(p) in trained for p in own):
+            warnings.warn(
+                f"the parameters of {name!r}, a {type(module).__name__}, are not trained: register it with "
+                "pyro.module, or freeze it with requires_grad_(False)",
+                stacklevel=2,
+            )
     return params, bare
 
 
