@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_FROM_SIZE: dict[Any, Callable[..., Tensor]] = {
-    torch.ops.aten.rand.default: lambda t, g: t.uniform_(0, 1, generator=g),
-    torch.ops.aten.randn.default: lambda t, g: t.normal_(0, 1, generator=g),
+_aten = torch.ops.aten
+_FRESH: dict[Any, Callable[[Tensor, torch.Generator, Any], Tensor]] = {
+    _aten.rand.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
+    _aten.rand_like.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
+    _aten.randn.default: lambda t, g, _: t.normal_(0, 1, generator=g),
+    _aten.randn_like.default: lambda t, g, _: t.normal_(0, 1, generator=g),
+    _aten.randint.default: lambda t, g, args: t.random_(0, args[0], generator=g),
+    _aten.randint.low: lambda t, g, args: t.random_(args[0], args[1], generator=g),
 }
+_INTEGER = {_aten.randint.default, _aten.randint.low}
 _SEEDS = 2**32  # distinct seeds of torch's CPU generator
 
 
@@ -27,7 +33,9 @@ class DatumNoise(TorchDispatchMode):
 
     Inside this mode a batch holds each of its data ``repeats`` times in a row, so that the rows of datum ``i`` are
     ``i * repeats`` to ``(i + 1) * repeats - 1``. A random operation whose result has a dimension of that many rows is
-    done datum by datum; one that has none (noise shared by all data) is left to torch's global generator.
+    done datum by datum; one that has none (noise shared by all data) is left to torch's global generator. A
+    sampler that loops until a whole batch is accepted (von Mises) goes on as long as its slowest datum, and so depends
+    on the batch all the same.
 
     Args:
         seed: of the call.
@@ -44,37 +52,44 @@ class DatumNoise(TorchDispatchMode):
         """Send a random operation to the data's generators; pass any other on."""
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
-            shape = args[0].shape if isinstance(args[0], Tensor) else args[0]
-            rows = self.repeats * len(self.generators)
-            dim = next((d for d, n in enumerate(shape) if n == rows), None) if isinstance(shape, Sequence) else None
-            if dim is not None:
-                return self._by_datum(func, dim, args, kwargs)
+            shape = _shape(args)
+            found = None if shape is None else self._rows(shape)
+            if found is not None:
+                return self._by_datum(func, *found, args, kwargs)
         return func(*args, **kwargs)
 
-    def _by_datum(self, func: Any, dim: int, args: Any, kwargs: Any) -> Any:
-        if func in _FROM_SIZE:
-            out = torch.empty(args[0], **kwargs)
-            return self._fill(out, dim, lambda piece, g: _FROM_SIZE[func](piece, g))
-        takes_generator = any(argument.name == "generator" for argument in func._schema.arguments)
-        if not takes_generator:
+    def _rows(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Return the dimension that holds the data, and how many of its entries belong to each; None where none does.
+
+        Distributions flatten what they hand to torch, so that a datum may own several entries in a row of the first.
+        """
+        rows = self.repeats * len(self.generators)
+        dim = next((d for d, n in enumerate(shape) if n == rows), None)
+        if dim is not None:
+            return dim, self.repeats
+        return (0, shape[0] // len(self.generators)) if shape and shape[0] and shape[0] % rows == 0 else None
+
+    def _by_datum(self, func: Any, dim: int, count: int, args: Any, kwargs: Any) -> Any:
+        fresh = _FRESH.get(func)
+        if fresh is not None:
+            out = _empty(func, args, kwargs)
+            return self._fill(out, dim, count, lambda piece, g: fresh(piece, g, args))
+        if not any(argument.name == "generator" for argument in func._schema.arguments):
             return func(*args, **kwargs)
         if func._schema.name.endswith("_"):
-            return self._fill(args[0], dim, lambda piece, g: func(piece, *args[1:], **{**kwargs, "generator": g}))
-        rows = args[0].shape[dim]
+            rest = args[1:]
+            return self._fill(args[0], dim, count, lambda piece, g: func(piece, *rest, **{**kwargs, "generator": g}))
+        size = next(a.shape[dim] for a in args if isinstance(a, Tensor))
+        owned = [isinstance(a, Tensor) and a.dim() > dim and a.shape[dim] == size for a in args]
         pieces = []
         for i, generator in enumerate(self.generators):
-            part = [
-                a.narrow(dim, i * self.repeats, self.repeats)
-                if isinstance(a, Tensor) and a.dim() > dim and a.shape[dim] == rows
-                else a
-                for a in args
-            ]
+            part = [a.narrow(dim, i * count, count) if own else a for a, own in zip(args, owned, strict=True)]
             pieces.append(func(*part, **{**kwargs, "generator": generator}))
         return torch.cat(pieces, dim)
 
-    def _fill(self, out: Tensor, dim: int, draw: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
+    def _fill(self, out: Tensor, dim: int, count: int, draw: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
         for i, generator in enumerate(self.generators):
-            target = out.narrow(dim, i * self.repeats, self.repeats)
+            target = out.narrow(dim, i * count, count)
             if target.is_contiguous():
                 draw(target, generator)
             else:  # a strided target would be filled in another order
@@ -82,3 +97,22 @@ class DatumNoise(TorchDispatchMode):
                 draw(piece, generator)
                 target.copy_(piece)
         return out
+
+
+def _shape(args: Any) -> Sequence[int] | None:
+    """Return the shape of what an operation will draw: its first tensor's, or else the size that it was given."""
+    for argument in args:
+        if isinstance(argument, Tensor):
+            return argument.shape
+        if isinstance(argument, Sequence) and not isinstance(argument, str):
+            return argument
+    return None
+
+
+def _empty(func: Any, args: Any, kwargs: Any) -> Tensor:
+    if isinstance(args[0], Tensor):
+        known = {key: value for key, value in kwargs.items() if value is not None and key != "layout"}
+        return torch.empty_like(args[0], **{**known, "memory_format": torch.contiguous_format})
+    size = next(a for a in args if isinstance(a, Sequence))
+    integer = {"dtype": torch.int64} if func in _INTEGER and kwargs.get("dtype") is None else {}
+    return torch.empty(size, **{**kwargs, **integer})

@@ -5,9 +5,11 @@ at dim -1 and as long as the batch, holds every local latent and every observed 
 pair, whoever wrote it; nothing asks for a base class.
 """
 
+import dis
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -151,10 +153,16 @@ class WithParams:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program against its own parameters."""
-        with pyro.get_param_store().scope(self.store), Restore(self.pending):
-            return self.program(*args, **kwargs)
+        try:
+            with pyro.get_param_store().scope(self.store), Restore(self.pending):
+                return self.program(*args, **kwargs)
+        finally:  # leaving the scope strips the references that an optimizer outside of it follows
+            for value in self.store["params"].values():
+                value.unconstrained = weakref.ref(value)
 
     def __getattr__(self, name: str) -> Any:
+        if "program" not in self.__dict__:
+            raise AttributeError(name)
         return getattr(self.__dict__["program"], name)
 
     def __repr__(self) -> str:
@@ -261,11 +269,13 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
             latents.append(name)
         if name not in guide_sites:
             unguided.append(name)
+    auxiliary = [name for name in guide_sites if name not in model_sites]
+    global_latents += [n for n in auxiliary if plate not in {frame.name for frame in data_frames(guide_sites[n])}]
     if not observed:
         raise ValueError("the model observes nothing: give one of its sites obs= a tensor of the batch")
     return Layout(
         latents=tuple(latents),
-        auxiliary=tuple(name for name in guide_sites if name not in model_sites),
+        auxiliary=tuple(auxiliary),
         global_latents=tuple(global_latents),
         unguided=tuple(unguided),
         observed=tuple(observed),
@@ -275,7 +285,8 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
 
 
 def _data_plate(sites: list[Site], num_data: int) -> str:
-    frames = {frame for site in sites for frame in data_frames(site)}
+    ordered = sorted(sites, key=lambda site: not site["is_observed"])  # the plate around the observations, if in doubt
+    frames = list(dict.fromkeys(frame for site in ordered for frame in data_frames(site)))
     named = [frame for frame in frames if frame.name == "data"]
     for frame in named:
         if frame.dim != -1 or frame.size != num_data:
@@ -349,13 +360,20 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
         wrapped = [("wrapped", value.__wrapped__)] if hasattr(value, "__wrapped__") else []
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         closure = [(key, cell.cell_contents) for key, cell in cells if _filled(cell)]
-        names = [(key, value.__globals__[key]) for key in value.__code__.co_names if key in value.__globals__]
+        names = [(key, value.__globals__[key]) for key in _global_names(value.__code__) if key in value.__globals__]
         return [*wrapped, *closure, *(names if not _installed(value) else [])]
     if isinstance(value, dict):
         return [(key, part) for key, part in value.items() if isinstance(key, str)]
     if isinstance(value, list | tuple):
         return enumerate(value)
-    return _attributes(value) if callable(value) else []
+    return _attributes(value)
+
+
+def _global_names(code: types.CodeType) -> list[str]:
+    """Return the global names that a function reads, those of the functions written inside it included."""
+    own = [str(i.argval) for i in dis.get_instructions(code) if i.opname in {"LOAD_GLOBAL", "LOAD_NAME"}]
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _global_names(part)]
+    return list(dict.fromkeys([*own, *inner]))
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 
@@ -27,8 +28,8 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
 @contextmanager
 def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch inside the block; outside of it the caller's random state is as it was."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed must be a whole number, got {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
+        raise ValueError(f"seed must be a whole number from 0 to 2**62, got {seed!r}")
     with torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
         seed_streams(seed, device)
         yield
@@ -54,6 +55,17 @@ def importing() -> Iterator[None]:
     with warnings.catch_warnings():
         yield
     random.setstate(before)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make ``dtype`` torch's default inside the block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager
@@ -85,11 +97,20 @@ def placed(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]
             module.to(before)
 
 
-def bare_params(device: torch.device) -> dict[str, Any]:
-    """Copy the caller's bare ``pyro.param`` entries; modules bring their own parameters themselves."""
+def bare_params(device: torch.device, modules: Iterable[nn.Module] = ()) -> dict[str, Any]:
+    """Copy the caller's bare ``pyro.param`` entries; modules bring their own parameters themselves.
+
+    A ``PyroModule`` would take over a stored value of its parameter's name, so such names are left out too.
+    """
     store = pyro.get_param_store()
     entries: Mapping[str, Tensor] = dict(store.named_parameters())
-    bare = {name: value for name, value in entries.items() if not isinstance(value, nn.Parameter)}
+    owned = {
+        name.removesuffix("_unconstrained")
+        for module in modules
+        if isinstance(module, PyroModule)
+        for name, _ in module.named_parameters()
+    }
+    bare = {name: v for name, v in entries.items() if not isinstance(v, nn.Parameter) and name not in owned}
     params = {
         name: value
         if value.device.type == device.type

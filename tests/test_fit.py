@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import pytest
 import torch
 from conftest import SIGMAS, bits, make_oracle, make_vae
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from safetensors.torch import load_file
 
 from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, load, models, nn
@@ -245,7 +246,7 @@ def test_a_saved_fit_is_rebuilt_from_its_folder_alone(tmp_path):
     assert len(list((tmp_path / "fit").iterdir())) == 2
 
 
-class Stop(Exception):
+class Stop(BaseException):
     pass
 
 
@@ -302,6 +303,95 @@ def test_resuming_a_finished_fit_and_going_on(tmp_path):
     assert same(state(load(tmp_path)), state(whole))
 
 
+def test_patience_may_grow_when_a_fit_is_resumed(tmp_path):
+    x, held_out = bits(20), bits(30, seed=5)
+    options = {"steps": None, "epochs": 60, "lr": 2e-2, "validation_data": held_out}
+    short = quick(*make_vae(), x, patience=2, checkpoint=tmp_path, **options)
+    assert short.stopped == "patience"
+    longer = quick(*make_vae(), x, patience=8, checkpoint=tmp_path, resume=True, **options)
+    assert same(state(longer), state(quick(*make_vae(), x, patience=8, **options)))
+
+
+def test_a_mixture_of_modules_and_bare_parameters_is_saved_and_refitted(tmp_path):
+    def make():
+        model, guide = make_vae()
+
+        def shifted(x):
+            shift = pyro.param("shift", torch.zeros(12))
+            pyro.module("model", model)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", model.prior())
+                pyro.sample("x", model.likelihood(model.decoder(z) + shift), obs=x)
+
+        return shifted, guide
+
+    fitted = quick(*make(), bits(40))
+    fitted.save(tmp_path)
+    again = load(tmp_path, *make())
+    x = bits(5)
+    one, other = (evaluate(f.model, f.guide, x, num_particles=5, progress=False).elbo for f in (fitted, again))
+    assert torch.equal(one, other)
+    for start in (fitted, again):
+        before = state(start)
+        more = quick(start.model, start.guide, bits(40), lr=0.1)
+        assert not same(before, state(more))
+        assert float(more.model.store["params"]["shift"].detach().abs().max()) > 0.1
+    copy.deepcopy(fitted.guide)
+
+
+@pytest.mark.own_state
+def test_a_fitted_pair_goes_on_under_plain_svi():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    torch.manual_seed(0)
+    x = torch.randn(50) + 3
+    fitted = quick(model, guide, x, steps=3)
+    svi = SVI(fitted.model, fitted.guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(100):
+        svi.step(x)
+    assert float(fitted.model.store["params"]["m"].detach()) > 1
+
+
+def test_annealed_loss_is_no_bound_for_enumerated_latents():
+    def model(x):
+        rate = pyro.param("rate", torch.tensor(0.0))
+        with pyro.plate("data", len(x)), poutine.scale(scale=0.1):
+            k = pyro.sample("k", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(rate + k, 1.0), obs=x)
+
+    h = quick(model, lambda x: None, torch.zeros(10), steps=3, objective=TraceEnum_ELBO()).history
+    assert h["loss"].notna().all()
+    assert h["bound"].isna().all()
+
+
+def test_a_fit_looks_at_the_pair_without_leaving_statistics(tmp_path):
+    with torch.random.fork_rng():
+        encoder = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8))
+        encoder.out_features = 8
+        guide = guides.MeanField(encoder, 3)
+    quick(make_vae()[0], guide, bits(64), steps=4)
+    assert int(encoder[1].num_batches_tracked) == 4
+
+
+def test_parameters_that_nothing_trains_are_named():
+    model, guide = make_vae()
+
+    def forgot(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", model.prior())
+            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x)
+
+    with pytest.warns(UserWarning, match=r"the parameters of 'model.model', a VAE, are not trained: register it"):
+        quick(forgot, guide, bits(20), steps=2)
+
+
 def test_resume_starts_afresh_where_there_is_nothing(tmp_path):
     fitted = quick(*make_vae(), bits(30), checkpoint=tmp_path / "new", resume=True)
     assert len(fitted.history) == 20
@@ -309,20 +399,25 @@ def test_resume_starts_afresh_where_there_is_nothing(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(tmp_path, number):
-    options = {"steps": 4000, "batch_size": 20, "progress": False}
+    options = {"steps": 4000, "batch_size": 20, "progress": False, "lr": lambda step: signalled(step, number)}
     before = signal.getsignal(number)
-    timer = threading.Timer(0.7, os.kill, (os.getpid(), number))
-    timer.start()
     with pytest.raises(FitInterrupted, match=f"{number.name}: stopped after step") as caught:
         fit(*make_vae(), bits(50), checkpoint=tmp_path, **options)
     assert signal.getsignal(number) is before
     done = len(caught.value.fit.history)
-    assert 0 < done < 4000
+    assert done == 31
     assert len(load(tmp_path).history) == done
-    short = {**options, "steps": done + 5}
+    short = {**options, "steps": done + 5, "lr": lambda step: 1e-3}
     resumed = fit(*make_vae(), bits(50), checkpoint=tmp_path, resume=True, **short)
     whole = fit(*make_vae(), bits(50), **short)
     assert same(state(resumed), state(whole))
+
+
+def signalled(step, number):
+    """A learning-rate schedule during whose thirtieth step the process gets a signal."""
+    if step == 30:
+        os.kill(os.getpid(), number)
+    return 1e-3
 
 
 def test_fit_runs_outside_of_the_main_thread():
@@ -414,7 +509,7 @@ BAD = {
     "device": (lambda: bits(5), {"device": "abacus"}, "device 'abacus' cannot be used here"),
     "objective": (lambda: bits(5), {"objective": "elbo"}, "objective must be a pyro.infer.ELBO"),
     "optimizer": (lambda: bits(5), {"optimizer": 3}, "optimizer must be a torch or Pyro optimizer"),
-    "seed": (lambda: bits(5), {"seed": 0.5}, "seed must be a whole number, got 0.5"),
+    "seed": (lambda: bits(5), {"seed": 0.5}, "seed must be a whole number from 0 to .*, got 0.5"),
     "resume": (lambda: bits(5), {"resume": True}, "resume=True needs a checkpoint folder"),
     "validation": (lambda: bits(5), {"validation_data": torch.full((2, 12), 2.0)}, "outside the likelihood's support"),
     "own lr": (
@@ -425,7 +520,7 @@ BAD = {
     ),
     "other parameters": (
         lambda: bits(5), {"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)},
-        "the optimizer does not hold the pair's parameter",
+        "the optimizer holds 1 parameters that are not the pair's",
     ),
 }  # fmt: skip
 

@@ -30,6 +30,11 @@ def families():
         "ContinuousBernoulli": lambda s: dist.ContinuousBernoulli(pair[s]).to_event(1),
         "Mixture": lambda s: dist.MixtureSameFamily(dist.Categorical(pair[s]), dist.Normal(pair[s], 1.0)),
         "VonMises": lambda s: dist.VonMises(rows[s], 1.0),
+        "events of Categorical": lambda s: dist.Categorical(pair[s][:, None].expand(-1, 4, 2)).to_event(1),
+        "events of OneHot": lambda s: dist.OneHotCategorical(pair[s][:, None].expand(-1, 4, 2)).to_event(1),
+        "events of mixtures": lambda s: dist.MixtureSameFamily(
+            dist.Categorical(pair[s][:, None].expand(-1, 3, 2)), dist.Normal(pair[s][:, None].expand(-1, 3, 2), 1.0)
+        ).to_event(1),
         "flow": lambda s: dist.TransformedDistribution(
             dist.Normal(pair[s], 1.0).to_event(1), [torch.distributions.biject_to(constraints.positive)]
         ),
@@ -47,6 +52,32 @@ def test_a_datum_draws_the_same_whatever_its_batch(name):
         if name != "VonMises":  # its rejection sampler goes on until the whole batch is accepted
             torch.testing.assert_close(together[i], alone[0], rtol=0, atol=0)
         assert together[i].shape == alone[0].shape
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: torch.randn_like(x),
+        lambda x: torch.rand_like(x),
+        lambda x: torch.randint(1000, x.shape),
+        lambda x: torch.randint(5, 1000, x.shape),
+        lambda x: torch.normal(0.0, x + 1),
+        lambda x: torch.normal(x, 1.0),
+        lambda x: torch.bernoulli(x / 10),
+        lambda x: torch.empty_like(x).exponential_(),
+    ],
+)
+def test_torchs_own_draws(draw):
+    x = torch.arange(12.0).reshape(6, 2) / 2
+
+    def run(indices):
+        with DatumNoise(0, indices, torch.device("cpu")):
+            return [draw(x[list(indices)]) for _ in range(3)]
+
+    together = run(range(6))
+    for i in range(6):
+        for whole, alone in zip(together, run([i]), strict=True):
+            assert torch.equal(whole[i], alone[0])
 
 
 def test_different_data_draw_different_noise():

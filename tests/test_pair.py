@@ -1,4 +1,5 @@
 import functools
+import types
 
 import pyro
 import pyro.distributions as dist
@@ -136,6 +137,64 @@ def test_a_global_latent_trains_but_has_no_answer_per_datum():
         evaluate(fitted.model, fitted.guide, x, progress=False)
 
 
+def test_an_auxiliary_site_outside_the_plate_has_no_answer_per_datum():
+    def guide(x):
+        pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        good_guide(x)
+
+    with pytest.raises(ValueError, match="latent site 'u' is outside the data plate"):
+        evaluate(good_model, guide, torch.zeros(5), progress=False)
+
+
+def test_another_plate_of_the_batchs_length_is_not_mistaken_for_the_data():
+    def model(x):
+        with pyro.plate("topics", 6):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("people", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("topics", 6):
+            pyro.sample("w", dist.Normal(pyro.param("m", torch.zeros(6)), 1.0))
+        with pyro.plate("people", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    assert len(fit(model, guide, torch.zeros(6), steps=2, progress=False).history) == 2
+
+
+def test_supports_that_differ_between_data():
+    totals = torch.cat([torch.full((64,), 20.0), torch.full((64,), 40.0)])
+
+    def model(x, n):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Binomial(n, logits=z), obs=x)
+
+    def guide(x, n):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert evaluate(model, guide, (totals - 1, totals), num_particles=3, progress=False).elbo.isfinite().all()
+
+
+def test_a_guide_on_part_of_the_support_is_refused():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(torch.ones_like(x), 1.0))
+
+    with pytest.raises(ValueError, match=r"latent site 'z' has support Real\(\) in the model but Greater"):
+        evaluate(good_model, guide, torch.zeros(5), progress=False)
+
+    def positive(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"guides of pyrovae take support="):
+        evaluate(positive, good_guide, torch.full((5,), -3.0), progress=False)
+
+
 def test_a_latent_inside_in_one_program_only():
     def outside(x):
         pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
@@ -216,6 +275,13 @@ def test_modules_are_found_wherever_a_program_refers_to_them():
     assert list(reachable_modules(vae, "m").values()) == [vae]
     assert list(reachable_modules(vae.forward, "m").values()) == [vae]
     assert list(reachable_modules(names_a_global, "m").values()) == [decoder]
+
+    def nested(x):
+        return [decoder(row) for row in x]
+
+    assert list(reachable_modules(nested, "m").values()) == [decoder]
+    assert list(reachable_modules(types.SimpleNamespace(net=encoder), "m").values()) == [encoder]
+    assert list(reachable_modules(lambda x: x.decoder, "m").values()) == []  # an attribute of that name, not the global
     for program in (closure, functools.partial(closure, 1), Holder().guide, Callable(), lambda x: closure(x)):
         assert list(reachable_modules(program, "m").values()) == [encoder]
     both = Pair(closure, Holder().guide).modules

@@ -276,3 +276,14 @@ def test_a_pyro_optimizer_lets_svi_take_the_steps():
     assert fitted.history["loss"].iloc[0] == pytest.approx(expected, rel=1e-6)
     assert fitted.history["bound"].iloc[-5:].mean() > fitted.history["bound"].iloc[0] + 0.3
     assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.own_state
+def test_a_stored_value_of_the_same_name_does_not_reach_a_module():
+    model, guide = made("pyro_modules")
+    x = bits(20)
+    before = evaluate(model, guide, x, num_particles=5, progress=False).elbo
+    pyro.param("scale", torch.full((LATENTS,), 9.0), constraint=constraints.positive)
+    after = evaluate(model, guide, x, num_particles=5, progress=False).elbo
+    assert torch.equal(before, after)
+    assert float(guide.scale.detach().max()) < 1

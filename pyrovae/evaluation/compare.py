@@ -99,7 +99,7 @@ def comparison(evaluations: Mapping[str, Evaluation], seconds: Mapping[str, floa
             "difference_se": standard_error(difference),
             "elbo": float(e.elbo.mean()),
             "elbo_se": standard_error(e.elbo),
-            "khat_over_0.7": float((e.khat > KHAT_LIMIT).double().mean()),
+            "khat_over_0.7": float((~(e.khat <= KHAT_LIMIT)).double().mean()),
             "ess": float(e.ess.mean()),
             "seconds": (seconds or {}).get(name, math.nan),
         }

@@ -56,7 +56,7 @@ class Evaluation:
             "log_evidence": float(self.log_evidence.mean()),
             "log_evidence_se": standard_error(self.log_evidence),
             "log_evidence_mc_se": _combined(self.log_evidence_se),
-            "khat_over_0.7": float((self.khat > KHAT_LIMIT).double().mean()),
+            "khat_over_0.7": float((~(self.khat <= KHAT_LIMIT)).double().mean()),
             "ess": float(self.ess.mean()),
         }
 
@@ -75,6 +75,9 @@ def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     weights = log_weights.double()
     num_particles = weights.shape[0]
     largest = weights.max(0).values
+    if bool((largest == -math.inf).any()):
+        datum = int((largest == -math.inf).nonzero()[0])
+        raise ValueError(f"no particle of datum {datum} of its batch has positive density: the model gives it none")
     relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
     log_mean = largest + relative.mean(0).log()
     many = num_particles > 1

@@ -5,12 +5,15 @@ import math
 import torch
 from torch import Tensor
 
+EQUAL = 1e-4  # nats
+
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
     """Return the Pareto tail index k-hat of each column of log weights.
 
     Above 0.7 an importance sampling estimate from these weights is not to be trusted. It is infinite where fewer than
-    five weights lie in the tail (too few particles, or one that dominates all).
+    five weights lie in the tail (too few particles, or one that dominates all), and 0 where the weights are equal up to
+    rounding (they differ by less than 1e-4 nats), so that they have no tail to fit.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024; the generalised Pareto
     fit is that of Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto distribution",
@@ -37,6 +40,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     khat = torch.full((num_data,), math.inf, dtype=torch.float64, device=shifted.device)
     if tail < 5:
         return khat
+    level = shifted.min(0).values > -EQUAL
     largest = shifted.topk(tail + 1, dim=0, sorted=True).values.flip(0)
     cutoff = largest[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     above = largest[1:] > cutoff
@@ -48,6 +52,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         own = exceedances[above[:, column], column]
         if len(own) >= 5:
             khat[column] = _generalised_pareto_shape(own[:, None])[0]
+    khat[level] = 0.0
     return khat
 
 

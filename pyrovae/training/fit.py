@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive, writable_folder
+from pyrovae.data import as_data
 from pyrovae.pair import Program
-from pyrovae.state import isolated
+from pyrovae.state import default_dtype, isolated
 from pyrovae.training import storage
 from pyrovae.training.errors import FitError, FitInterrupted
 from pyrovae.training.interrupt import Interrupts
@@ -90,8 +92,8 @@ def fit(
             good state.
         FitInterrupted: (a KeyboardInterrupt) on SIGINT or SIGTERM, after saving.
     """
-    run = Run(model, guide, data, validation_data, device, precision, seed)
-    total = _total_steps(len(run.data), epochs, steps, at_least("batch_size", batch_size, 1))
+    data = as_data(data)
+    total = _total_steps(len(data), epochs, steps, at_least("batch_size", batch_size, 1))
     if patience is not None:
         at_least("patience", patience, 1)
         if validation_data is None:
@@ -102,6 +104,7 @@ def fit(
         checkpoint = writable_folder(checkpoint)
     elif resume:
         raise ValueError("resume=True needs a checkpoint folder to continue from")
+    run = Run(model, guide, data, validation_data, device, precision, seed)
     settings = {
         "data": run.data.fingerprint() if checkpoint is not None else "",
         "batch_size": batch_size,
@@ -112,12 +115,17 @@ def fit(
         "optimizer": _named(optimizer, "Adam"),
         "objective": _named(objective, "Trace_ELBO"),
     }
-    with isolated(seed=seed, device=run.device, modules=[], training=False, params=run.store):
+    with ExitStack() as stack:
+        stack.enter_context(isolated(seed=seed, device=run.device, modules=[], training=False, params=run.store))
+        if run.dtype is not None:
+            stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
         run.prepare(objective)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
         run.schedule = lr if callable(lr) else None
         if resume and checkpoint is not None and storage.holds_fit(checkpoint):
             run.restore(checkpoint, settings)
+            if patience is None or run.epoch - run.best_epoch < patience:
+                run.stopped = ""
         with pyro.validation_enabled(False), Interrupts() as interrupts:
             try:
                 _loop(run, total, batch_size, patience, checkpoint, checkpoint_seconds, settings, interrupts, progress)
@@ -153,7 +161,7 @@ def _loop(
             if position == 0:
                 order = run.order(epoch)
             run.take(epoch, order[position * batch_size : (position + 1) * batch_size], started)
-            if run.step % per_epoch == 0 or run.step == total:
+            if run.step % per_epoch == 0:
                 run.end_epoch(patience)
             run.seconds = time.monotonic() - started
             bar.update()
@@ -165,6 +173,8 @@ def _loop(
                 saved = time.monotonic()
             if interrupted:
                 return
+    if run.step % per_epoch:
+        run.validate()
     run.finish(patience)
     if checkpoint is not None:
         run.save(checkpoint, settings, run.stopped or "finished")

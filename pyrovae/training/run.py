@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyrovae.data import Data
-from pyrovae.pair import Layout, Pair, Program, log_density, sample_sites
+from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, log_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.training import storage
@@ -47,7 +48,9 @@ class Run:
     ) -> None:
         if precision not in DTYPES:
             raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
-        self.pair = Pair(model, guide)
+        self.store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self.pending: dict[str, Tensor] = {}
+        self.pair = Pair(self._bare_program(model), self._bare_program(guide))
         self.device = default_device(device)
         for module in self.pair.modules.values():
             module.to(self.device, DTYPES[precision])
@@ -56,16 +59,27 @@ class Run:
         if validation_data is not None:
             self.validation = placed_data(self.pair, validation_data, self.device).fixed()
         self.seed = seed
-        self.store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self.dtype = DTYPES[precision]
         self.history, self.step, self.seconds, self.stopped = History(), 0, 0.0, ""
         self.best_bound, self.best_epoch, self.epoch = -math.inf, 0, 0
         self.best: dict[str, Tensor] = {}
         self.good: dict[str, Tensor] = {}
         self.last: dict[str, Tensor] = {}
 
+    def _bare_program(self, program: Program) -> Program:
+        """Unpack a fitted program, and go on from the bare parameters that it carries."""
+        while isinstance(program, WithParams):
+            for name, value in program.store["params"].items():
+                if self.store["params"].setdefault(name, value) is not value:
+                    raise ValueError(f"model and guide carry different parameters named {name!r}: rename one of them")
+            self.store["constraints"].update(program.store["constraints"])
+            self.pending.update(program.pending)
+            program = program.program
+        return program
+
     def prepare(self, objective: Any) -> None:
         """Read the pair and the data, and find the parameters."""
-        with modes(self.pair.modules.values(), training=False), torch.no_grad():
+        with modes(self.pair.modules.values(), training=False), torch.no_grad(), Restore(self.pending):
             self.layout = read(self.pair, self.data)
             if self.validation is not None:
                 read(self.pair, self.validation)
@@ -101,7 +115,7 @@ class Run:
             self._check_first(batch)
         try:
             outcome = self.stepper.step(batch)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # a program may fail in any way; what it was doing is said
             self._fail(f"{type(error).__name__}: {error}", None, indices.tolist(), batch, error)
         if not bool(outcome.loss.isfinite()):
             site, bad = self._culprit(len(indices))
@@ -119,7 +133,8 @@ class Run:
         """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
         eval_mode = modes(self.pair.modules.values(), training=False)
         with eval_mode, random_state(self.seed, self.device), pyro.validation_enabled(True), torch.no_grad():
-            self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
+            with suppress(NotImplementedError):  # an objective that has gradients only
+                self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
 
     def _culprit(self, num_data: int) -> tuple[str, list[int]]:
         recorder = self.stepper.recorder
@@ -147,9 +162,9 @@ class Run:
         others = self.data.batch(self.order(0)[: len(batch[0])])
         recorder = self.stepper.recorder
         try:
-            with torch.no_grad():
+            with torch.no_grad(), modes(self.pair.modules.values(), training=False):
                 return math.isfinite(float(self.objective.loss(recorder.model, recorder.guide, *others)))
-        except (RuntimeError, ValueError):
+        except Exception:
             return False
 
     def end_epoch(self, patience: int | None) -> None:
@@ -159,13 +174,28 @@ class Run:
         self.good = self.snapshot()
         if self.validation is None:
             return
-        bound = self._validation_bound()
-        self.history.validated(bound)
+        bound = self.validate()
         if bound > self.best_bound:
             self.best_bound, self.best_epoch = bound, self.epoch
-            self.best = self.good if patience is not None else {}
+            self.best = self.good
         elif patience is not None and self.epoch - self.best_epoch >= patience:
             self.stopped = "patience"
+
+    def validate(self) -> float:
+        """Write the validation bound into the last row of the history, and return it; NaN without validation data.
+
+        Raises:
+            FitError: when it is not a number.
+        """
+        if self.validation is None:
+            return math.nan
+        try:
+            bound = self._validation_bound()
+        except ValueError as error:
+            text = f"the fit stopped at step {self.step}: the validation bound cannot be computed: {error}"
+            raise FitError(text, step=self.step, site=None, indices=[]) from error
+        self.history.validated(bound)
+        return bound
 
     def finish(self, patience: int | None) -> None:
         """Go back to the best state when there is one; the last is kept for a fit that goes on from here."""
@@ -265,7 +295,8 @@ def find_params(pair: Pair, data: Data) -> tuple[Params, dict[str, Tensor]]:
     They are the parameters of the modules that were passed as model or guide, and all that the programs register with
     ``pyro.module`` or declare with ``pyro.param``.
     """
-    model_trace, guide_trace = pair.traces(data.batch(slice(0, 2)))
+    with modes(pair.modules.values(), training=False):  # a look that leaves no statistics behind
+        model_trace, guide_trace = pair.traces(data.batch(slice(0, 2)))
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}
     bare: dict[str, Tensor] = {}
@@ -296,5 +327,6 @@ def find_params(pair: Pair, data: Data) -> tuple[Params, dict[str, Tensor]]:
 
 
 def _enumerated(pair: Pair, data: Data, name: str) -> bool:
-    model_trace, _ = pair.traces(data.batch(slice(0, 2)))
+    with modes(pair.modules.values(), training=False):
+        model_trace, _ = pair.traces(data.batch(slice(0, 2)))
     return bool(dict(sample_sites(model_trace))[name]["infer"].get("enumerate"))

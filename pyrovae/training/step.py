@@ -69,15 +69,25 @@ class Recorder:
         """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
         return plate_size(self.model_traces[-1], layout.plate)
 
+    def annealed(self, layout: Layout, num_data: int) -> bool:
+        """Whether a site carries a scale beyond that of a subsampled plate."""
+        plate = self.loss_size(layout) / num_data
+        sites = [site for trace in (*self.model_traces, *self.guide_traces) for _, site in sample_sites(trace)]
+        local = [layout.plate in {frame.name for frame in data_frames(site)} for site in sites]
+        expected = [plate if inside else 1.0 for inside in local]
+        scales = [torch.as_tensor(site["scale"], dtype=torch.float64) for site in sites]
+        return any(not bool((s - e).abs().max() < 1e-6 * e) for s, e in zip(scales, expected, strict=True))
+
     @torch.no_grad()
     def decompose(self, num_data: int, layout: Layout, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the batch's mean bound, reconstruction and KL in nats per datum.
 
-        Where latents are shared by all data or summed out, the bound is the objective's and its parts are not defined.
+        Where latents are shared by all data or summed out, the bound is the objective's, not a number where it carries
+        a scale beyond the plate's, and its parts are not defined.
         """
         nan = torch.full_like(loss, math.nan)
         if layout.global_latents or layout.unguided or _enumerated(self.guide_traces):
-            return -loss, nan, nan
+            return (nan if self.annealed(layout, num_data) else -loss), nan, nan
         reconstruction = _mean([log_density(trace, num_data, observed=True) for trace in self.model_traces])
         prior = _mean([log_density(trace, num_data, observed=False) for trace in self.model_traces])
         posterior = _mean([log_density(trace, num_data) for trace in self.guide_traces])
@@ -249,6 +259,11 @@ def make_optimizer(optimizer: Any, params: Params, lr: float) -> torch.optim.Opt
     if isinstance(optimizer, torch.optim.Optimizer):
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [name for name, p in params.items() if id(p) not in held]
+        stray = held - {id(p) for p in params.values()}
+        if stray:
+            raise ValueError(
+                f"the optimizer holds {len(stray)} parameters that are not the pair's: make it over the pair's alone"
+            )
         if missing:
             raise ValueError(
                 f"the optimizer does not hold the pair's parameter {missing[0]!r} ({len(missing)} in all): pass a "
