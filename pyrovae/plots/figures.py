@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pyrovae.evaluation import KHAT_LIMIT, Evaluation
 
@@ -62,6 +63,8 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes[1].axvline(0, color="0.6", linewidth=1)
     axes[1].set_yticks(rows, [])
     axes[1].set_ylim(-0.6, len(table) - 0.4)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per datum)")
     return figure
 
