@@ -12,8 +12,6 @@ from torch import nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-Configuration = dict[str, Any]
-
 
 class NotConfigurable(ValueError):
     """A value that no configuration describes: its owner has to bring it."""

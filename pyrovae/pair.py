@@ -38,7 +38,6 @@ class Observed:
     name: str
     support: Constraint | None
     source: int | None
-    event_dim: int
 
 
 @dataclass(frozen=True)
@@ -311,7 +310,7 @@ def _observed(name: str, site: Site, batch: Batch) -> Observed:
     while hasattr(base, "base_dist"):
         base = base.base_dist
     checked = isinstance(base, Distribution) and base._validate_args
-    return Observed(name, site["fn"].support if checked else None, source, site["fn"].event_dim)
+    return Observed(name, site["fn"].support if checked else None, source)
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
