@@ -89,8 +89,12 @@ class Question:
         for part in self.particles(num_particles, batch_size, progress):
             chunks.append(part.log_weight)
             if sum(len(chunk) for chunk in chunks) == num_particles:
-                yield part.indices, torch.cat(chunks)
-                chunks = []
+                weights, chunks = torch.cat(chunks), []
+                impossible = (weights == -math.inf).all(0)
+                if bool(impossible.any()):
+                    datum = part.indices[int(impossible.nonzero()[0])]
+                    raise ValueError(f"no particle of datum {datum} has positive density: the model gives it none")
+                yield part.indices, weights
 
     def _draw(
         self, indices: range, batch: tuple[Tensor, ...], noise: DatumNoise, start: int, repeats: int

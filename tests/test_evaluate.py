@@ -120,7 +120,7 @@ def test_data_that_the_model_rules_out_are_named():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="no particle of datum 1 of its batch has positive density"):
+    with pytest.raises(ValueError, match="no particle of datum 1 has positive density"):
         evaluate(model, guide, torch.tensor([0.0, 3.0]), num_particles=5, progress=False)
 
 

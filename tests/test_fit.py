@@ -303,6 +303,28 @@ def test_resuming_a_finished_fit_and_going_on(tmp_path):
     assert same(state(load(tmp_path)), state(whole))
 
 
+def test_a_fit_that_went_on_from_its_last_state_can_be_interrupted(tmp_path):
+    x, held_out = bits(50), bits(10, seed=3)
+    options = {"steps": None, "batch_size": 20, "validation_data": held_out, "patience": 100, "lr": 2e-2}
+
+    whole = quick(*resumable(), x, epochs=40, **options)
+    quick(*resumable(), x, epochs=20, checkpoint=tmp_path, **options)
+    model, guide = make_vae()
+    calls = []
+
+    def counting(x):
+        calls.append(1)
+        if len(calls) > 40:
+            raise Stop
+        return model(x)
+
+    with pytest.raises(Stop):
+        quick(counting, guide, x, epochs=40, checkpoint=tmp_path, checkpoint_seconds=0.0, resume=True, **options)
+    resumed = quick(*resumable(), x, epochs=40, checkpoint=tmp_path, resume=True, **options)
+    assert without_time(resumed.history).equals(without_time(whole.history))
+    assert same(state(resumed), state(whole))
+
+
 def test_patience_may_grow_when_a_fit_is_resumed(tmp_path):
     x, held_out = bits(20), bits(30, seed=5)
     options = {"steps": None, "epochs": 60, "lr": 2e-2, "validation_data": held_out}

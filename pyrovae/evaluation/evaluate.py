@@ -75,9 +75,6 @@ def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     weights = log_weights.double()
     num_particles = weights.shape[0]
     largest = weights.max(0).values
-    if bool((largest == -math.inf).any()):
-        datum = int((largest == -math.inf).nonzero()[0])
-        raise ValueError(f"no particle of datum {datum} of its batch has positive density: the model gives it none")
     relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
     log_mean = largest + relative.mean(0).log()
     many = num_particles > 1

@@ -199,7 +199,7 @@ class Run:
 
     def finish(self, patience: int | None) -> None:
         """Go back to the best state when there is one; the last is kept for a fit that goes on from here."""
-        if patience is not None and self.best and self.best_epoch < self.epoch:
+        if patience is not None and self.best:
             self.last = self.snapshot()
             self.back_to(self.best)
 
@@ -276,8 +276,8 @@ class Run:
                     f"the checkpoint in {str(folder)!r} was made with {key}={resume['settings'].get(key)}, got "
                     f"{key}={value}: use the same, or resume=False"
                 )
-        self.last = {key.removeprefix("last/"): t for key, t in tensors.items() if key.startswith("last/")}
-        restore_pair(self.pair, self.bare, self.last or fitted_tensors(tensors), repr(str(folder)))
+        last = {key.removeprefix("last/"): t for key, t in tensors.items() if key.startswith("last/")}
+        restore_pair(self.pair, self.bare, last or fitted_tensors(tensors), repr(str(folder)))
         self.stepper.restore(storage.unflatten(resume["optimizer"], tensors))
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best
