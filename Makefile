@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
 
-.PHONY: demo test slow lint types format clean
+.PHONY: demo test slow lint types format benchmark cuda-check clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"pyrovae needs Python 3.11 or newer, got {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
@@ -34,6 +34,23 @@ types: $(VENV)/installed
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv build --quiet --wheel --out-dir build/types .
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --target build/types/site build/types/*.whl
 	cd build/types/site && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml -p pyrovae
+
+# Every peer in turn; Pythae in an environment of its own. PYROVAE_DATA names the folder of MNIST.
+benchmark: $(VENV)/installed $(VENV)-pythae/installed
+	$(BIN)/python -W ignore benchmarks/speed.py --pythae $(VENV)-pythae/bin/python
+	$(BIN)/python -W ignore benchmarks/parts.py
+	$(BIN)/python -W ignore benchmarks/precision.py
+
+$(VENV)-pythae/installed: $(VENV)/installed
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-pythae
+	VIRTUAL_ENV=$(VENV)-pythae $(BIN)/uv pip install --quiet pythae torch torchvision
+	touch $@
+
+# On a machine with a CUDA device, with the interpreter that is there (torch 2.11 or newer, pyro-ppl, pytest, ...).
+CUDA_PYTHON ?= python3
+cuda-check:
+	PYTHONPATH=. $(CUDA_PYTHON) -m pytest -m gpu tests
+	PYTHONPATH=. $(CUDA_PYTHON) -W ignore benchmarks/speed.py --quick --rounds 1
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
     from pyrovae.arviz import elpd, to_arviz
     from pyrovae.evaluation import Evaluation, compare, comparison, evaluate, pareto_khat
-    from pyrovae.particles import log_weights
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
+    from pyrovae.weights import log_weights
 
 try:
     __version__ = version("pyrovae")
@@ -28,7 +28,7 @@ _NAMES = {
     "evaluate": "evaluation",
     "fit": "training",
     "load": "training",
-    "log_weights": "particles",
+    "log_weights": "weights",
     "pareto_khat": "evaluation",
     "to_arviz": "arviz",
 }

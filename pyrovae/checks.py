@@ -1,6 +1,7 @@
 """Sentences for bad arguments: what was got, what was expected."""
 
 import math
+import tempfile
 from pathlib import Path
 
 
@@ -33,11 +34,10 @@ def writable_folder(folder: str | Path) -> Path:
         ValueError: when it is a file, cannot be created, or cannot be written.
     """
     folder = Path(folder)
-    probe = folder / ".pyrovae-write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # its own, should several processes look at once
+            pass
     except OSError as error:
         raise ValueError(
             f"cannot write into the folder {str(folder)!r} ({error.strerror}): name a writable one"

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pandas as pd
 import yaml
@@ -34,6 +34,7 @@ from pyrovae.priors import Prior, StandardNormal
 from pyrovae.report import comparison_page, formatted
 from pyrovae.state import importing, random_state
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
+from pyrovae.training.group import Group, launched, wait_for_all
 from pyrovae.training.storage import holds_fit
 
 CONFIG = "config.yaml"
@@ -77,6 +78,8 @@ def fit_command(
     batch_size: int = 128,
     lr: float = 1e-3,
     clip_norm: float | None = None,
+    compile: bool | Literal["auto"] = "auto",
+    precision: Literal["float32", "float64", "bfloat16"] = "float32",
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -85,6 +88,7 @@ def fit_command(
     """Fit a variational autoencoder by SVI and save it.
 
     The data are split at random into training, validation and test sets (the published test set where there is one).
+    Under torchrun the processes share every batch.
 
     Args:
         data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
@@ -102,6 +106,8 @@ def fit_command(
         batch_size: data in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
+        compile: true compiles the step, false never does, auto does where it pays.
+        precision: of modules and data; bfloat16 is that of the products in networks alone.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         resume: continue what an earlier run in the same folder left.
@@ -111,11 +117,12 @@ def fit_command(
     fitted = _fit_guide(
         folder / "fit", data, guide,
         prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim, features=features,
-        epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, seed=seed, device=device,
-        resume=resume, progress=progress,
+        epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
+        precision=precision, seed=seed, device=device, resume=resume, progress=progress,
     )  # fmt: skip
-    fitted.history.to_csv(folder / "history.csv", index=False)
-    print(f"saved in {folder}")
+    if Group().rank == 0:
+        fitted.history.to_csv(folder / "history.csv", index=False)
+        print(f"saved in {folder}")
 
 
 def evaluate_command(
@@ -304,13 +311,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = parsers[command].instantiate(given[command])
             values = {name: value for name, value in vars(chosen).items() if name not in {"config", "overwrite"}}
             runs = command in {"fit", "compare"}
-            if runs:
-                _prepare(given[command])
-                if not given[command].resume:
+            with launched() as rank:
+                if rank and command != "fit":
+                    raise ValueError(f"{command} runs in one process: start it without torchrun")
+                if runs and not rank:
+                    _prepare(given[command])
+                    if not given[command].resume:
+                        _save_config(given[command], parsers[command])
+                wait_for_all()
+                _COMMANDS[command](**values)
+                if runs and not rank:  # a resumed run's new settings, once they are known to be honoured
                     _save_config(given[command], parsers[command])
-            _COMMANDS[command](**values)
-            if runs:  # a resumed run's new settings, once they are known to be honoured
-                _save_config(given[command], parsers[command])
         else:
             list_command()
     except FitInterrupted as interruption:
@@ -376,7 +387,8 @@ def _fit_guide(folder: Path, data: Data, guide: GuideMaker, *, resume: bool, **o
         options["patience"] = max(options["patience"], -(-LEAST_STEPS // per_epoch))
     held_out = splits.validation
     fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, resume=resume, **options)
-    print(f"{folder.name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
+    if Group().rank == 0:
+        print(f"{folder.name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
     return fitted
 
 

@@ -1,6 +1,7 @@
 """Random numbers that belong to the datum: its answer does not depend on which others share its batch."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _aten = torch.ops.aten
-_FRESH: dict[Any, Callable[[Tensor, torch.Generator, Any], Tensor]] = {
+fresh: dict[Any, Callable[[Tensor, torch.Generator, Any], Tensor]] = {
     _aten.rand.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
     _aten.rand_like.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
     _aten.randn.default: lambda t, g, _: t.normal_(0, 1, generator=g),
@@ -28,6 +29,58 @@ def datum_seed(seed: int, index: int) -> int:
     return ((mixed >> 32) + index) % _SEEDS
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A random operation that a program runs: what is drawn is known before any of its tensors are.
+
+    Attributes:
+        func: the operation.
+        args: its positional arguments; a tensor that is filled, or whose shape is taken, stands for that shape.
+        kwargs: its keyword arguments.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Draw":
+        """Describe an operation.
+
+        Raises:
+            ValueError: when what it draws depends on the value of a tensor.
+        """
+        fills = func in fresh or func._schema.name.endswith("_")
+        if not fills or any(isinstance(value, Tensor) for value in [*args[1:], *kwargs.values()]):
+            raise ValueError(f"{func} draws from a distribution that is computed")
+        first = args[0]
+        shaped = torch.empty_like(first, device="meta") if isinstance(first, Tensor) else first
+        device = {"device": first.device} if isinstance(first, Tensor) else {}
+        return cls(func, (shaped, *args[1:]), {**device, **kwargs})
+
+    def matches(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether this is the same operation."""
+        return self.func == func and first_shape(args) == first_shape(self.args)
+
+
+class Given(TorchDispatchMode):
+    """Gives a program numbers that were drawn before, one tensor for each of its random operations."""
+
+    def __init__(self, draws: Sequence[Draw], noise: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._next = zip(draws, noise, strict=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer a random operation with the next numbers; pass any other on."""
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        expected, numbers = next(self._next, (None, None))
+        if expected is None or not expected.matches(func, args):
+            raise ValueError("the program draws other random numbers from call to call")
+        return args[0].copy_(numbers) if func._schema.name.endswith("_") else numbers
+
+
 class DatumNoise(TorchDispatchMode):
     """Draws every random tensor that has a row per datum from that datum's own generator.
 
@@ -36,6 +89,12 @@ class DatumNoise(TorchDispatchMode):
     done datum by datum; one that has none (noise shared by all data) is left to torch's global generator. A
     sampler that loops until a whole batch is accepted (von Mises) goes on as long as its slowest datum, and so depends
     on the batch all the same.
+
+    Attributes:
+        repeats: how often each datum stands in the batch.
+        outer: when not 0, the number of particles in a dimension of their own, left of all others; the batch then
+            holds each datum once.
+        record: when not None, takes a :class:`Draw` for every random operation.
 
     Args:
         seed: of the call.
@@ -47,13 +106,38 @@ class DatumNoise(TorchDispatchMode):
         super().__init__()
         self.generators = [torch.Generator(device).manual_seed(datum_seed(seed, i)) for i in indices]
         self.repeats = 1
+        self.outer = 0
+        self.record: list[Draw] | None = None
+
+    def numbers(self, draw: Draw) -> Tensor:
+        """Draw what a program will ask for."""
+        found = self._rows(first_shape(draw.args) or ())
+        device = {"device": draw.kwargs.get("device")}
+        if draw.func._schema.name.endswith("_"):
+            args: tuple[Any, ...] = (self._laid_out(draw.args[0], **device), *draw.args[1:])
+            kwargs = {key: value for key, value in draw.kwargs.items() if key != "device"}
+        else:
+            args, kwargs = draw.args, draw.kwargs
+        out: Tensor = draw.func(*args, **kwargs) if found is None else self._by_datum(draw.func, *found, args, kwargs)
+        return out
+
+    def _laid_out(self, like: Tensor, device: Any) -> Tensor:
+        """Return an empty tensor in which each datum's numbers are next to each other."""
+        found = self._rows(like.shape)
+        if found is None:
+            return torch.empty(like.shape, dtype=like.dtype, device=device)
+        sizes = list(like.shape)
+        first = sizes.pop(found[0])
+        return torch.empty([first, *sizes], dtype=like.dtype, device=device).movedim(0, found[0])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Send a random operation to the data's generators; pass any other on."""
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
-            shape = _shape(args)
+            shape = first_shape(args)
             found = None if shape is None else self._rows(shape)
+            if self.record is not None:
+                self.record.append(Draw.of(func, args, kwargs))
             if found is not None:
                 return self._by_datum(func, *found, args, kwargs)
         return func(*args, **kwargs)
@@ -63,6 +147,13 @@ class DatumNoise(TorchDispatchMode):
 
         Distributions flatten what they hand to torch, so that a datum may own several entries in a row of the first.
         """
+        if self.outer:
+            dims = [d for d, n in enumerate(shape) if d > 0 and n == len(self.generators)]
+            if dims and shape[0] == self.outer:
+                return dims[0], 1
+            if shape and shape[0] and shape[0] % (self.outer * len(self.generators)) == 0:
+                raise ValueError(f"noise of shape {tuple(shape)} is not laid out by particle and datum")
+            return None
         rows = self.repeats * len(self.generators)
         dim = next((d for d, n in enumerate(shape) if n == rows), None)
         if dim is not None:
@@ -70,10 +161,10 @@ class DatumNoise(TorchDispatchMode):
         return (0, shape[0] // len(self.generators)) if shape and shape[0] and shape[0] % rows == 0 else None
 
     def _by_datum(self, func: Any, dim: int, count: int, args: Any, kwargs: Any) -> Any:
-        fresh = _FRESH.get(func)
-        if fresh is not None:
+        fill = fresh.get(func)
+        if fill is not None:
             out = _empty(func, args, kwargs)
-            return self._fill(out, dim, count, lambda piece, g: fresh(piece, g, args))
+            return self._fill(out, dim, count, lambda piece, g: fill(piece, g, args))
         if not any(argument.name == "generator" for argument in func._schema.arguments):
             return func(*args, **kwargs)
         if func._schema.name.endswith("_"):
@@ -90,6 +181,8 @@ class DatumNoise(TorchDispatchMode):
     def _fill(self, out: Tensor, dim: int, count: int, draw: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
         for i, generator in enumerate(self.generators):
             target = out.narrow(dim, i * count, count)
+            if count == 1:
+                target = target.select(dim, 0)
             if target.is_contiguous():
                 draw(target, generator)
             else:  # a strided target would be filled in another order
@@ -99,7 +192,7 @@ class DatumNoise(TorchDispatchMode):
         return out
 
 
-def _shape(args: Any) -> Sequence[int] | None:
+def first_shape(args: Any) -> Sequence[int] | None:
     """Return the shape of what an operation will draw: its first tensor's, or else the size that it was given."""
     for argument in args:
         if isinstance(argument, Tensor):

@@ -52,6 +52,8 @@ class Layout:
         observed: observed sites.
         num_data: length of the batch that was read.
         plate: name of the data plate.
+        nesting: depth of the plates, 1 where there is the data plate alone.
+        subsampled: whether the data plate says that the batch stands for more data than it holds.
     """
 
     latents: tuple[str, ...]
@@ -61,6 +63,8 @@ class Layout:
     observed: tuple[Observed, ...]
     num_data: int
     plate: str
+    nesting: int
+    subsampled: bool
 
     def require_per_datum(self) -> None:
         """Refuse a pair that has no log weight per datum.
@@ -280,6 +284,8 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         observed=tuple(observed),
         num_data=num_data,
         plate=plate,
+        nesting=max(-f.dim for site in [*model_sites.values(), *guide_sites.values()] for f in data_frames(site)),
+        subsampled=plate_size(model_trace, plate) != num_data,
     )
 
 
@@ -343,6 +349,26 @@ def _search(value: Any, name: str, found: dict[str, nn.Module], seen: set[int]) 
         return
     for key, part in _parts(value):
         _search(part, f"{name}.{key}", found, seen)
+
+
+def python_numbers(pair: Pair) -> dict[str, float]:
+    """Return the plain numbers that the programs hold, by where they were found: counters, weights, switches."""
+    numbers: dict[str, float] = {}
+    for role, program in (("model", pair.model), ("guide", pair.guide)):
+        _search_numbers(program, role, numbers, set())
+    return numbers
+
+
+def _search_numbers(value: Any, name: str, found: dict[str, float], seen: set[int]) -> None:
+    if isinstance(value, bool | int | float):
+        found[name] = value
+        return
+    if id(value) in seen or inspect.isclass(value) or isinstance(value, types.ModuleType | Tensor | str | bytes):
+        return
+    seen.add(id(value))
+    members = [*value.named_children(), *vars(value).items()] if isinstance(value, nn.Module) else _parts(value)
+    for key, part in members:
+        _search_numbers(part, f"{name}.{key}", found, seen)
 
 
 def _parts(value: Any) -> Iterable[tuple[Any, Any]]:

@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from pyrovae.checks import at_least
 from pyrovae.data import Data, as_data
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Layout, Pair, Program, Repeated, log_density, per_datum, sample_sites
 from pyrovae.state import bare_params, default_device, isolated, placed
 
-BATCH_SIZE = 64
-PARTICLES_PER_CALL = 64  # fixed, so that a datum's particles do not depend on the batch size
+BATCH_SIZE = 32
+PARTICLES_PER_CALL = 256  # fixed, so that a datum's particles do not depend on the batch size
 
 
 @dataclass(frozen=True)
@@ -77,39 +76,24 @@ class Question:
         with bar, pyro.validation_enabled(False):
             for indices, batch in self.data.batches(batch_size):
                 noise = DatumNoise(self.seed, indices, self.data.device)
-                for start in range(0, num_particles, PARTICLES_PER_CALL):
-                    yield self._draw(indices, batch, noise, start, min(PARTICLES_PER_CALL, num_particles - start))
+                for start, repeats in chunks(num_particles):
+                    yield self._draw(indices, batch, noise, start, repeats)
                 bar.update(len(indices))
 
-    def log_weights(
-        self, num_particles: int, batch_size: int = BATCH_SIZE, progress: str | None = None
-    ) -> Iterator[tuple[range, Tensor]]:
-        """Iterate over batches: the data's indices and their log weights ``[K, len(indices)]``."""
-        chunks: list[Tensor] = []
-        for part in self.particles(num_particles, batch_size, progress):
-            chunks.append(part.log_weight)
-            if sum(len(chunk) for chunk in chunks) == num_particles:
-                weights, chunks = torch.cat(chunks), []
-                impossible = (weights == -math.inf).all(0)
-                if bool(impossible.any()):
-                    datum = part.indices[int(impossible.nonzero()[0])]
-                    raise ValueError(f"no particle of datum {datum} has positive density: the model gives it none")
-                yield part.indices, weights
+    def name_what_is_not_finite(self, indices: range, batch: tuple[Tensor, ...], num_particles: int) -> None:
+        """Draw a batch's particles again, and raise with the datum and the site."""
+        noise = DatumNoise(self.seed, indices, self.data.device)
+        for start, repeats in chunks(num_particles):
+            self._draw(indices, batch, noise, start, repeats)
+        raise ValueError(f"a log weight of data {indices[0]} to {indices[-1]} is not a finite number")
 
     def _draw(
         self, indices: range, batch: tuple[Tensor, ...], noise: DatumNoise, start: int, repeats: int
     ) -> Particles:
         rows = tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
         noise.repeats = repeats
-        try:
-            with noise, Repeated():
-                model_trace, guide_trace = self.pair.traces(rows)
-        except (RuntimeError, ValueError) as error:
-            text = " ".join(str(error).split())
-            raise ValueError(
-                f"the pair ran on a batch of {self.layout.num_data} data but fails on one of {len(rows[0])}; "
-                f"programs must read the number of data from their batch: {type(error).__name__}: {text}"
-            ) from error
+        with other_lengths_explained(self.layout, len(rows[0])), noise, Repeated():
+            model_trace, guide_trace = self.pair.traces(rows)
         size = len(indices) * repeats
         weight = log_density(model_trace, size) - log_density(guide_trace, size)
         weight = weight.unflatten(0, (len(indices), repeats)).T
@@ -122,6 +106,25 @@ class Question:
                 "program returns NaN or infinity there"
             )
         return Particles(indices, start, rows, model_trace, guide_trace, weight)
+
+
+@contextmanager
+def other_lengths_explained(layout: Layout, length: int) -> Iterator[None]:
+    """Say of programs that fail inside the block that they ran on a batch of another length."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"the pair ran on a batch of {layout.num_data} data but fails on one of {length}; "
+            f"programs must read the number of data from their batch: {type(error).__name__}: {text}"
+        ) from error
+
+
+def chunks(num_particles: int) -> list[tuple[int, int]]:
+    """Split particles into calls as equal as can be: the first particle and the number of them."""
+    size = -(-num_particles // -(-num_particles // PARTICLES_PER_CALL))
+    return [(start, min(size, num_particles - start)) for start in range(0, num_particles, size)]
 
 
 @contextmanager
@@ -237,52 +240,3 @@ def non_finite_site(model_trace: Any, guide_trace: Any, num_data: int) -> str:
             if not finite or not bool(per_datum(site, num_data).isfinite().all()):
                 return name
     return "unknown"
-
-
-def log_weights(
-    model: Program,
-    guide: Program,
-    data: Any,
-    *,
-    num_particles: int,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
-) -> Tensor:
-    """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per datum.
-
-    Every subsample or annealing scale is removed and every mask kept. The numbers of a datum depend on ``seed``, on its
-    index and on ``num_particles``, not on ``batch_size``.
-
-    Args:
-        model: generative program ``model(*batch)``.
-        guide: recognition program ``guide(*batch)``.
-        data: a tensor, a tuple of tensors, or a data set.
-        num_particles: K.
-        batch_size: data held by a call of the programs, each with up to 64 particles at once.
-        seed: of the particles.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
-
-    Returns:
-        Tensor ``[K, N]`` on the CPU.
-
-    Example:
-        Under the exact posterior every log weight is log p(x).
-
-        >>> from pyrovae import guides, models
-        >>> model = models.LinearGaussian(2, 5)
-        >>> x = torch.ones(7, 5)
-        >>> weights = log_weights(model, guides.Exact(model), x, num_particles=3, progress=False)
-        >>> weights.allclose(model.log_evidence(x).expand(3, 7), atol=1e-4)
-        True
-
-    Raises:
-        ValueError: for a pair that breaks the contract, bad data or bad numbers.
-    """
-    at_least("num_particles", num_particles, 1)
-    at_least("batch_size", batch_size, 1)
-    with question(model, guide, data, seed=seed, device=device) as asked:
-        label = "log weights" if progress else None
-        return torch.cat([part.cpu() for _, part in asked.log_weights(num_particles, batch_size, label)], dim=1)

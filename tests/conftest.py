@@ -11,8 +11,10 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyrovae import guides, likelihoods, models, nn, priors
+from pyrovae import data, guides, likelihoods, models, nn, priors
 from pyrovae.noise import DatumNoise
+
+collect_ignore = ["distributed_job.py", "killed_job.py"]  # scripts that tests run in processes of their own
 
 with DatumNoise(0, [0], torch.device("cpu")):  # torch imports on first use, and adds warning filters as it does
     torch.randn(1, 2)
@@ -97,6 +99,34 @@ def bits(size, data_dim=12, seed=0):
     rates = torch.rand(3, data_dim, generator=generator)
     chosen = torch.randint(3, (size,), generator=generator)
     return torch.bernoulli(rates[chosen], generator=generator)
+
+
+class Watched(data.Data):
+    """Data whose batches pass through a function of their indices and their tensor, from wherever they are taken."""
+
+    def __init__(self, x, hook):
+        super().__init__(x)
+        self.hook = hook
+
+    def batch(self, indices):
+        (x,) = super().batch(indices)
+        return (self.hook(indices, x),) if isinstance(indices, torch.Tensor) else (x,)
+
+    def _copy(self, tensors, labels):
+        other = super()._copy(tensors, labels)
+        other.__class__ = Watched
+        return other
+
+
+def planted(x, first):
+    """Data that hold a NaN at datum 7, from the batch of this number on."""
+    calls = []
+
+    def hook(indices, batch):
+        calls.append(1)
+        return torch.where((len(calls) >= first) & (indices == 7)[:, None], math.nan, batch)
+
+    return Watched(x, hook)
 
 
 def closed_form_se(values):

@@ -200,5 +200,5 @@ def test_memory_stays_flat_in_the_number_of_particles(monkeypatch):
     rows = []
     run = model.forward
     monkeypatch.setattr(model, "forward", lambda x: rows.append(len(x)) or run(x))
-    quietly(model, guide, bits(40), num_particles=500, batch_size=16)
-    assert max(rows) <= 16 * 64
+    quietly(model, guide, bits(40), num_particles=2000, batch_size=16)
+    assert max(rows) <= 16 * 256

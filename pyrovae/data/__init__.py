@@ -5,6 +5,7 @@ from pyrovae.data.data import Data, Splits, as_data
 from pyrovae.data.digits import Digits
 from pyrovae.data.files import CSV, Array
 from pyrovae.data.mnist import MNIST, FashionMNIST, data_root
+from pyrovae.data.stream import Stream
 
 __all__ = [
     "CSV",
@@ -17,6 +18,7 @@ __all__ = [
     "FashionMNIST",
     "Splits",
     "Static",
+    "Stream",
     "as_data",
     "data_root",
 ]

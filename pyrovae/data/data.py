@@ -1,7 +1,7 @@
 """A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from pyrovae.checks import at_least
 from pyrovae.data.binarisation import Binarisation, Static
 
+ROWS = 4096  # read at once of a set that may be larger than memory
 Shape = int | tuple[int, ...]
 
 
@@ -35,6 +36,7 @@ class Data:
         feature_names: of the columns of the first tensor.
         levels: divide the first tensor by this number when a batch is made (255 for grey levels in a byte).
         binarise: how intensities of the first tensor become bits; None leaves them as they are.
+        mapped: whether the tensors are files mapped into memory, which stay where they are: batches alone are moved.
 
     Raises:
         ValueError: for no tensors, tensors of different lengths, an empty set, or a value that is not finite.
@@ -53,6 +55,7 @@ class Data:
         feature_names: Sequence[str] | None = None,
         levels: float | None = None,
         binarise: Binarisation | None = None,
+        mapped: bool = False,
     ) -> None:
         _check(tensors)
         if labels is not None and len(labels) != len(tensors[0]):
@@ -66,15 +69,19 @@ class Data:
         self.feature_names = None if feature_names is None else list(feature_names)
         self.levels = levels
         self.binarise = binarise
+        self.mapped, self.place = mapped, tensors[0].device
+        self.rows = torch.arange(len(tensors[0])) if mapped else torch.empty(0)  # of a mapped file, those of this set
         self.moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
         if binarise is not None:
             _check_intensities(self._decode(tensors[0]))
+            if mapped:
+                raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
             if not binarise.random:
                 self._draw_once(binarise)
 
     def __len__(self) -> int:
-        return int(self.tensors[0].shape[0])
+        return len(self.rows) if self.mapped else len(self.tensors[0])
 
     @property
     def shape(self) -> Shape:
@@ -83,16 +90,25 @@ class Data:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.tensors[0].device
+        """Where batches are."""
+        return self.place if self.mapped else self.tensors[0].device
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
         """Return the rows at ``indices``, decoded; a dynamic binarisation draws anew."""
-        first, *others = (t[indices] for t in self.tensors)
+        first, *others = self._at(indices)
         first = self._decode(first)
         if self.binarise is not None:
             first = self.binarise.draw(first)
         return (first, *(self._cast(t) for t in others))
+
+    def _at(self, indices: Tensor | slice) -> list[Tensor]:
+        if not self.mapped:
+            return [t[indices] for t in self.tensors]
+        rows = self.rows[indices.cpu() if isinstance(indices, Tensor) else indices]
+        return [t.to(self.place) for t in self._fetch(rows)]
+
+    def _fetch(self, rows: Tensor) -> list[Tensor]:
+        return [t[rows] for t in self.tensors]
 
     def batches(self, batch_size: int) -> Iterator[tuple[range, tuple[Tensor, ...]]]:
         """Iterate over the set in order: the indices of each batch, and its tensors."""
@@ -101,9 +117,15 @@ class Data:
             stop = min(start + batch_size, len(self))
             yield range(start, stop), self.batch(slice(start, stop))
 
+    def stream(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """Iterate over the batches at given indices, each made when it is due."""
+        return (self.batch(indices) for indices in parts)
+
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Data":
         """Return the set on ``device``; its batches have floating tensors of ``dtype`` (None: as they are)."""
-        other = self._copy(tuple(t.to(device) for t in self.tensors), self.labels)
+        moved = self.tensors if self.mapped else tuple(t.to(device) for t in self.tensors)
+        other = self._copy(moved, self.labels)
+        other.place = self.place if device is None else device
         other.dtype = self.dtype if dtype is None else dtype
         return other
 
@@ -138,8 +160,9 @@ class Data:
     def fingerprint(self) -> str:
         """Return a checksum of the tensors and of how they are decoded."""
         checksum = 0
-        for tensor in [*self.tensors, *(self.moments or ())]:
-            checksum = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), checksum)
+        for tensor in [*self.tensors, *(self.moments or ()), self.rows]:
+            for part in tensor.split(ROWS):
+                checksum = zlib.crc32(part.detach().cpu().contiguous().numpy().tobytes(), checksum)
         decoding = [self.levels, type(self.binarise).__name__, str(self.dtype), len(self)]
         return f"{checksum:08x} {decoding}"
 
@@ -163,10 +186,14 @@ class Data:
 
     def _rows(self, indices: Tensor | slice) -> "Data":
         labels = None if self.labels is None else self.labels[indices]
+        if self.mapped:
+            other = self._copy(self.tensors, labels)
+            other.rows = self.rows[indices]
+            return other
         return self._copy(tuple(t[indices] for t in self.tensors), labels)
 
     def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> "Data":
-        other = object.__new__(Data)
+        other = object.__new__(type(self) if self.mapped else Data)
         other.__dict__.update(self.__dict__, tensors=tensors, labels=labels)
         return other
 
@@ -217,7 +244,9 @@ def _check(tensors: Sequence[Tensor]) -> None:
     if lengths[0] == 0:
         raise ValueError("the data set is empty: at least one datum is needed")
     for position, tensor in enumerate(tensors):
-        finite = tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else tensor.isfinite()
+        if not tensor.is_floating_point():
+            continue
+        finite = torch.cat([part.isfinite().flatten(1).all(1) for part in tensor.unsqueeze(-1).split(ROWS)])
         if not bool(finite.all()):
             index = int((~finite).nonzero()[0])
             values = tensor[index].flatten()

@@ -18,11 +18,19 @@ class Array(Data):
         path: of the file.
         levels: divide by this number (255 for grey levels in a byte).
         binarise: how intensities become bits; None leaves them as they are.
+        mapped: map the file into memory instead of reading it, for one that is larger than memory.
     """
 
-    def __init__(self, path: str | Path, *, levels: float | None = None, binarise: Binarisation | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        levels: float | None = None,
+        binarise: Binarisation | None = None,
+        mapped: bool = False,
+    ) -> None:
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, allow_pickle=False, mmap_mode="c" if mapped else None)  # c: nothing is written back
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"cannot read an array from {str(path)!r}: {error}") from None
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or not 1 < array.ndim < 5:
@@ -30,9 +38,11 @@ class Array(Data):
             raise ValueError(f"{str(path)!r} must hold numbers [N, D], [N, H, W] or [N, C, H, W], got {got}")
         image_shape = (1, *array.shape[1:]) if array.ndim == 3 else array.shape[1:] if array.ndim == 4 else None
         tensor = torch.from_numpy(array.reshape(len(array), -1)) if len(array) else torch.empty(0, 1)
-        if levels is None or tensor.dtype != torch.uint8:
+        if mapped and levels is None and not tensor.is_floating_point():
+            levels = 1
+        if not mapped and (levels is None or tensor.dtype != torch.uint8):
             tensor = tensor.to(torch.get_default_dtype())
-        super().__init__(tensor, image_shape=image_shape, levels=levels, binarise=binarise)
+        super().__init__(tensor, image_shape=image_shape, levels=levels, binarise=binarise, mapped=mapped)
 
 
 class CSV(Data):

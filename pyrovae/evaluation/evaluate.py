@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import at_least
+from pyrovae.compiled import check_mode
 from pyrovae.evaluation.psis import pareto_khat
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question
+from pyrovae.weights import stream
 
 KHAT_LIMIT = 0.7
 
@@ -97,6 +99,7 @@ def evaluate(
     num_particles: int = 1000,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    compile: bool | str = "auto",
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -111,6 +114,8 @@ def evaluate(
         num_particles: K.
         batch_size: data held by a call of the programs; memory grows with it, not with ``num_particles``.
         seed: of the particles.
+        compile: whether the programs are traced once and compiled; "auto" does so where it saves more time than it
+            costs. The random numbers are the same.
         device: None means CUDA where there is one.
         progress: whether to show a progress bar.
 
@@ -129,8 +134,9 @@ def evaluate(
     """
     at_least("num_particles", num_particles, 1)
     at_least("batch_size", batch_size, 1)
+    check_mode(compile)
     with question(model, guide, data, seed=seed, device=device) as asked:
         label = "evaluate" if progress else None
-        parts = [weigh(part) for _, part in asked.log_weights(num_particles, batch_size, label)]
+        parts = [weigh(part) for _, part in stream(asked, num_particles, batch_size, label, compile)]
     fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     return Evaluation(**fields, num_particles=num_particles)

@@ -1,8 +1,10 @@
 """Stochastic variational inference for any pair."""
 
+import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,18 @@ import torch
 from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive, writable_folder
+from pyrovae.compiled import check_mode
 from pyrovae.data import as_data
 from pyrovae.pair import Program
 from pyrovae.state import default_dtype, isolated
 from pyrovae.training import storage
+from pyrovae.training.compiling import Compiler
 from pyrovae.training.errors import FitError, FitInterrupted
+from pyrovae.training.group import LostProcess
 from pyrovae.training.interrupt import Interrupts
 from pyrovae.training.result import Fit
 from pyrovae.training.run import Run
-from pyrovae.training.step import PyroStepper, Stepper, TorchStepper, make_optimizer
+from pyrovae.training.step import Gradients, PyroStepper, Stepper, TorchStepper, make_optimizer
 
 DEFAULT_LR = 1e-3
 DEFAULT_EPOCHS = 100
@@ -39,6 +44,7 @@ def fit(
     validation_data: Any = None,
     patience: int | None = None,
     clip_norm: float | None = None,
+    compile: bool | str = "auto",
     precision: str = "float32",
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
@@ -50,6 +56,12 @@ def fit(
     """Fit a pair by stochastic variational inference; modules are trained in place.
 
     They stay in the mode, train or eval, that they are in; what is judged is judged in eval mode.
+
+    In an initialised default group of ``torch.distributed`` every process calls this with the same arguments; each
+    takes its share of every batch, and the gradients are added up. A datum's noise is the one that it would have in one
+    process, whose result comes out up to rounding; what is drawn from a distribution that is computed (a gamma, a
+    Poisson) comes from a stream of the process's own, and batch statistics are those of a share. The first process
+    writes the checkpoint, which any number of processes can resume.
 
     Source: Hoffman, Blei, Wang and Paisley, "Stochastic variational inference", 2013; Kingma and Welling, 2014.
 
@@ -67,7 +79,13 @@ def fit(
         validation_data: judged after every epoch: one particle a datum, the same noise each time.
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
-        precision: "float64" casts modules and data to double; "float32" leaves the modules' own dtype.
+        compile: whether a step is traced once per batch size and compiled; "auto" does so where it saves more time than
+            it costs, going by the first steps. It draws the same random numbers and so comes to the same result, up to
+            rounding; a checkpoint keeps what was chosen. What cannot be compiled runs eagerly, and
+            :attr:`Fit.compiled` says why.
+        precision: "float64" casts modules and data to double; "float32" leaves the modules' own dtype; "bfloat16" does
+            too, and multiplies matrices in the layers of networks in bfloat16, everything else in the modules' dtype:
+            parameters, densities, and what is judged on validation data.
         checkpoint: folder in which to save the fit as it goes.
         checkpoint_seconds: least time between two checkpoints; one is always written at the end.
         resume: continue from the checkpoint, to the same result (bit for bit on the CPU) as without the interruption;
@@ -104,7 +122,8 @@ def fit(
         checkpoint = writable_folder(checkpoint)
     elif resume:
         raise ValueError("resume=True needs a checkpoint folder to continue from")
-    run = Run(model, guide, data, validation_data, device, precision, seed)
+    check_mode(compile)
+    run = Run(model, guide, data, validation_data, device=device, precision=precision, seed=seed, batch_size=batch_size)
     settings = {
         "data": run.data.fingerprint() if checkpoint is not None else "",
         "batch_size": batch_size,
@@ -120,6 +139,7 @@ def fit(
         if run.dtype is not None:
             stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
         run.prepare(objective)
+        run.compiler = Compiler(compile, run.pair, partial(_calls_left, run, total), progress, run.bfloat16)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
         run.schedule = lr if callable(lr) else None
         if resume and checkpoint is not None and storage.holds_fit(checkpoint):
@@ -128,10 +148,20 @@ def fit(
                 run.stopped = ""
         with pyro.validation_enabled(False), Interrupts() as interrupts:
             try:
-                _loop(run, total, batch_size, patience, checkpoint, checkpoint_seconds, settings, interrupts, progress)
+                _loop(run, total, patience, checkpoint, checkpoint_seconds, settings, interrupts, progress)
             except FitError as error:
                 error.fit = run.result("failed")
+                if checkpoint is not None and run.group.size == 1:
+                    with suppress(ValueError):  # where it cannot be written, what was written before stays
+                        run.save(checkpoint, settings, "failed")
                 raise
+            except LostProcess as error:
+                kept = f"; the checkpoint in {str(checkpoint)!r} is whole" if checkpoint else ""
+                lost = FitError(
+                    f"the fit stopped at step {run.step}: {error}{kept}", step=run.step, site=None, indices=[]
+                )
+                lost.fit = run.result("failed")
+                raise lost from error
         if interrupts.received is not None:
             fit = run.result(interrupts.received.name)
             where = f"; continue it from {str(checkpoint)!r} with resume=True" if checkpoint else ""
@@ -144,7 +174,6 @@ def fit(
 def _loop(
     run: Run,
     total: int,
-    batch_size: int,
     patience: int | None,
     checkpoint: Path | None,
     checkpoint_seconds: float,
@@ -152,32 +181,42 @@ def _loop(
     interrupts: Interrupts,
     progress: bool,
 ) -> None:
-    per_epoch = -(-len(run.data) // batch_size)
     started, saved = time.monotonic() - run.seconds, time.monotonic()
-    order = run.order(run.step // per_epoch)
     with tqdm(total=total, initial=run.step, desc="fit", unit="step", disable=not progress, mininterval=0.5) as bar:
-        while run.step < total and not run.stopped:
-            epoch, position = divmod(run.step, per_epoch)
-            if position == 0:
-                order = run.order(epoch)
-            run.take(epoch, order[position * batch_size : (position + 1) * batch_size], started)
-            if run.step % per_epoch == 0:
+        for epoch, indices, batch in run.batches(total):
+            run.take(epoch, indices, batch, started)
+            if run.step % run.per_epoch == 0:
                 run.end_epoch(patience)
             run.seconds = time.monotonic() - started
             bar.update()
             if progress and bar.n == bar.last_print_n:  # only when the bar was drawn, so that no step waits
                 bar.set_postfix(bound=f"{run.history.last('bound'):.2f}", refresh=False)
             interrupted = interrupts.received is not None
-            if checkpoint is not None and (interrupted or time.monotonic() - saved >= checkpoint_seconds):
-                run.save(checkpoint, settings, interrupts.received.name if interrupts.received else "running")
+            due = interrupted or time.monotonic() - saved >= checkpoint_seconds
+            if run.group.size > 1:
+                run.group.tell(due, interrupted)
+                due, interrupted = run.group.agreed
+            if checkpoint is not None and (due or interrupted):
+                _save(run, checkpoint, settings, interrupts.received.name if interrupts.received else "running")
                 saved = time.monotonic()
             if interrupted:
+                interrupts.received = interrupts.received or signal.SIGTERM  # another process was told
                 return
-    if run.step % per_epoch:
+            if run.stopped:
+                break
+    if run.step % run.per_epoch:
         run.validate()
     run.finish(patience)
     if checkpoint is not None:
-        run.save(checkpoint, settings, run.stopped or "finished")
+        _save(run, checkpoint, settings, run.stopped or "finished")
+
+
+def _save(run: Run, checkpoint: Path, settings: dict[str, Any], stopped: str) -> None:
+    try:
+        run.save(checkpoint, settings, stopped)
+    except ValueError as error:
+        text = f"the fit stopped at step {run.step}: {error}"
+        raise FitError(text, step=run.step, site=None, indices=[]) from error
 
 
 def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_size: int) -> int:
@@ -186,6 +225,12 @@ def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_siz
     if steps is not None:
         return at_least("steps", steps, 1)
     return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * -(-num_data // batch_size)
+
+
+def _calls_left(run: Run, total: int, size: int) -> int:
+    """Return the number of steps left with a batch of ``size``: the last of every epoch may be smaller."""
+    smaller = total // run.per_epoch - run.step // run.per_epoch if len(run.data) % run.batch_size else 0
+    return smaller if size < run.batch_size and run.per_epoch > 1 else total - run.step - smaller
 
 
 def _named(value: Any, default: str) -> str:
@@ -204,7 +249,15 @@ def _stepper(run: Run, optimizer: Any, lr: Any, clip_norm: float | None) -> Step
     if isinstance(optimizer, pyro.optim.PyroOptim):
         if callable(lr) or clip_norm is not None:
             raise ValueError("a Pyro optimizer has its own learning rates and clipping: set them there, not in fit")
+        if run.bfloat16:
+            raise ValueError(
+                "Pyro's optimizers take their steps in pyro.infer.SVI, which knows no bfloat16: use torch's"
+            )
+        if run.group.size > 1:
+            raise ValueError("Pyro's optimizers cannot add up the gradients of several processes: use torch's")
+        run.compiler.decline("Pyro's optimizers take their steps in pyro.infer.SVI")
         return PyroStepper(run.pair, run.layout, run.objective, optimizer)
     start = float(lr(0)) if callable(lr) else lr
     made = make_optimizer(optimizer, run.params, start)
-    return TorchStepper(run.pair, run.layout, run.objective, run.params, made, clip_norm)
+    gradients = Gradients(run.pair, run.layout, run.objective, run.params, run.state, run.bfloat16)
+    return TorchStepper(gradients, run.compiler, made, clip_norm, run.group, run.layout.subsampled)

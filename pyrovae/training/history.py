@@ -7,12 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.training.step import Outcome
+from pyrovae.training.step import MEASURED
 
-COLUMNS = (
-    "step", "epoch", "seconds", "loss", "bound", "reconstruction", "kl", "grad_norm", "lr", "validation_bound",
-)  # fmt: skip
-_MEASURED = ("loss", "bound", "reconstruction", "kl", "grad_norm")
+COLUMNS = ("step", "epoch", "seconds", *MEASURED, "lr", "validation_bound")
 _PENDING = 256
 
 
@@ -22,13 +19,13 @@ class History:
     def __init__(self) -> None:
         self._rows: list[np.ndarray] = []
         self._pending: list[tuple[tuple[float, ...], Tensor]] = []
+        self.failed = math.nan, math.nan
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows) + len(self._pending)
 
-    def append(self, step: int, epoch: int, seconds: float, outcome: Outcome, lr: float) -> None:
+    def append(self, step: int, epoch: int, seconds: float, measured: Tensor, lr: float) -> None:
         """Add a step's row."""
-        measured = torch.stack([getattr(outcome, name) for name in _MEASURED])
         self._pending.append(((step, epoch, seconds, lr), measured))
         if len(self._pending) >= _PENDING:
             self.flush()
@@ -37,6 +34,16 @@ class History:
         """Write the validation bound into the last row."""
         self.flush()
         self._rows[-1][-1, COLUMNS.index("validation_bound")] = bound
+
+    def cut_at_first_not_finite(self) -> int:
+        """Drop the rows from the first whose loss or gradient is not finite; keep these two, and return its step."""
+        rows = self.array()
+        judged = rows[:, [COLUMNS.index("loss"), COLUMNS.index("grad_norm")]]
+        bad = int(np.argmin((np.isfinite(judged[:, 0]) & ~np.isinf(judged[:, 1])).astype(int)))
+        self.failed = float(judged[bad, 0]), float(judged[bad, 1])
+        step = int(rows[bad, 0])
+        self._rows = [rows[:bad]] if bad else []
+        return step
 
     def flush(self) -> None:
         """Fetch from the device what is pending."""

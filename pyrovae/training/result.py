@@ -31,6 +31,7 @@ class Fit:
             datum; ``loss`` is the objective's, ``bound`` is always an evidence lower bound with every scale removed.
         stopped: why the fit ended: "finished", "patience", or the signal that interrupted it.
         seconds: that training took, validation included.
+        compiled: what was said of compiling the step: when and why it ran compiled or eagerly.
     """
 
     model: Program
@@ -38,6 +39,7 @@ class Fit:
     history: pd.DataFrame = field(repr=False)
     stopped: str = "finished"
     seconds: float = 0.0
+    compiled: str = ""
     _bare: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def save(self, folder: str | Path) -> None:
@@ -57,6 +59,7 @@ def describe(fit: Fit, history: History) -> tuple[dict[str, Tensor], dict[str, A
     document: dict[str, Any] = {
         "stopped": fit.stopped,
         "seconds": fit.seconds,
+        "compiled": fit.compiled,
         "columns": list(fit.history.columns),
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
     }
@@ -134,7 +137,8 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     restore_pair(pair, {}, members, source)
     programs_with_bare = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, dict(bare))
     rows = pd.DataFrame(tensors["history"].numpy(), columns=document["columns"]).astype({"step": int, "epoch": int})
-    return Fit(*programs_with_bare, rows, document["stopped"], document["seconds"], bare)
+    ended = document["stopped"], document["seconds"], document.get("compiled", "")
+    return Fit(*programs_with_bare, rows, *ended, bare)
 
 
 def carrying(

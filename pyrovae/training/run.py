@@ -4,8 +4,9 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
+from pyrovae.compiled import State
 from pyrovae.data import Data
 from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, log_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.training import storage
+from pyrovae.training.compiling import Compiler
 from pyrovae.training.errors import FitError
+from pyrovae.training.group import Group, LostProcess
 from pyrovae.training.history import History
 from pyrovae.training.result import (
     BARE,
@@ -31,20 +35,32 @@ from pyrovae.training.result import (
     pair_tensors,
     restore_pair,
 )
-from pyrovae.training.step import Params, PyroStepper, Stepper
+from pyrovae.training.step import Params, Stepper, TorchStepper
+from pyrovae.weights import stream
 
-DTYPES = {"float32": None, "float64": torch.float64}
+LOOK_EVERY = 64  # steps on CUDA between two looks at their losses, each of which waits for the device
+DTYPES = {"float32": None, "float64": torch.float64, "bfloat16": None}
 
 
 class Run:
     """A fit under way: everything that a checkpoint holds."""
 
     stepper: Stepper
+    compiler: Compiler
     layout: Layout
     schedule: Callable[[int], float] | None
 
     def __init__(
-        self, model: Program, guide: Program, data: Any, validation_data: Any, device: Any, precision: str, seed: int
+        self,
+        model: Program,
+        guide: Program,
+        data: Any,
+        validation_data: Any,
+        *,
+        device: Any,
+        precision: str,
+        seed: int,
+        batch_size: int,
     ) -> None:
         if precision not in DTYPES:
             raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
@@ -58,8 +74,9 @@ class Run:
         self.validation = None
         if validation_data is not None:
             self.validation = placed_data(self.pair, validation_data, self.device).fixed()
-        self.seed = seed
-        self.dtype = DTYPES[precision]
+        self.seed, self.batch_size, self.group = seed, batch_size, Group()
+        self.per_epoch = -(-len(self.data) // batch_size)
+        self.dtype, self.bfloat16 = DTYPES[precision], precision == "bfloat16"
         self.history, self.step, self.seconds, self.stopped = History(), 0, 0.0, ""
         self.best_bound, self.best_epoch, self.epoch = -math.inf, 0, 0
         self.best: dict[str, Tensor] = {}
@@ -97,6 +114,14 @@ class Run:
             raise ValueError(
                 "the pair has no trainable parameter: pass modules, or register them with pyro.module or pyro.param"
             )
+        if self.group.size > 1 and self.layout.global_latents and not self.layout.subsampled:
+            raise ValueError(
+                f"latent site {self.layout.global_latents[0]!r} is shared by all data, and the data plate is as long "
+                "as the batch: give the plate the full size, so that each process's loss stands for all data"
+            )
+        constraints = pyro.get_param_store().get_state()["constraints"]
+        self.state = State(self.pair.modules.values(), self.bare, {name: constraints[name] for name in self.bare})
+        self.group.same(self.state.values)
         seed_streams(self.seed, self.device)
         self.good = self.snapshot()
 
@@ -105,29 +130,68 @@ class Run:
         generator = torch.Generator("cpu").manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return torch.randperm(len(self.data), generator=generator, device="cpu").to(self.device)
 
-    def take(self, epoch: int, indices: Tensor, started: float) -> None:
-        """Take a step on the data at ``indices``."""
+    def batches(self, total: int) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+        """Iterate over the steps that are left: the epoch, the data's indices and the batch, made when it is due."""
+        while self.step < total:
+            epoch, position = divmod(self.step, self.per_epoch)
+            parts = self.order(epoch).split(self.batch_size)[position : position + total - self.step]
+            yield from zip(repeat(epoch), parts, self._own(parts), strict=False)
+
+    def _own(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """Iterate over this process's shares of batches."""
+        if self.group.size == 1:
+            return self.data.stream(parts)
+        shares = [self.group.share(len(part)) for part in parts]
+        if self.data.binarise is not None and self.data.binarise.random:  # bits are drawn for the whole batch
+            whole = self.data.stream(parts)
+            return (tuple(share.of(t) for t in batch) for share, batch in zip(shares, whole, strict=True))
+        return self.data.stream([share.of(part) for share, part in zip(shares, parts, strict=True)])
+
+    def take(self, epoch: int, indices: Tensor, batch: tuple[Tensor, ...], started: float) -> None:
+        """Take a step on a batch, the data at ``indices``."""
         if self.schedule is not None:
             self.stepper.set_lr(float(self.schedule(self.step)))
-        lr = self.stepper.lr
-        batch = self.data.batch(indices)
         if self.step == 0:
             self._check_first(batch)
+        if self.group.size > 1 and isinstance(self.stepper, TorchStepper):
+            self.stepper.gradients.share = self.group.share(len(indices))
+            self.stepper.gradients.seed = self.seed + self.step
         try:
-            outcome = self.stepper.step(batch)
+            row = self.stepper.step(batch)
+        except LostProcess:
+            raise
         except Exception as error:  # a program may fail in any way; what it was doing is said
             self._fail(f"{type(error).__name__}: {error}", None, indices.tolist(), batch, error)
-        if not bool(outcome.loss.isfinite()):
-            site, bad = self._culprit(len(indices))
-            data = ", ".join(str(int(i)) for i in indices[bad][:5])
-            more = ", ..." if len(bad) > 5 else ""
-            text = f"the loss is {float(outcome.loss):g}, first at site {site!r}, for data [{data}{more}]"
-            rest = [i for i in range(len(indices)) if i not in set(bad)]
-            self._fail(text, site, indices[bad + rest].tolist(), batch, None)
-        if not isinstance(self.stepper, PyroStepper) and not bool(outcome.grad_norm.isfinite()):
-            self._fail(f"the gradient's norm is {float(outcome.grad_norm):g}", None, indices.tolist(), batch, None)
-        self.history.append(self.step, epoch, time.monotonic() - started, outcome, lr)
+        self.history.append(self.step, epoch, time.monotonic() - started, row, self.stepper.lr)
         self.step += 1
+        if self.device.type == "cpu" or self.step % LOOK_EVERY == 0:
+            self.look()
+
+    def look(self) -> None:
+        """See that every step so far was finite.
+
+        Raises:
+            FitError: with the first that was not, and where it came from.
+        """
+        if bool(self.stepper.healthy):
+            return
+        self.step = self.history.cut_at_first_not_finite()
+        indices = self.indices(self.step)
+        batch = self.data.batch(indices)
+        loss, norm = self.history.failed
+        if math.isfinite(loss):
+            self._fail(f"the gradient's norm is {norm:g}", None, indices.tolist(), batch, None)
+        site, bad = self._culprit(batch)
+        data = ", ".join(str(int(i)) for i in indices[bad][:5])
+        more = ", ..." if len(bad) > 5 else ""
+        text = f"the loss is {loss:g}, first at site {site!r}, for data [{data}{more}]"
+        rest = [i for i in range(len(indices)) if i not in set(bad)]
+        self._fail(text, site, indices[bad + rest].tolist(), batch, None)
+
+    def indices(self, step: int) -> Tensor:
+        """Return the data of a step."""
+        epoch, position = divmod(step, self.per_epoch)
+        return self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _check_first(self, batch: tuple[Tensor, ...]) -> None:
         """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
@@ -136,8 +200,13 @@ class Run:
             with suppress(NotImplementedError):  # an objective that has gradients only
                 self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
 
-    def _culprit(self, num_data: int) -> tuple[str, list[int]]:
-        recorder = self.stepper.recorder
+    def _culprit(self, batch: tuple[Tensor, ...]) -> tuple[str, list[int]]:
+        num_data, recorder = len(batch[0]), self.stepper.recorder
+        if self.group.size > 1:  # what was recorded is this process's share alone
+            recorder.clear()
+        if not recorder.model_traces:  # as where the step ran compiled: run it once more, as the program is written
+            with suppress(Exception), torch.no_grad():
+                self.objective.loss(recorder.model, recorder.guide, *batch)
         if not recorder.model_traces or not recorder.guide_traces:
             return "unknown", []
         model_trace, guide_trace = recorder.model_traces[-1], recorder.guide_traces[-1]
@@ -149,6 +218,7 @@ class Run:
     def _fail(self, text: str, site: str | None, indices: list[int], batch: Any, cause: Exception | None) -> None:
         if not self._still_good(batch):
             self.back_to(self.good)
+        self.stepper.healthy.fill_(True)  # as it is again
         shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
         raise FitError(
             f"the fit stopped at step {self.step}, batch of data [{shown}]: {text}; the last good state is kept",
@@ -169,7 +239,9 @@ class Run:
 
     def end_epoch(self, patience: int | None) -> None:
         """Keep the state, judge it on the validation data, and decide whether to stop."""
+        self.look()
         self.epoch += 1
+        self.agree()
         self.stepper.end_epoch()
         self.good = self.snapshot()
         if self.validation is None:
@@ -190,7 +262,9 @@ class Run:
         if self.validation is None:
             return math.nan
         try:
-            bound = self._validation_bound()
+            found = torch.tensor(self._validation_bound(), dtype=torch.float64, device=self.device)
+            self.group.same([found])  # so that all take the same decision
+            bound = float(found)
         except ValueError as error:
             text = f"the fit stopped at step {self.step}: the validation bound cannot be computed: {error}"
             raise FitError(text, step=self.step, site=None, indices=[]) from error
@@ -199,6 +273,7 @@ class Run:
 
     def finish(self, patience: int | None) -> None:
         """Go back to the best state when there is one; the last is kept for a fit that goes on from here."""
+        self.look()
         if patience is not None and self.best:
             self.last = self.snapshot()
             self.back_to(self.best)
@@ -210,13 +285,17 @@ class Run:
         with modes(self.pair.modules.values(), training=False), random_state(self.seed, self.device):
             if not self.layout.global_latents and not self.layout.unguided:
                 asked = Question(self.pair, self.validation, self.layout, self.seed)
-                return float(torch.cat([part[0] for _, part in asked.log_weights(1, 256)]).double().mean())
+                return float(torch.cat([part[0] for _, part in stream(asked, 1, 256)]).double().mean())
             recorder, total = self.stepper.recorder, 0.0
             for indices, batch in self.validation.batches(256):
                 loss = float(self.objective.loss(recorder.model, recorder.guide, *batch))
                 total -= loss / recorder.loss_size(self.layout) * len(indices)
                 recorder.clear()
             return total / len(self.validation)
+
+    def agree(self) -> None:
+        """Give every process the buffers of the first: batch statistics differ, since each sees its share alone."""
+        self.group.same(self.state.values)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copy every tensor of the pair."""
@@ -234,15 +313,22 @@ class Run:
             p.grad = None
         store = pyro.get_param_store().get_state()
         programs = carrying(self.pair.model, self.pair.guide, dict(store), {})
-        return Fit(*programs, self.history.frame(), stopped or "finished", self.seconds, dict(self.bare))
+        said = "; ".join(self.compiler.lines)
+        return Fit(*programs, self.history.frame(), stopped or "finished", self.seconds, said, dict(self.bare))
 
     def save(self, folder: Path, settings: dict[str, Any], stopped: str) -> None:
-        """Write a checkpoint: a saved fit, and what is needed to go on."""
-        so_far = Fit(self.pair.model, self.pair.guide, self.history.frame(), stopped, self.seconds, self.bare)
+        """Write a checkpoint, the first process alone: a saved fit, and what is needed to go on."""
+        self.look()
+        self.agree()
+        if self.group.rank:
+            return
+        model, guide, said = self.pair.model, self.pair.guide, "; ".join(self.compiler.lines)
+        so_far = Fit(model, guide, self.history.frame(), stopped, self.seconds, said, self.bare)
         tensors, document = describe(so_far, self.history)
         document["resume"] = {
             "settings": settings,
             "optimizer": storage.flatten(self.stepper.state(), "optimizer", tensors),
+            "compiled": self.compiler.state(),
             "progress": [
                 self.step,
                 self.epoch,
@@ -279,6 +365,7 @@ class Run:
         last = {key.removeprefix("last/"): t for key, t in tensors.items() if key.startswith("last/")}
         restore_pair(self.pair, self.bare, last or fitted_tensors(tensors), repr(str(folder)))
         self.stepper.restore(storage.unflatten(resume["optimizer"], tensors))
+        self.compiler.restore(resume.get("compiled", {}))
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best
         self.best = {key.removeprefix("best/"): t for key, t in tensors.items() if key.startswith("best/")}

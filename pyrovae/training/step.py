@@ -1,8 +1,8 @@
 """One step of stochastic variational inference, and what it says about the bound."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import pyro
@@ -12,28 +12,20 @@ from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrovae.compiled import State, signature
 from pyrovae.pair import PARTICLES, Batch, Layout, Pair, Program, data_frames, log_density, plate_size, sample_sites
+from pyrovae.state import bfloat16_layers
+from pyrovae.training.capture import Captured
+from pyrovae.training.compiling import Compiler
+from pyrovae.training.group import Group, Share, SharedNoise
 
 Params = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a step says, each a scalar tensor, in nats per datum except ``grad_norm``.
-
-    Attributes:
-        loss: the objective's loss, its scales included.
-        bound: E_q[log p(x, z) - log q(z | x)], every scale removed.
-        reconstruction: E_q[log p(x | z)].
-        kl: E_q[log q(z | x) - log p(z)], sampled.
-        grad_norm: global norm of the gradient of the summed loss, before clipping.
-    """
-
-    loss: Tensor
-    bound: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-    grad_norm: Tensor
+MEASURED = ("loss", "bound", "reconstruction", "kl", "grad_norm")
+"""What a step returns as one tensor, in nats per datum except ``grad_norm``: the objective's loss with its scales;
+E_q[log p(x, z) - log q(z | x)], E_q[log p(x | z)] and E_q[log q(z | x) - log p(z)] with every scale removed; the norm
+of the gradient of the summed loss, before clipping."""
 
 
 class Recorder:
@@ -70,13 +62,13 @@ class Recorder:
         return plate_size(self.model_traces[-1], layout.plate)
 
     def annealed(self, layout: Layout, num_data: int) -> bool:
-        """Whether a site carries a scale beyond that of a subsampled plate."""
+        """Whether a site carries a scale beyond that of a subsampled plate: another number, or a tensor."""
         plate = self.loss_size(layout) / num_data
         sites = [site for trace in (*self.model_traces, *self.guide_traces) for _, site in sample_sites(trace)]
         local = [layout.plate in {frame.name for frame in data_frames(site)} for site in sites]
         expected = [plate if inside else 1.0 for inside in local]
-        scales = [torch.as_tensor(site["scale"], dtype=torch.float64) for site in sites]
-        return any(not bool((s - e).abs().max() < 1e-6 * e) for s, e in zip(scales, expected, strict=True))
+        scales = [site["scale"] for site in sites]
+        return any(isinstance(s, Tensor) or abs(s - e) > 1e-6 * e for s, e in zip(scales, expected, strict=True))
 
     @torch.no_grad()
     def decompose(self, num_data: int, layout: Layout, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,9 +109,10 @@ class Stepper(Protocol):
     """Takes steps, and can be saved and continued."""
 
     recorder: Recorder
+    healthy: Tensor
 
-    def step(self, batch: Batch) -> Outcome:
-        """Take a step on a batch."""
+    def step(self, batch: Batch) -> Tensor:
+        """Take a step on a batch; return what was measured, in the order of ``MEASURED``."""
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all parameters."""
@@ -138,60 +131,181 @@ class Stepper(Protocol):
         """Note that an epoch has ended."""
 
 
-class TorchStepper:
-    """Gradients of any ``pyro.infer.ELBO``, one torch optimizer over all parameters.
+class Gradients:
+    """The loss of any ``pyro.infer.ELBO`` and its gradient, as a function of the batch.
 
     The gradient is that of the objective's loss, summed over the batch, as ``pyro.infer.SVI`` takes it.
+
+    Args:
+        pair: of programs.
+        layout: of the pair.
+        objective: any ``pyro.infer.ELBO``.
+        params: that the gradient is taken for.
+        state: every tensor that the programs read.
+        bfloat16: whether layers that multiply matrices do so in bfloat16.
+
+    Attributes:
+        share: what the batch is of a larger one, whose other parts are in other processes; None: the whole.
+        seed: of the noise that processes do not share.
+    """
+
+    def __init__(
+        self, pair: Pair, layout: Layout, objective: Any, params: Params, state: State, bfloat16: bool = False
+    ) -> None:
+        self.differentiable = hasattr(objective, "differentiable_loss")
+        self.recorder = Recorder(pair, register=not self.differentiable)
+        self.layout, self.objective, self.state = layout, objective, state
+        self.share: Share | None = None
+        self.seed = 0
+        self._lowered = list(pair.modules.values()) if bfloat16 else []
+        self.params = list(params.values())
+        self._places = [state.index(p) for p in self.params]
+
+    def measure(self, batch: Batch) -> list[Tensor | None]:
+        """Return what was measured on a batch, ``[5]``, and the gradient of every parameter; nothing is changed."""
+        return self._measure(batch, self.params)
+
+    def pure(self, *tensors: Tensor) -> list[Tensor | None]:
+        """Do what :meth:`measure` does, as a function of all that it reads: the programs' state and the batch."""
+        held = len(self.state.leaves)
+        state, batch = tensors[:held], tensors[held:]
+        with torch.enable_grad(), self.state.replaced(state):
+            result = self._measure(batch, [state[i] for i in self._places])
+        self.recorder.clear()
+        return result
+
+    def _measure(self, batch: Batch, params: Sequence[Tensor]) -> list[Tensor | None]:
+        self.recorder.clear()
+        shared = nullcontext() if self.share is None else SharedNoise(self.share, self.seed)
+        with bfloat16_layers(self._lowered), shared:
+            loss, grads = self._gradients(batch, params)
+        norm = torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None])
+        loss = loss / self.recorder.loss_size(self.layout)
+        parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
+        row = torch.stack([part.to(loss.dtype) for part in (loss, *parts, norm)])
+        return [row, *grads]
+
+    def _gradients(self, batch: Batch, params: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+        if self.differentiable:
+            loss: Tensor = self.objective.differentiable_loss(self.recorder.model, self.recorder.guide, *batch)
+            return loss.detach(), list(torch.autograd.grad(loss, params, allow_unused=True))
+        for p in params:
+            p.grad = None
+        total = self.objective.loss_and_grads(self.recorder.model, self.recorder.guide, *batch)
+        return _total(total, batch), [p.grad for p in params]
+
+
+class TorchStepper:
+    """One torch optimizer over all parameters, its gradients run eagerly or compiled.
+
+    On CUDA a compiled step is replayed as one graph, the optimizer's update included where it allows that.
+
+    Args:
+        gradients: of the objective.
+        compiler: runs them.
+        optimizer: of the parameters.
+        clip_norm: largest norm of a gradient; None: any.
+        group: of processes that add up their gradients.
+        whole: whether a batch's loss stands for all data, because the data plate subsamples.
+
+    Attributes:
+        healthy: whether every step so far had a finite loss and gradient. From the first that had not, parameters stay
+            as they are: on CUDA nobody waits to see a step's loss, so this is read now and then.
     """
 
     def __init__(
         self,
-        pair: Pair,
-        layout: Layout,
-        objective: Any,
-        params: Params,
+        gradients: Gradients,
+        compiler: Compiler,
         optimizer: torch.optim.Optimizer,
         clip_norm: float | None,
+        group: Group,
+        whole: bool,
     ) -> None:
-        self.differentiable = hasattr(objective, "differentiable_loss")
-        self.recorder = Recorder(pair, register=not self.differentiable)
-        self.layout, self.objective, self.optimizer, self.clip_norm = layout, objective, optimizer, clip_norm
-        self.params = list(params.values())
+        self.group, self.whole = group, whole
+        self.gradients, self.compiler, self.optimizer, self.clip_norm = gradients, compiler, optimizer, clip_norm
+        self.recorder, self.params = gradients.recorder, gradients.params
+        self.on_host = self.params[0].device.type == "cpu"
+        self.healthy = torch.ones((), dtype=torch.bool, device=self.params[0].device)
+        self._captured: dict[Any, Captured] = {}
+        self._prepare_capture()
+
+    def _prepare_capture(self) -> None:
+        """Where an optimizer can run inside a CUDA graph, tell it so and keep its learning rates on the device."""
+        groups = self.optimizer.param_groups
+        self._lr = float(groups[0]["lr"])
+        self._one_lr = len({float(group["lr"]) for group in groups}) == 1
+        here = not self.on_host and self.group.size == 1 and self.compiler.mode is not False
+        self._capturable = here and all("capturable" in group for group in groups)
+        if self._capturable:
+            for group in groups:
+                group["capturable"] = True
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.healthy.device)
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all parameters."""
+        if lr == self._lr and self._one_lr:
+            return
+        self._lr, self._one_lr = lr, True
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     @property
     def lr(self) -> float:
         """The learning rate of the first group of parameters."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return self._lr
 
-    def step(self, batch: Batch) -> Outcome:
-        """Take a step; a loss or gradient that is not finite changes no parameter."""
-        loss = self._gradients(batch)
-        grads = [p.grad for p in self.params if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
-        per_datum_loss = loss / self.recorder.loss_size(self.layout)
-        outcome = Outcome(per_datum_loss, *self.recorder.decompose(len(batch[0]), self.layout, per_datum_loss), norm)
-        if bool(outcome.loss.isfinite()) and bool(norm.isfinite()):
-            if self.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.params, self.clip_norm, norm)
-            self.optimizer.step()
-        return outcome
+    def step(self, batch: Batch) -> Tensor:
+        """Take a step; a loss or gradient that is not finite changes no parameter, nor does any step after it."""
+        if self.on_host:
+            row, *grads = self._measured(batch)
+            loss, *_, norm = row.tolist()
+            if math.isfinite(loss) and math.isfinite(norm):
+                self._descend(row[-1], grads)
+            else:
+                self.healthy.fill_(False)
+            return row
+        key = signature(batch)
+        if key in self._captured:
+            return self._captured[key](batch)
+        row, *grads = self._measured(batch)
+        self._descend_if_healthy(row, grads)
+        if self._capturable and self.compiler.compiles(batch):
+            self._captured[key] = Captured(self._advance, batch, self._changed())
+        return row
 
-    def _gradients(self, batch: Batch) -> Tensor:
-        self.recorder.clear()
-        for p in self.params:
-            p.grad = None
-        if self.differentiable:
-            loss: Tensor = self.objective.differentiable_loss(self.recorder.model, self.recorder.guide, *batch)
-            grads = torch.autograd.grad(loss, self.params, allow_unused=True)
-            for p, grad in zip(self.params, grads, strict=True):
-                p.grad = grad
-            return loss.detach()
-        return _total(self.objective.loss_and_grads(self.recorder.model, self.recorder.guide, *batch), batch)
+    def _measured(self, batch: Batch) -> list[Any]:
+        found = self.compiler.run(self.gradients, batch)
+        share = self.gradients.share
+        return found if share is None else self.group.sum(found[0], found[1:], share, self.whole)
+
+    def _advance(self, batch: Batch) -> Tensor:
+        row, *grads = self.compiler.run(self.gradients, batch)
+        self._descend_if_healthy(row, grads)
+        return row
+
+    def _descend_if_healthy(self, row: Tensor, grads: Sequence[Tensor | None]) -> None:
+        """Descend without looking: the step is taken, and taken back where a loss or gradient was not finite."""
+        self.healthy.logical_and_(row[0].isfinite() & row[-1].isfinite())
+        before = [p.detach().clone() for p in self.params]
+        self._descend(row[-1], grads)
+        with torch.no_grad():
+            for p, old in zip(self.params, before, strict=True):
+                p.copy_(torch.where(self.healthy, p, old))
+
+    def _changed(self) -> list[Tensor]:
+        moments = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        return [*self.gradients.state.values, *moments, self.healthy]
+
+    def _descend(self, norm: Tensor, grads: Sequence[Tensor | None]) -> None:
+        for p, grad in zip(self.params, grads, strict=True):
+            p.grad = grad
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.params, self.clip_norm, norm)
+        self.optimizer.step()
 
     def state(self) -> Any:
         """Return the optimizer's state."""
@@ -200,6 +314,7 @@ class TorchStepper:
     def restore(self, state: Any) -> None:
         """Continue from an optimizer's state."""
         self.optimizer.load_state_dict(state)
+        self._prepare_capture()
 
     def end_epoch(self) -> None:
         """Do nothing."""
@@ -211,6 +326,7 @@ class PyroStepper:
     def __init__(self, pair: Pair, layout: Layout, objective: Any, optimizer: Any) -> None:
         self.recorder = Recorder(pair, register=True)
         self.layout, self.optimizer = layout, optimizer
+        self.healthy = torch.ones((), dtype=torch.bool)
         self.svi = SVI(self.recorder.model, self.recorder.guide, optimizer, loss=objective)
 
     def set_lr(self, lr: float) -> None:
@@ -222,12 +338,13 @@ class PyroStepper:
         """Not a number: Pyro's optimizer has a learning rate for every parameter."""
         return math.nan
 
-    def step(self, batch: Batch) -> Outcome:
+    def step(self, batch: Batch) -> Tensor:
         """Take Pyro's step."""
         self.recorder.clear()
         loss = _total(self.svi.step(*batch), batch) / self.recorder.loss_size(self.layout)
         parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
-        return Outcome(loss, *parts, torch.full_like(loss, math.nan))
+        self.healthy.logical_and_(loss.cpu().isfinite())
+        return torch.stack([part.to(loss.dtype) for part in (loss, *parts, torch.full_like(loss, math.nan))])
 
     def state(self) -> Any:
         """Return the state of Pyro's optimizer."""
@@ -244,8 +361,8 @@ class PyroStepper:
 
 
 def _total(loss: Any, batch: Batch) -> Tensor:
-    parts = loss if isinstance(loss, tuple) else (loss,)
-    return torch.as_tensor(sum(float(part) for part in parts), dtype=torch.get_default_dtype(), device=batch[0].device)
+    total = sum(loss) if isinstance(loss, tuple) else loss
+    return torch.as_tensor(total, dtype=torch.get_default_dtype(), device=batch[0].device).detach()
 
 
 def make_optimizer(optimizer: Any, params: Params, lr: float) -> torch.optim.Optimizer:
@@ -255,7 +372,7 @@ def make_optimizer(optimizer: Any, params: Params, lr: float) -> torch.optim.Opt
         ValueError: when it does not cover exactly the pair's parameters.
     """
     if optimizer is None:
-        return torch.optim.Adam(params.values(), lr=lr)
+        return torch.optim.Adam(params.values(), lr=lr, fused=True)
     if isinstance(optimizer, torch.optim.Optimizer):
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [name for name, p in params.items() if id(p) not in held]

@@ -1,0 +1,84 @@
+"""A ``torch.utils.data.Dataset`` read item by item, for data that are made or decoded as they are used."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from pyrovae.data.data import Data
+
+
+class Stream(Data):
+    """A torch ``Dataset`` with random access; its batches are loaded by worker processes while the last one is used.
+
+    Data that fit in memory are faster as tensors.
+
+    Args:
+        dataset: ``dataset[i]`` is a tensor, or a sequence whose members can be batched.
+        fields: which members make up the batch (of pictures with a label, 0 alone); None takes all.
+        num_workers: processes that load; 0 loads in this one.
+        image_shape: (channels, rows, columns) of the first field, which is handed on flat; None leaves it as it is.
+
+    Raises:
+        ValueError: for a dataset without random access or without items.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = Stream(TensorDataset(torch.rand(10, 3), torch.arange(10)), fields=(0,))
+        >>> len(data), [tuple(t.shape) for t in data.batch(torch.tensor([1, 4]))]
+        (10, [(2, 3)])
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        fields: Sequence[int] | None = None,
+        num_workers: int = 0,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        if isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        ):
+            raise ValueError(
+                f"a {type(dataset).__name__} has no random access, so no epoch can be shuffled or resumed: give it "
+                "__getitem__ and __len__"
+            )
+        if not len(dataset):
+            raise ValueError("the data set is empty: at least one datum is needed")
+        self.dataset, self.fields, self.num_workers, self.image_shape = dataset, fields, num_workers, image_shape
+        super().__init__(*self._fetch(torch.arange(1)), image_shape=image_shape, mapped=True)
+        self.rows = torch.arange(len(dataset))
+
+    def stream(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """Iterate over the batches at given indices, loaded ahead of their use."""
+        rows = [self.rows[indices.cpu()].tolist() for indices in parts]
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=rows,
+            num_workers=self.num_workers,
+            collate_fn=self._collate,
+            pin_memory=self.place.type == "cuda",
+            generator=torch.Generator("cpu"),  # of the workers' seeds: the caller's random numbers are not used up
+        )
+        with torch.device("cpu"):  # whatever the caller's default is, the loader's own numbers are there
+            batches = iter(loader)
+        for batch in batches:
+            first, *others = (t.to(self.place, non_blocking=True) for t in batch)
+            yield (self._decode(first), *(self._cast(t) for t in others))
+
+    def fingerprint(self) -> str:
+        """Return a checksum of a few items, and their number."""
+        few = self.rows[:: max(1, len(self.rows) // 16)][:16]
+        return f"{Data(*self._fetch(few)).fingerprint()} of {len(self)}"
+
+    def _fetch(self, rows: Tensor) -> list[Tensor]:
+        return self._collate([self.dataset[i] for i in rows.tolist()])
+
+    def _collate(self, items: list[Any]) -> list[Tensor]:
+        batch = default_collate(items)
+        members = [batch] if isinstance(batch, Tensor) else list(batch)
+        chosen = members if self.fields is None else [members[i] for i in self.fields]
+        return [chosen[0].flatten(1) if self.image_shape else chosen[0], *chosen[1:]]

@@ -1,0 +1,286 @@
+"""Log weights log p(x, z) - log q(z | x), streamed over data and particles in fixed chunks.
+
+A guide that is seen to broadcast over particles is run once a datum rather than once a particle, and a chunk may run
+compiled; the random numbers are those of :mod:`pyrovae.particles` either way.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.checks import at_least
+from pyrovae.compiled import CannotCompile, Choice, Function, State, agree, check_mode, compiled, signature
+from pyrovae.noise import DatumNoise, Draw, Given
+from pyrovae.pair import PARTICLES, Program, Repeated, log_density, sample_sites
+from pyrovae.particles import BATCH_SIZE, Question, chunks, other_lengths_explained, question
+from pyrovae.state import same_streams
+
+CHECKS = 2  # of compiled log weights against eager ones
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of two ways to compute one log density
+
+
+def log_weights(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_particles: int,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per datum.
+
+    Every subsample or annealing scale is removed and every mask kept. The numbers of a datum depend on ``seed``, on its
+    index and on ``num_particles``, not on ``batch_size``.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_particles: K.
+        batch_size: data held by a call of the programs, each with up to 256 particles at once.
+        seed: of the particles.
+        compile: whether the programs are traced once and compiled; "auto" does so where it saves more time than it
+            costs. The random numbers are the same.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Tensor ``[K, N]`` on the CPU.
+
+    Example:
+        Under the exact posterior every log weight is log p(x).
+
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> x = torch.ones(7, 5)
+        >>> weights = log_weights(model, guides.Exact(model), x, num_particles=3, progress=False)
+        >>> weights.allclose(model.log_evidence(x).expand(3, 7), atol=1e-4)
+        True
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers.
+    """
+    at_least("num_particles", num_particles, 1)
+    at_least("batch_size", batch_size, 1)
+    check_mode(compile)
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        label = "log weights" if progress else None
+        parts = stream(asked, num_particles, batch_size, label, compile)
+        return torch.cat([part.cpu() for _, part in parts], dim=1)
+
+
+def stream(
+    asked: Question,
+    num_particles: int,
+    batch_size: int = BATCH_SIZE,
+    progress: str | None = None,
+    compile: bool | str = False,
+) -> Iterator[tuple[range, Tensor]]:
+    """Iterate over batches: the data's indices and their log weights ``[K, len(indices)]``.
+
+    Raises:
+        ValueError: when a log weight is not a number, naming the site and the datum.
+    """
+    weigher = Weigher(asked, compile, chunks(num_particles), batch_size, progress)
+    bar = tqdm(total=len(asked.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
+    with bar, pyro.validation_enabled(False):
+        for indices, batch in asked.data.batches(batch_size):
+            weights = weigher(indices, batch)
+            if not bool((weights < math.inf).all()):  # NaN is not below infinity
+                asked.name_what_is_not_finite(indices, batch, num_particles)
+            impossible = (weights == -math.inf).all(0)
+            if bool(impossible.any()):
+                datum = indices[int(impossible.nonzero()[0])]
+                raise ValueError(f"no particle of datum {datum} has positive density: the model gives it none")
+            yield indices, weights
+            bar.update(len(indices))
+
+
+class Weigher:
+    """Computes log weights, a chunk of data and particles at a time, eagerly or compiled.
+
+    Args:
+        asked: the pair and its data.
+        compile: True, False or "auto".
+        parts: of the particles of every datum.
+        batch_size: data in a chunk.
+        progress: None says nothing.
+    """
+
+    def __init__(
+        self, asked: Question, compile: bool | str, parts: list[tuple[int, int]], batch_size: int, progress: str | None
+    ) -> None:
+        self.asked, self.parts, self.progress = asked, parts, progress
+        self.batch_size = min(batch_size, len(asked.data))
+        self.chunks_left = len(parts) * -(-len(asked.data) // self.batch_size)
+        self.choice = Choice(compile, "a chunk of log weights", self._say)
+        self._once: bool | None = None  # whether the guide broadcasts over particles
+        self._functions: dict[Any, tuple[Function, list[Draw]]] = {}
+        self._checks: dict[Any, list[tuple[Tensor, ...]]] = {}
+        self._state: State | None = None
+
+    def __call__(self, indices: range, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return log weights ``[K, len(indices)]``."""
+        missing = self.batch_size - len(indices) if self.choice.chosen and self._functions else 0
+        if missing > 0:  # the last batch, made as long as the others
+            batch = tuple(torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for t in batch)
+        seeds = [*indices, *[indices[-1]] * max(missing, 0)]
+        noise = DatumNoise(self.asked.seed, seeds, self.asked.data.device)
+        found = [self._chunk(batch, noise, repeats) for _, repeats in self.parts]
+        return torch.cat(found)[:, : len(indices)]
+
+    def _chunk(self, batch: tuple[Tensor, ...], noise: DatumNoise, repeats: int) -> Tensor:
+        self.chunks_left -= 1
+        if self.choice.chosen:
+            key = repeats, signature(batch)
+            if key not in self._functions and len(batch[0]) == self.batch_size:
+                self._compile(key, batch, repeats)
+            if key in self._functions and self._checked(key, batch, repeats):
+                function, draws = self._functions[key]
+                weights: Tensor = function(*self._inputs(batch, noise, draws, repeats))[0]
+                return weights
+        started = time.perf_counter()
+        with other_lengths_explained(self.asked.layout, len(batch[0]) * repeats):
+            weights = self._weights(batch, noise, repeats)
+        if self.choice.chosen is None and repeats == self.parts[0][1]:
+            if batch[0].is_cuda:
+                torch.cuda.synchronize(batch[0].device)
+            self.choice.timed(time.perf_counter() - started, self.chunks_left)
+        return weights
+
+    def _compile(self, key: Any, batch: tuple[Tensor, ...], repeats: int) -> None:
+        """Compile a chunk, with its random numbers as inputs."""
+        modules = list(self.asked.pair.modules.values())
+        self._state = self._state or _state(modules)
+        state, held, taken = self._state, len(self._state.leaves), len(batch)
+        draws: list[Draw] = []
+
+        def pure(*tensors: Tensor) -> list[Tensor]:
+            rows, numbers = tensors[held : held + taken], tensors[held + taken :]
+            with state.replaced(tensors[:held]):
+                return [self._weights(rows, Given(draws, numbers), repeats)]
+
+        try:
+            trial = self._trial(batch)
+            trial.record = draws
+            try:
+                self._weights(batch, trial, repeats)
+            except ValueError as error:
+                raise CannotCompile(str(error)) from error
+            self._functions[key] = compiled(pure, self._inputs(batch, self._trial(batch), draws, repeats)), draws
+            self._checks[key] = []
+        except CannotCompile as error:
+            self._give_up(error)
+
+    def _trial(self, batch: tuple[Tensor, ...]) -> DatumNoise:
+        return DatumNoise(self.asked.seed, range(len(batch[0])), batch[0].device)
+
+    def _inputs(self, batch: tuple[Tensor, ...], noise: DatumNoise, draws: list[Draw], repeats: int) -> list[Tensor]:
+        assert self._state is not None
+        self._arrange(noise, repeats)
+        return [*self._state.values, *batch, *(noise.numbers(draw) for draw in draws)]
+
+    def _checked(self, key: Any, batch: tuple[Tensor, ...], repeats: int) -> bool:
+        """See that compiled weights are the eager ones, on the batch that they were traced with and on another."""
+        checked = self._checks[key]
+        if len(checked) == CHECKS or any(all(map(torch.equal, batch, other)) for other in checked):
+            return True
+        checked.append(batch)
+        function, draws = self._functions[key]
+        expected = self._weights(batch, self._trial(batch), repeats)
+        if agree(function(*self._inputs(batch, self._trial(batch), draws, repeats)), [expected], _tolerance(expected)):
+            return True
+        self._give_up(CannotCompile("compiled, its log weights differ from those computed eagerly"))
+        return False
+
+    def _give_up(self, error: CannotCompile) -> None:
+        if self.choice.mode is True:
+            warnings.warn(f"compile=True, but the programs run eagerly: {error}", stacklevel=2)
+        self._functions.clear()
+        self.choice.give_up(str(error))
+
+    def _weights(self, batch: tuple[Tensor, ...], noise: Any, repeats: int) -> Tensor:
+        """Return log weights ``[repeats, len(batch[0])]``."""
+        pair, size = self.asked.pair, len(batch[0])
+        rows = tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
+        if repeats > 1 and self._once is None:
+            self._once = self._broadcasts(batch, rows, repeats)
+        self._arrange(noise, repeats)
+        with noise, Repeated():
+            if repeats == 1 or not self._once:
+                model_trace, guide_trace = pair.traces(rows)
+                weight = log_density(model_trace, len(rows[0])) - log_density(guide_trace, len(rows[0]))
+                return weight.unflatten(0, (size, repeats)).T
+            particles, log_q = self._guide_once(batch, repeats)
+            model_trace = poutine.trace(poutine.replay(pair.model, trace=particles)).get_trace(*rows)
+        return log_density(model_trace, len(rows[0])).unflatten(0, (size, repeats)).T - log_q
+
+    def _arrange(self, noise: Any, repeats: int) -> None:
+        if isinstance(noise, DatumNoise):
+            apart = repeats > 1 and bool(self._once)
+            noise.repeats, noise.outer = (1, repeats) if apart else (repeats, 0)
+
+    def _guide_once(self, batch: tuple[Tensor, ...], repeats: int) -> tuple[Any, Tensor]:
+        """Run the guide under a plate of particles; return its trace, each datum once a particle, and log q."""
+        size = len(batch[0])
+        with pyro.plate(PARTICLES, repeats, dim=-1 - self.asked.layout.nesting):
+            trace = poutine.trace(self.asked.pair.guide).get_trace(*batch)
+        log_q = torch.zeros(())
+        flat = poutine.Trace()  # of latents alone: the data plate is longer here
+        for name, site in sample_sites(trace):
+            log_prob = site["fn"].log_prob(site["value"])
+            log_prob = scale_and_mask(log_prob, mask=site["mask"])
+            middle = tuple(range(1, log_prob.dim() - 1))
+            log_q = log_q + (log_prob.sum(middle) if middle else log_prob).expand(repeats, size)
+            value = site["value"].expand(site["fn"].shape())
+            data_dim = value.dim() - 1 - site["fn"].event_dim
+            value = value.movedim(0, data_dim).flatten(data_dim - 1, data_dim)
+            flat.add_node(name, **{**site, "value": value})
+        return flat, log_q
+
+    def _broadcasts(self, batch: tuple[Tensor, ...], rows: tuple[Tensor, ...], repeats: int) -> bool:
+        """Whether the guide, run once with a plate of particles outside, is the same as run with each datum repeated.
+
+        Its own draws are scored the other way: every one must have the same density.
+        """
+        noise = DatumNoise(0, range(len(batch[0])), batch[0].device)
+        noise.repeats, noise.outer = 1, repeats
+        try:
+            with same_streams(batch[0].device):
+                with noise, Repeated():
+                    particles, log_q = self._guide_once(batch, repeats)
+                with Repeated():
+                    replayed = poutine.replay(self.asked.pair.guide, trace=particles)
+                    expected = log_density(poutine.trace(replayed).get_trace(*rows), len(rows[0]))
+        except Exception:  # it cannot be run so, in whatever way; as it was written it can
+            return False
+        return agree([log_q], [expected.unflatten(0, log_q.T.shape).T], _tolerance(log_q))
+
+    def _say(self, line: str) -> None:
+        if self.progress is not None:
+            tqdm.write(line)
+
+
+def _tolerance(values: Tensor) -> float:
+    return TOLERANCE.get(values.dtype, 1e-3)
+
+
+def _state(modules: list[torch.nn.Module]) -> State:
+    """Return what the programs read: their modules' tensors, and the bare parameters in the store."""
+    owned = {id(p) for module in modules for p in module.parameters()}
+    store = pyro.get_param_store().get_state()
+    bare = {name: value for name, value in store["params"].items() if id(value) not in owned}
+    return State(modules, bare, {name: store["constraints"][name] for name in bare})

@@ -1,0 +1,488 @@
+"""Compiled steps and log weights are the eager ones, up to rounding; what cannot be compiled runs and says so."""
+
+import re
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import bits, make_oracle, make_vae
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.renyi_elbo import RenyiELBO
+from pyro.nn import PyroModule, PyroSample
+
+from pyrovae import compiled as engine
+from pyrovae import evaluate, fit, guides, likelihoods, log_weights, models, nn, priors, weights
+from pyrovae.compiled import compiled
+from pyrovae.data import as_data
+from pyrovae.pair import Pair, sample_sites
+from pyrovae.training import compiling
+from pyrovae.training.run import Run, find_params
+from pyrovae.training.step import Gradients, State, TorchStepper
+
+slow = pytest.mark.slow
+LATENT = 3
+
+
+def vae(guide=guides.MeanField, prior=None, likelihood=None, out=12, encoder=None, decoder=None):
+    model = models.VAE(
+        prior=prior or priors.StandardNormal(LATENT),
+        decoder=decoder or nn.MLP(LATENT, out, hidden=(16,)),
+        likelihood=likelihood or likelihoods.Bernoulli(),
+    )
+    return model, guide(encoder or nn.MLP(12, 16, hidden=(16,)), LATENT)
+
+
+def oracle_pair(guide):
+    model, _ = make_oracle(2, 12, 1)
+    return model, guides.Exact(model) if guide is guides.Exact else guide(nn.MLP(12, 8), 2)
+
+
+class Noisy(torch.nn.Module):
+    """An encoder with batch statistics and dropout."""
+
+    out_features = 16
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(12, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Dropout(0.2)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def discrete(enumerate):
+    """A binary latent: its gradient is the score function's, or it is summed out."""
+    logits = torch.nn.Linear(12, 1)
+    rates = torch.nn.Parameter(torch.randn(2, 12))
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rates = rates
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                c = pyro.sample("c", dist.Bernoulli(0.5 * x.new_ones(len(x))), infer=enumerate)
+                pyro.sample("x", dist.Bernoulli(logits=self.rates[c.long()]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("logits", logits)
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(logits=logits(x).squeeze(-1)), infer=enumerate)
+
+    return Model(), guide
+
+
+def bare():
+    def model(x):
+        loc = pyro.param("loc", lambda: torch.linspace(-1, 1, 12))
+        scale = pyro.param("scale", torch.ones(12), constraint=dist.constraints.positive)
+        with pyro.plate("data", 100, subsample_size=len(x)), poutine.scale(scale=0.5):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(loc + z[..., None], scale).to_event(1), obs=x)
+
+    def guide(x):
+        w = pyro.param("w", lambda: 0.1 * torch.ones(12))
+        with pyro.plate("data", 100, subsample_size=len(x)), poutine.scale(scale=0.5):
+            pyro.sample("z", dist.Normal(x @ w, 0.5))
+
+    return model, guide
+
+
+class Bayesian(PyroModule):
+    """A decoder whose weights are latent, one for all data."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = PyroModule[torch.nn.Linear](3, 12)
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([12, 3]).to_event(2))
+
+    def forward(self, x):
+        linear = self.linear
+        weight = linear.weight
+        with pyro.plate("data", 100, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=z @ weight.mT + linear.bias).to_event(1), obs=x)
+
+
+def bayesian():
+    model, encoder = Bayesian(), torch.nn.Linear(12, 6)
+    loc = torch.nn.Parameter(torch.zeros(12, 3))
+
+    class Guide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.loc = encoder, loc
+
+        def forward(self, x):
+            pyro.sample("linear.weight", dist.Normal(self.loc, 0.1).to_event(2))
+            with pyro.plate("data", 100, subsample_size=len(x)):
+                mean, raw = self.encoder(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(mean, raw.exp()).to_event(1))
+
+    return model, Guide()
+
+
+PAIRS = {
+    "mean field": (vae, Trace_ELBO),
+    "batch statistics": (lambda: vae(encoder=Noisy()), Trace_ELBO),
+    "score function": (lambda: discrete({}), Trace_ELBO),
+    "enumerated": (lambda: discrete({"enumerate": "parallel"}), TraceEnum_ELBO),
+    "bare parameters": (bare, Trace_ELBO),
+}
+SLOW_PAIRS = {
+    "full rank": (lambda: vae(guides.FullRank), Trace_ELBO),
+    "flow": (lambda: vae(guides.Flow), Trace_ELBO),
+    "analytic": (vae, TraceMeanField_ELBO),
+    "analytic, full rank": (lambda: vae(guides.FullRank), TraceMeanField_ELBO),
+    "analytic, oracle": (lambda: oracle_pair(guides.MeanField), TraceMeanField_ELBO),
+    "particles": (vae, lambda: Trace_ELBO(num_particles=3)),
+    "vectorised": (vae, lambda: Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)),
+    "Renyi": (vae, lambda: RenyiELBO(alpha=0.5, num_particles=3)),
+    "graph": (vae, TraceGraph_ELBO),
+    "mixture prior": (lambda: vae(prior=priors.MixtureOfGaussians(LATENT, num_components=4)), Trace_ELBO),
+    "Laplace prior": (lambda: vae(prior=priors.Laplace(LATENT)), Trace_ELBO),
+    "continuous Bernoulli": (lambda: vae(likelihood=likelihoods.ContinuousBernoulli()), Trace_ELBO),
+    "Gaussian": (lambda: vae(likelihood=likelihoods.Gaussian()), Trace_ELBO),
+    "convolutions": (
+        lambda: vae(encoder=nn.ConvEncoder((1, 3, 4), 8), decoder=nn.ConvDecoder(LATENT, (1, 3, 4))),
+        Trace_ELBO,
+    ),
+    "exact": (lambda: oracle_pair(guides.Exact), Trace_ELBO),
+    "oracle": (lambda: oracle_pair(guides.MeanField), Trace_ELBO),
+    "global latent": (bayesian, Trace_ELBO),
+}
+CASES = [*PAIRS, *(pytest.param(name, marks=slow) for name in SLOW_PAIRS)]
+
+
+@pytest.fixture
+def gradients(request):
+    """The loss and gradient of a pair in float64, and a batch."""
+    make, objective = {**PAIRS, **SLOW_PAIRS}[request.param]
+    x = bits(16).double()
+    with torch.random.fork_rng(), pyro.get_param_store().scope(), poutine.block():
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            pair = Pair(*make())
+            for module in pair.modules.values():
+                module.double()
+            layout, _, _ = pair.read((x,))
+            params, bare_params = find_params(pair, as_data(x))
+            constraints = pyro.get_param_store().get_state()["constraints"]
+            state = State(pair.modules.values(), bare_params, {name: constraints[name] for name in bare_params})
+            elbo = objective()
+            elbo.loss(pair.model, pair.guide, x)  # guesses its plate nesting
+            with pyro.validation_enabled(False):
+                yield Gradients(pair, layout, elbo, params, state), x
+        finally:
+            torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("gradients", CASES, indirect=True)
+def test_loss_and_gradients_are_those_of_the_eager_step(gradients, monkeypatch):
+    monkeypatch.setenv("CI", "true")  # under which Inductor is stricter
+    step, x = gradients
+    function = compiled(step.pure, [*step.state.copies(), x])
+    buffers = [t for t in step.state.leaves if not t.requires_grad]
+    for other in (x, 1 - x):
+        before = [t.detach().clone() for t in step.state.leaves]
+        torch.manual_seed(3)
+        expected = step.measure((other,))
+        after = [t.clone() for t in buffers]
+        with torch.no_grad():
+            for t, value in zip(step.state.leaves, before, strict=True):
+                t.copy_(value)
+            torch.manual_seed(3)
+            found = function(*step.state.values, other)
+        assert [f is None for f in found] == [e is None for e in expected]
+        for f, e in zip(found, expected, strict=True):
+            if e is not None:
+                torch.testing.assert_close(f, e, rtol=1e-10, atol=1e-10, equal_nan=True)
+        for f, e in zip(buffers, after, strict=True):
+            torch.testing.assert_close(f, e, rtol=1e-10, atol=1e-10)
+
+
+def quick(model, guide, x, **options):
+    return fit(model, guide, x, **{"progress": False, "batch_size": 16, **options})
+
+
+def test_a_whole_compiled_fit_ends_where_the_eager_one_does_and_compiles_a_ragged_batch_once(monkeypatch):
+    """Their noise is the same, so that rounding alone is between them: far less than a Monte Carlo error."""
+    calls = []
+    monkeypatch.setattr(compiling, "compiled", lambda *a: calls.append(1) or compiled(*a))
+    options = {"epochs": 30, "validation_data": bits(50, seed=1), "lr": lambda s: 0.01 / (1 + s)}
+    eager, fast = (quick(*make_vae(), bits(40), compile=c, **options) for c in (False, True))
+    assert len(calls) == 2  # batches of 16 and of 8, over 30 epochs
+    one, other = (f.history["validation_bound"].iloc[-1] for f in (eager, fast))
+    monte_carlo = evaluate(*make_vae(), bits(50, seed=1), num_particles=10, progress=False).summary()["elbo_mc_se"]
+    assert abs(one - other) < min(1e-3, monte_carlo)
+
+
+def uncompiled(function, inputs):
+    """What compiling gives, without the time that it takes."""
+    needs = [t.requires_grad for t in inputs]
+    return lambda *tensors: function(*(t.clone().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)))
+
+
+def test_auto_weighs_what_is_left_against_what_compiling_costs(monkeypatch, capsys):
+    few = quick(*make_vae(), bits(40), epochs=20, compile="auto", progress=True)
+    assert "compiling costs about 20 s: does not pay" in few.compiled
+    assert few.compiled.split(";")[0] in capsys.readouterr().out
+    monkeypatch.setattr(engine, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(compiling, "compiled", uncompiled)
+    assert "compiles it" in quick(*make_vae(), bits(40), epochs=20, compile="auto").compiled
+
+
+def test_a_fit_resumes_with_what_auto_chose(tmp_path, monkeypatch):
+    options = {"batch_size": 40, "compile": "auto", "checkpoint": tmp_path}
+    monkeypatch.setattr(engine, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(compiling, "compiled", uncompiled)
+    quick(*make_vae(), bits(40), steps=30, **options)
+    monkeypatch.setattr(engine, "COMPILE_SECONDS", 1e9)
+    resumed = quick(*make_vae(), bits(40), steps=60, resume=True, **options)
+    assert "does not pay" not in resumed.compiled
+
+
+def branching():
+    model, guide = make_vae()
+    return (lambda x: model(x if x.sum() > 3 else 1 - x)), guide
+
+
+def counting():
+    model, guide = make_vae()
+    calls = [0]
+
+    def counted(x):
+        calls[0] += 1
+        return model(x)
+
+    return counted, guide
+
+
+def leaving():
+    """Computes with numpy, which no graph sees."""
+    model, guide = make_vae()
+
+    def outside(x):
+        weight = float(x.detach().numpy().mean())
+        with poutine.scale(scale=weight):
+            return model(x)
+
+    return outside, guide
+
+
+UNTRACEABLE = {
+    "branching": (branching, "branches on the value of a tensor"),
+    "counting": (counting, "changes the Python value 'model.calls.0'"),
+    "leaving": (leaving, "differ from those run eagerly|cannot be traced"),
+}
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_what_cannot_be_compiled_runs_eagerly_and_says_why(name):
+    make, why = UNTRACEABLE[name]
+    eager = quick(*make(), bits(40), steps=6, compile=False)
+    with pytest.warns(UserWarning, match=f"compile=True, but the step runs eagerly: .*({why})"):
+        tried = quick(*make(), bits(40), steps=6, compile=True)
+    assert "runs eagerly" in tried.compiled
+    torch.testing.assert_close(
+        torch.tensor(tried.history["loss"].to_numpy()),
+        torch.tensor(eager.history["loss"].to_numpy()),
+        rtol=1e-6,
+        atol=0,
+    )
+
+
+def test_an_objective_that_freezes_its_draws_when_traced_is_found_out():
+    """TraceGraph_ELBO follows samples that are not reparametrised with tensors of a class of its own."""
+    with torch.random.fork_rng(), pytest.warns(UserWarning, match="step runs eagerly"):
+        quick(*discrete({}), bits(40), steps=3, objective=TraceGraph_ELBO(), compile=True)
+
+
+def test_an_optimizer_of_pyro_runs_eagerly():
+    with pytest.warns(UserWarning, match=r"Pyro's optimizers take their steps in pyro\.infer\.SVI"):
+        quick(*make_vae(), bits(40), steps=3, optimizer=pyro.optim.Adam({"lr": 1e-3}), compile=True)
+
+
+def test_compile_is_checked():
+    for call in (quick, evaluate, log_weights):
+        options = {"num_particles": 3} if call is log_weights else {}
+        with pytest.raises(ValueError, match='compile must be True, False or "auto", got 1'):
+            call(*make_vae(), bits(5), compile=1, **options)
+
+
+# bfloat16
+
+
+def test_bfloat16_is_of_the_networks_alone():
+    seen = {}
+    model, guide = make_vae()
+
+    def watched(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", model.prior())
+            features = model.decoder(z)
+            seen["features"], seen["weight"] = features, model.decoder.layers[0].weight
+            pyro.module("decoder", model.decoder)
+            pyro.sample("x", model.likelihood(features), obs=x)
+
+    fitted = quick(watched, guide, bits(40), steps=20, precision="bfloat16", compile=False)
+    assert seen["features"].dtype == seen["weight"].dtype == torch.float32
+    assert fitted.history["bound"].notna().all()
+    x = bits(200)
+    runs = {}
+    for precision in ("float32", "bfloat16"):
+        made = make_vae()
+        run = Run(*made, as_data(x), None, device="cpu", precision=precision, seed=0, batch_size=200)
+        with pyro.get_param_store().scope(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            run.prepare(None)
+            torch.manual_seed(0)
+            step = Gradients(run.pair, run.layout, run.objective, run.params, run.state, run.bfloat16)
+            runs[precision] = float(step.measure((x,))[0][1])
+    difference = abs(runs["bfloat16"] - runs["float32"])
+    assert 0 < difference < 0.02  # 8 bits: rounding of 0.4% in logits of order 1, averaged over 200 x 12
+
+
+# Steps without a look at the loss, as on CUDA
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_step_that_nobody_looks_at_changes_nothing_once_it_is_not_finite():
+    fits = {}
+    for looks in (True, False):
+        run = Run(*make_vae(), as_data(bits(40)), None, device="cpu", precision="float32", seed=0, batch_size=40)
+        with pyro.get_param_store().scope(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            run.prepare(None)
+            optimizer = torch.optim.Adam(run.params.values(), lr=0.01)
+            step = Gradients(run.pair, run.layout, run.objective, run.params, run.state)
+            compiler = compiling.Compiler(False, run.pair, lambda _: 0, False)
+            stepper = TorchStepper(step, compiler, optimizer, 5.0, run.group, False)
+            stepper.on_host = looks
+            torch.manual_seed(0)
+            for _ in range(5):
+                stepper.step((bits(40),))
+            fits[looks] = [p.detach().clone() for p in run.params.values()]
+            assert bool(stepper.healthy)
+            stepper.step((bits(40) * float("nan"),))
+            assert not bool(stepper.healthy)
+            stepper.step((bits(40) * float("nan"),))
+            for p, q in zip(run.params.values(), fits[looks], strict=True):
+                assert p.equal(q)
+    for p, q in zip(fits[True], fits[False], strict=True):
+        assert p.equal(q)
+
+
+# Log weights
+
+
+@pytest.mark.parametrize(
+    "guide", [guides.MeanField, *(pytest.param(g, marks=slow) for g in (guides.FullRank, guides.Flow))]
+)
+def test_compiled_log_weights_are_the_eager_ones(guide):
+    """In chunks of particles that do not divide their number, and with a last batch that is shorter."""
+    model, made = make_vae(guide)
+    model.double(), made.double()
+    options = {"num_particles": 513, "batch_size": 16, "progress": False}
+    eager, fast = (log_weights(model, made, bits(40), compile=c, **options) for c in (False, True))
+    torch.testing.assert_close(fast, eager, rtol=0, atol=1e-10)
+    other = log_weights(model, made, bits(40), compile=True, **{**options, "batch_size": 40})
+    torch.testing.assert_close(other, eager, rtol=0, atol=1e-10)
+
+
+def test_a_guide_runs_once_a_datum_where_it_broadcasts(monkeypatch):
+    model, guide = make_vae()
+    rows = []
+    run = guide.forward
+    monkeypatch.setattr(guide, "forward", lambda x: rows.append(len(x)) or run(x))
+    options = {"num_particles": 300, "batch_size": 20, "compile": False, "progress": False}
+    once = log_weights(model, guide, bits(40), **options)
+    assert rows.count(3000) == 1  # one chunk is scored both ways
+    assert set(rows) == {32, 20, 3000}  # 32: the pair is read once
+    monkeypatch.setattr(weights.Weigher, "_broadcasts", lambda *_: False)
+    torch.testing.assert_close(log_weights(model, guide, bits(40), **options), once, rtol=1e-5, atol=1e-5)
+
+
+def test_a_guide_that_would_be_wrong_with_particles_outside_runs_as_it_was_written():
+    """It reads the first latent's column by position from the left."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = torch.nn.Linear(12, 6)
+
+    def two(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            b = pyro.sample("b", dist.Normal(a[:, 0], 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=b[:, None] + x.new_zeros(12)).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            h = encoder(x)
+            a = pyro.sample("a", dist.Normal(h[:, :2], h[:, 2:4].exp()).to_event(1))
+            pyro.sample("b", dist.Normal(h[:, 4] + a[:, 0], h[:, 5].exp()))
+
+    x = bits(6)
+    whole = log_weights(two, guide, x, num_particles=300, batch_size=2, progress=False)
+    with torch.no_grad(), torch.random.fork_rng(), pyro.get_param_store().scope():
+        torch.manual_seed(0)
+        rows = x.repeat_interleave(4000, 0)
+        trace = poutine.trace(guide).get_trace(rows)
+        model_trace = poutine.trace(poutine.replay(two, trace=trace)).get_trace(rows)
+        total = sum(s["fn"].log_prob(s["value"]) for _, s in sample_sites(model_trace))
+        total = (total - sum(s["fn"].log_prob(s["value"]) for _, s in sample_sites(trace))).view(6, 4000)
+    error = (whole.var(0) / 300 + total.var(1) / 4000).sqrt()
+    assert bool(((whole.mean(0) - total.mean(1)).abs() < 5 * error).all())  # 6 comparisons: below 4e-6
+
+
+def test_draws_from_a_distribution_that_is_computed_are_not_compiled():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = torch.nn.Linear(12, 2)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(x.new_ones(len(x)), 1.0))
+            pyro.sample("x", dist.Poisson(rate[:, None].expand(-1, 12)).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            a, b = encoder(x).exp().unbind(-1)
+            pyro.sample("rate", dist.Gamma(a, b))
+
+    with pytest.warns(UserWarning, match="draws from a distribution that is computed"):
+        tried = log_weights(model, guide, bits(40), num_particles=4, compile=True, progress=False)
+    assert tried.equal(log_weights(model, guide, bits(40), num_particles=4, compile=False, progress=False))
+
+
+def test_a_set_smaller_than_a_batch_is_compiled_too(monkeypatch):
+    calls = []
+    monkeypatch.setattr(weights, "compiled", lambda function, inputs: calls.append(1) or function)
+    log_weights(*make_vae(), bits(5), num_particles=4, compile=True, progress=False)
+    assert calls
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_of_an_evaluation_does_not_grow_with_the_number_of_particles(monkeypatch):
+    """Beyond a batch's weights, [K, 32]; the activations of 20,000 particles at once would take 40 MB a layer."""
+    inner, seen = weights.log_density, []
+
+    def watched(*arguments):
+        found = inner(*arguments)
+        seen.append(1024 * int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]))
+        return found
+
+    monkeypatch.setattr(weights, "log_density", watched)
+    most = []
+    for particles in (500, 20_000):
+        seen.clear()
+        evaluate(*make_vae(), bits(64), num_particles=particles, compile=False, progress=False)
+        most.append(max(seen))
+    assert most[1] - most[0] < 5 * 8 * 32 * 20_000

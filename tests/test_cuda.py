@@ -1,0 +1,87 @@
+"""On a CUDA device: compiled steps replayed as graphs, judging, faults and resumption."""
+
+import math
+
+import pytest
+import torch
+from conftest import SIGMAS, bits, make_vae, planted
+
+from pyrovae import data, evaluate, fit, log_weights
+from pyrovae.training import FitError
+from pyrovae.training.capture import Captured
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def quick(model, guide, x, **options):
+    return fit(model, guide, x, **{"progress": False, "batch_size": 16, **options})
+
+
+def test_a_captured_fit_ends_where_the_eager_one_does(monkeypatch):
+    captured = []
+    inner = Captured.__init__
+    monkeypatch.setattr(Captured, "__init__", lambda self, *a: captured.append(1) or inner(self, *a))
+    options = {
+        "epochs": 40,
+        "validation_data": bits(200, seed=1),
+        "lr": lambda s: 0.01 / (1 + 0.01 * s),
+        "clip_norm": 50.0,
+    }
+    eager, fast = (quick(*make_vae(), bits(200), compile=c, **options) for c in (False, True))
+    assert captured  # replayed as a graph
+    judged = [evaluate(f.model, f.guide, bits(200, seed=1), num_particles=50, progress=False) for f in (eager, fast)]
+    one, other = (float(j.elbo.mean()) for j in judged)
+    monte_carlo = math.hypot(*(j.summary()["elbo_mc_se"] for j in judged))
+    assert abs(one - other) < SIGMAS * monte_carlo + 0.1  # and what rounding, grown over 520 steps, sets them apart by
+    assert fast.history["loss"].isna().sum() == 0
+
+
+def test_the_optimizer_and_the_schedule_act_inside_the_graph():
+    fitted = quick(*make_vae(), bits(64), steps=60, lr=lambda s: 0.0 if s >= 30 else 0.01, compile=True)
+    still = quick(*make_vae(), bits(64), steps=30, lr=lambda s: 0.01, compile=True)
+    for p, q in zip(fitted.guide.parameters(), still.guide.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_nan_is_found_at_its_step_though_nobody_waits_for_the_loss(compile):
+    with pytest.raises(FitError, match=r"for data \[7\]") as caught:
+        quick(*make_vae(), planted(bits(16), 100), steps=400, compile=compile)
+    assert 90 < caught.value.step <= 100
+    assert len(caught.value.fit.history) == caught.value.step
+    assert all(bool(p.isfinite().all()) for p in caught.value.fit.model.parameters())
+
+
+def test_compiled_log_weights_are_the_eager_ones():
+    model, guide = make_vae()
+    options = {"num_particles": 513, "batch_size": 16, "progress": False}
+    eager, fast = (log_weights(model, guide, bits(40), compile=c, **options) for c in (False, True))
+    torch.testing.assert_close(fast, eager, rtol=1e-4, atol=1e-3)
+
+
+def test_bfloat16_trains():
+    one, other = (quick(*make_vae(), bits(200), epochs=30, precision=p).history for p in ("float32", "bfloat16"))
+    assert abs(one["bound"].tail(20).mean() - other["bound"].tail(20).mean()) < 0.3
+
+
+def test_a_fit_resumes_on_the_device(tmp_path):
+    options = {"compile": False, "validation_data": bits(20, seed=1)}
+    whole = quick(*make_vae(), bits(50), steps=20, **options)
+    quick(*make_vae(), bits(50), steps=8, checkpoint=tmp_path, **options)
+    resumed = quick(*make_vae(), bits(50), steps=20, checkpoint=tmp_path, resume=True, **options)
+    torch.testing.assert_close(
+        torch.tensor(resumed.history["loss"].to_numpy()),
+        torch.tensor(whole.history["loss"].to_numpy()),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_a_mapped_file_stays_on_the_host(tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "bits.npy", bits(64).numpy())
+    mapped = data.Array(tmp_path / "bits.npy", mapped=True)
+    fitted = quick(*make_vae(), mapped, steps=8)
+    assert mapped.tensors[0].device.type == "cpu"
+    assert len(fitted.history) == 8
