@@ -1,9 +1,44 @@
 """Recognition programs q(z | x): one explicit Pyro program a file."""
 
+from pyrovae.guides.auxiliary import Auxiliary
+from pyrovae.guides.categorical import Categorical
+from pyrovae.guides.dais import DAIS
 from pyrovae.guides.exact import Exact
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.full_rank import FullRank
 from pyrovae.guides.guide import Guide
+from pyrovae.guides.hierarchical import Hierarchical
+from pyrovae.guides.householder import Householder
+from pyrovae.guides.ladder import Ladder
+from pyrovae.guides.local import Local
+from pyrovae.guides.low_rank import LowRank
+from pyrovae.guides.masked_autoregressive import MaskedAutoregressive
 from pyrovae.guides.mean_field import MeanField
+from pyrovae.guides.mixture import Mixture
+from pyrovae.guides.planar import Planar
+from pyrovae.guides.radial import Radial
+from pyrovae.guides.semi_amortized import SemiAmortized
+from pyrovae.guides.spline import SplineAutoregressive, SplineCoupling
 
-__all__ = ["Exact", "Flow", "FullRank", "Guide", "MeanField"]
+__all__ = [
+    "DAIS",
+    "Auxiliary",
+    "Categorical",
+    "Exact",
+    "Flow",
+    "FullRank",
+    "Guide",
+    "Hierarchical",
+    "Householder",
+    "Ladder",
+    "Local",
+    "LowRank",
+    "MaskedAutoregressive",
+    "MeanField",
+    "Mixture",
+    "Planar",
+    "Radial",
+    "SemiAmortized",
+    "SplineAutoregressive",
+    "SplineCoupling",
+]

@@ -1,4 +1,4 @@
-"""Inverse autoregressive flow guide."""
+"""Normalising-flow guides: a Gaussian pushed through invertible steps that are conditioned on the encoder."""
 
 from typing import Any
 
@@ -7,28 +7,33 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 
 
 class Flow(Guide):
-    """A Gaussian pushed through inverse autoregressive steps.
+    """A Gaussian pushed through invertible steps; as it stands, inverse autoregressive ones.
 
-    Each step is conditioned on the encoder's features h(x)::
+    With a context c(x) read off the encoder beside location and scale::
 
         z_0 ~ N(loc(x), diag(scale(x)^2))
-        z_t = g_t * P z_{t-1} + (1 - g_t) * m_t,   (m_t, g_t) = autoregressive(P z_{t-1}, h(x)),   0 < g_t < 1
+        z_t = g_t * P z_{t-1} + (1 - g_t) * m_t,   (m_t, g_t) = autoregressive(P z_{t-1}, c(x)),   0 < g_t < 1
 
     P reverses the latents between steps. The gates g are sigmoids, so that no step explodes. Sampling takes one pass a
     step; scoring a z that came from elsewhere takes one pass a latent.
 
-    Source: Kingma et al., "Improved variational inference with inverse autoregressive flow", 2016.
+    A flow with other steps is a subclass that makes them in :meth:`make_step`.
+
+    Source: Rezende and Mohamed, "Variational inference with normalizing flows", 2015; Kingma et al., "Improved
+    variational inference with inverse autoregressive flow", 2016.
 
     Args:
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents.
-        num_steps: number of autoregressive steps.
-        hidden: widths of the hidden layers of each step's autoregressive network.
+        num_steps: number of steps.
+        hidden: widths of the hidden layers of each step's network.
+        context_dim: number of features c(x) that the steps take.
         latent: name of the latent site.
         support: of the latent, a constraint of torch or its name, to which the flow is mapped; None is the real line.
 
@@ -46,26 +51,30 @@ class Flow(Guide):
         *,
         num_steps: int = 2,
         hidden: tuple[int, ...] = (64, 64),
+        context_dim: int = 32,
         latent: str = "z",
         support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
-        self.num_steps, self.hidden = num_steps, tuple(hidden)
-        self.base = nn.Linear(self.num_features, 2 * self.free_dim)
-        self.steps = nn.ModuleList(
-            transforms.conditional_affine_autoregressive(
-                self.free_dim, self.num_features, hidden_dims=list(hidden), stable=True, sigmoid_bias=2.0
-            )
-            for _ in range(num_steps)
-        )
+        self.num_steps, self.hidden = at_least("num_steps", num_steps, 1), tuple(hidden)
+        self.context_dim = at_least("context_dim", context_dim, 1)
+        self.head = nn.Linear(self.num_features, 2 * self.free_dim + context_dim)
+        self.steps = nn.ModuleList(self.make_step() for _ in range(num_steps))
         self.reverse: Tensor
         self.register_buffer("reverse", torch.arange(self.free_dim - 1, -1, -1), persistent=False)
 
-    def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the flow of every row of features."""
-        loc, raw_scale = self.base(features).chunk(2, dim=-1)
+    def make_step(self) -> nn.Module:
+        """Return a step: a module whose ``condition(context)`` is a transform of ``[..., free_dim]``."""
+        step: nn.Module = transforms.conditional_affine_autoregressive(
+            self.free_dim, self.context_dim, hidden_dims=list(self.hidden), stable=True, sigmoid_bias=2.0
+        )
+        return step
+
+    def family(self, params: Tensor) -> dist.TorchDistribution:
+        """Return the flow of every row of parameters."""
+        loc, raw_scale, context = params.split((self.free_dim, self.free_dim, self.context_dim), dim=-1)
         path: list[Any] = []
         for step in self.steps:
             conditional: Any = step
-            path += [transforms.Permute(self.reverse), conditional.condition(features)]
+            path += [transforms.Permute(self.reverse), conditional.condition(context)]
         return dist.TransformedDistribution(dist.Normal(loc, positive(raw_scale)).to_event(1), path)

@@ -39,15 +39,16 @@ class FullRank(Guide):
         support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
-        self.loc = nn.Linear(self.num_features, self.free_dim)
-        self.raw_tril = nn.Linear(self.num_features, self.free_dim**2)
-        nn.init.normal_(self.raw_tril.weight, std=0.01)  # L starts near the identity
-        nn.init.zeros_(self.raw_tril.bias)
+        self.head = nn.Linear(self.num_features, self.free_dim * (1 + self.free_dim))
+        with torch.no_grad():  # L starts near the identity
+            self.head.weight[self.free_dim :].normal_(std=0.01)
+            self.head.bias[self.free_dim :].zero_()
 
-    def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the Gaussian of every row of features."""
-        raw = self.raw_tril(features).unflatten(-1, (self.free_dim, self.free_dim))
+    def family(self, params: Tensor) -> dist.TorchDistribution:
+        """Return the Gaussian of every row of parameters."""
+        loc, raw = params.split((self.free_dim, self.free_dim**2), dim=-1)
+        raw = raw.unflatten(-1, (self.free_dim, self.free_dim))
         rows = raw.tril(-1) + torch.eye(self.free_dim).to(raw)
         correlation = rows / rows.norm(dim=-1, keepdim=True)
         scale = positive(raw.diagonal(dim1=-2, dim2=-1))
-        return dist.MultivariateNormal(self.loc(features), scale_tril=scale[..., None] * correlation)
+        return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * correlation)

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from pyrovae.guides.draw import Draw
 from pyrovae.nn import Network
 
 
 class Guide(nn.Module):
-    """q(z | x), with the parameters of its family read off an encoder.
+    """q(z | x), a member of a family with parameters lambda(x) = head(encoder(x)).
+
+    A family of one's own is a subclass that makes ``self.head``, a network from the encoder's features to the
+    parameters of one datum, and turns those into a distribution in :meth:`family`.
 
     Args:
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
@@ -22,6 +26,8 @@ class Guide(nn.Module):
         support: of the latent, a constraint of torch or its name ("positive", "unit_interval", "simplex", ...): the
             family lives on the unconstrained space and is mapped there; None is the real line.
     """
+
+    head: nn.Module
 
     def __init__(
         self,
@@ -43,13 +49,24 @@ class Guide(nn.Module):
         self.free_dim = latent_dim if self.to_support is None else self.to_support.inverse_shape((latent_dim,))[-1]
 
     @abstractmethod
-    def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the family's member for features ``[N, F]``: batch shape ``[N]``, event shape ``[free_dim]``."""
+    def family(self, params: Tensor) -> dist.TorchDistribution:
+        """Return the family's member of every row of ``params``, ``[N, P]``, on the unconstrained space.
+
+        Its batch shape is ``[N]``, its event shape ``[free_dim]``.
+        """
+
+    def params(self, *batch: Tensor) -> Tensor:
+        """Return the parameters of q(z | x) for every datum, ``[N, P]``, as the encoder and the head have them."""
+        params: Tensor = self.head(self.encoder(*batch))
+        return params
+
+    def member(self, params: Tensor) -> dist.TorchDistribution:
+        """Return the family's member of every row of ``params``, in the latent's own space."""
+        return transformed(self.family(params), self.to_support)
 
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
         """Return q(z | x) of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
-        member = self.unconstrained(self.encoder(*batch))
-        return member if self.to_support is None else dist.TransformedDistribution(member, [self.to_support])
+        return self.member(self.params(*batch))
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
@@ -57,6 +74,16 @@ class Guide(nn.Module):
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, self.posterior(*batch))
         return z
+
+
+def transformed(member: dist.TorchDistribution, to_support: Any) -> dist.TorchDistribution:
+    """Return a distribution on the unconstrained space as one on the latent's own; None: they are the same."""
+    if to_support is None:
+        return member
+    if isinstance(member, Draw):
+        z = to_support(member.value)
+        return Draw(z, member.log_density - to_support.log_abs_det_jacobian(member.value, z))
+    return dist.TransformedDistribution(member, [to_support])
 
 
 def _constraint(support: Any) -> Constraint:

@@ -39,7 +39,7 @@ class MeanField(Guide):
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.head = nn.Linear(self.num_features, 2 * self.free_dim)
 
-    def unconstrained(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the Gaussian of every row of features."""
-        loc, raw_scale = self.head(features).chunk(2, dim=-1)
+    def family(self, params: Tensor) -> dist.TorchDistribution:
+        """Return the Gaussian of every row of parameters."""
+        loc, raw_scale = params.chunk(2, dim=-1)
         return dist.Normal(loc, positive(raw_scale)).to_event(1)

@@ -1,6 +1,7 @@
 """The command line: ``pyrovae fit | evaluate | compare | list``, configured from the constructors' own signatures."""
 
 import inspect
+import itertools
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, Literal, NoReturn
 import pandas as pd
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from pyro.infer import ELBO, Trace_ELBO
 from torch.distributions import Distribution
 
 import pyrovae
@@ -42,7 +44,9 @@ WRITTEN = ("figures", "history.csv", "report.html", "table.csv")
 MOST_STEPS = 5000  # of a fit whose number of epochs is not given
 LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
 GuideMaker = Callable[[Network, int], Guide]
+ObjectiveMaker = Callable[[], ELBO]
 GUIDES: dict[str, GuideMaker] = {"mean_field": MeanField, "full_rank": FullRank, "iaf": Flow}
+OBJECTIVES: dict[str, ObjectiveMaker] = {"elbo": Trace_ELBO}
 
 
 def autoencoder(
@@ -67,6 +71,7 @@ def fit_command(
     data: Data,
     out: str,
     guide: GuideMaker = MeanField,
+    objective: ObjectiveMaker = Trace_ELBO,
     prior: Callable[[int], Prior] = StandardNormal,
     likelihood: Callable[[], Likelihood] = Bernoulli,
     encoder: Callable[[Shape, Shape], Network] = MLP,
@@ -94,6 +99,7 @@ def fit_command(
         data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
         out: folder for the fit, its history and its configuration.
         guide: family of q(z | x).
+        objective: what the fit maximises, such as Trace_ELBO, IWAE or BetaELBO.
         prior: distribution of the latents.
         likelihood: distribution of a datum given the decoder's features.
         encoder: network from a datum to features.
@@ -116,7 +122,7 @@ def fit_command(
     folder = writable_folder(out)
     fitted = _fit_guide(
         folder / "fit", data, guide,
-        prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim, features=features,
+        objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim, features=features,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
         precision=precision, seed=seed, device=device, resume=resume, progress=progress,
     )  # fmt: skip
@@ -171,6 +177,7 @@ def compare_command(
     data: Data,
     out: str,
     guides: dict[str, GuideMaker] = GUIDES,
+    objectives: dict[str, ObjectiveMaker] = OBJECTIVES,
     prior: Callable[[int], Prior] = StandardNormal,
     likelihood: Callable[[], Likelihood] = Bernoulli,
     encoder: Callable[[Shape, Shape], Network] = MLP,
@@ -190,14 +197,15 @@ def compare_command(
     resume: bool = False,
     progress: bool = True,
 ) -> None:
-    """Fit one generative model under several guides and compare them on held-out data.
+    """Fit one generative model under several guides and objectives, and compare them on held-out data.
 
-    Writes the comparison table, a saved fit and an ArviZ netCDF file a guide, figures, and an HTML page of all of it.
+    Writes the comparison table, a saved fit and an ArviZ netCDF file for each, figures, and an HTML page of all of it.
 
     Args:
         data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
         out: folder for all results.
         guides: families of q(z | x), by name.
+        objectives: what fits maximise, by name: every guide is fitted by each.
         prior: distribution of the latents.
         likelihood: distribution of a datum given the decoder's features.
         encoder: network from a datum to features.
@@ -220,12 +228,15 @@ def compare_command(
     """
     if not guides:
         raise ValueError("guides is empty: name at least one")
+    if not objectives:
+        raise ValueError("objectives is empty: name at least one")
     folder = writable_folder(out)
     fits: dict[str, Fit] = {}
-    for name, guide in guides.items():
+    for (guide_name, guide), (objective_name, objective) in itertools.product(guides.items(), objectives.items()):
+        name = guide_name if len(objectives) == 1 else f"{guide_name}-{objective_name}"
         fits[name] = _fit_guide(
             folder / name, data, guide,
-            prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim,
+            objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim,
             features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm,
             seed=seed, device=device, resume=resume, progress=progress,
         )  # fmt: skip

@@ -17,16 +17,23 @@ class NotConfigurable(ValueError):
     """A value that no configuration describes: its owner has to bring it."""
 
 
-def configuration(value: Any, where: str = "it") -> Any:
+def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
     """Describe ``value`` by JSON values, modules of pyrovae as ``{"class": ..., "arguments": {...}}``.
+
+    Args:
+        value: to be described.
+        where: it was found.
+        model: of the pair, where a guide is described: where the guide refers to it, that is noted, not the model.
 
     Raises:
         NotConfigurable: naming the first part that is not a number, a string, a sequence or a module of pyrovae.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple):
-        return [configuration(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, list | tuple | nn.ModuleList):
+        return [configuration(item, f"{where}[{i}]", model=model) for i, item in enumerate(value)]
+    if model is not None and value is model:
+        return {"the": "model"}
     if inspect.isclass(value) and value.__module__.startswith("torch.nn."):
         return {"type": value.__name__}
     if isinstance(value, Constraint):
@@ -37,23 +44,25 @@ def configuration(value: Any, where: str = "it") -> Any:
     if isinstance(value, nn.Module) and cls.__module__.split(".")[0] == "pyrovae":
         variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         names = [name for name, p in inspect.signature(cls).parameters.items() if p.kind not in variadic]
-        arguments = {name: configuration(getattr(value, name), f"{where}.{name}") for name in names}
+        arguments = {name: configuration(getattr(value, name), f"{where}.{name}", model=model) for name in names}
         return {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments}
     raise NotConfigurable(
         f"{where} is a {cls.__module__}.{cls.__qualname__}, which a saved configuration cannot rebuild"
     )
 
 
-def build(description: Any) -> Any:
-    """Build what :func:`configuration` described.
+def build(description: Any, *, model: Any = None) -> Any:
+    """Build what :func:`configuration` described, ``model`` being the one of the pair.
 
     Raises:
         ValueError: when the description names anything but a module of pyrovae or a class of ``torch.nn``.
     """
     if isinstance(description, list):
-        return tuple(build(item) for item in description)
+        return tuple(build(item, model=model) for item in description)
     if not isinstance(description, dict):
         return description
+    if "the" in description:
+        return model
     if "type" in description:
         return _member(nn, "torch.nn", description["type"])
     if "constraint" in description:
@@ -67,7 +76,7 @@ def build(description: Any) -> Any:
         cls = _member(importlib.import_module(path), path, name)
     except ImportError:
         raise ValueError(f"this version of pyrovae has no {path!r}, which the saved configuration names") from None
-    return cls(**{name: build(value) for name, value in description["arguments"].items()})
+    return cls(**{name: build(value, model=model) for name, value in description["arguments"].items()})
 
 
 def _constraint(name: str) -> Constraint:

@@ -27,6 +27,7 @@ from torch.distributions.constraints import Constraint
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
 Site = dict[str, Any]
+Trace = Any  # pyro.poutine.Trace, which has no types
 
 PARTICLES = "num_particles_vectorized"  # Pyro's plate of particles
 
@@ -130,6 +131,27 @@ def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> T
             term = per_datum(site, num_data)
             total = term if total is None else total + term
     return torch.zeros(num_data) if total is None else total
+
+
+def num_rows(trace: Trace, plate: str) -> int:
+    """Return the length of the data plate in a trace: the batch's, times the particles where each datum is repeated."""
+    return next(int(f.size) for _, site in sample_sites(trace) for f in data_frames(site) if f.name == plate)
+
+
+def mean_density(trace: Trace, plate: str, num_data: int, *, observed: bool | None = None) -> Tensor:
+    """Return what :func:`log_density` does, ``[num_data]``, as a mean over the particles that the trace holds."""
+    rows = num_rows(trace, plate)
+    found = log_density(trace, rows, observed=observed)
+    return found if rows == num_data else found.unflatten(0, (num_data, -1)).mean(1)
+
+
+class Unrecorded(Messenger):
+    """Marks runs of the programs that no record of the fit shall hold: on other data, or on draws of the prior."""
+
+
+def is_recorded() -> bool:
+    """Whether no :class:`Unrecorded` is around."""
+    return not any(isinstance(handler, Unrecorded) for handler in poutine.runtime._PYRO_STACK)
 
 
 class Repeated(Messenger):

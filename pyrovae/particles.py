@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
 from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import constraints
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.data import Data, as_data
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Layout, Pair, Program, Repeated, log_density, per_datum, sample_sites
+from pyrovae.pair import Layout, Pair, Program, Repeated, log_density, sample_sites
 from pyrovae.state import bare_params, default_device, isolated, placed
 
 BATCH_SIZE = 32
@@ -100,7 +101,7 @@ class Question:
         bad = (weight.isnan() | (weight == math.inf)).any(0)
         if bool(bad.any()):
             datum = indices[int(bad.nonzero()[0])]
-            site = non_finite_site(model_trace, guide_trace, size)
+            site = non_finite_site(model_trace, guide_trace)
             raise ValueError(
                 f"the log weight of datum {datum} is not a finite number, first at site {site!r}: the "
                 "program returns NaN or infinity there"
@@ -231,12 +232,13 @@ def _check_support(layout: Layout, data: Data) -> None:
                 )
 
 
-def non_finite_site(model_trace: Any, guide_trace: Any, num_data: int) -> str:
+def non_finite_site(model_trace: Any, guide_trace: Any) -> str:
     """Return the first site, in the order that sites were run, with a density that is not finite for some datum."""
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
             value: Tensor = site["value"]
             finite = not value.is_floating_point() or bool(value.isfinite().all())
-            if not finite or not bool(per_datum(site, num_data).isfinite().all()):
+            log_prob = scale_and_mask(site["fn"].log_prob(value, *site["args"], **site["kwargs"]), mask=site["mask"])
+            if not finite or not bool(log_prob.isfinite().all()):
                 return name
     return "unknown"

@@ -13,19 +13,17 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyrovae.broadcast import broadcasts, density_once, flattened, guide_once, repeated, tolerance
 from pyrovae.checks import at_least
 from pyrovae.compiled import CannotCompile, Choice, Function, State, agree, check_mode, compiled, signature
 from pyrovae.noise import DatumNoise, Draw, Given
-from pyrovae.pair import PARTICLES, Program, Repeated, log_density, sample_sites
+from pyrovae.pair import Program, Repeated, log_density
 from pyrovae.particles import BATCH_SIZE, Question, chunks, other_lengths_explained, question
-from pyrovae.state import same_streams
 
 CHECKS = 2  # of compiled log weights against eager ones
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of two ways to compute one log density
 
 
 def log_weights(
@@ -201,7 +199,7 @@ class Weigher:
         checked.append(batch)
         function, draws = self._functions[key]
         expected = self._weights(batch, self._trial(batch), repeats)
-        if agree(function(*self._inputs(batch, self._trial(batch), draws, repeats)), [expected], _tolerance(expected)):
+        if agree(function(*self._inputs(batch, self._trial(batch), draws, repeats)), [expected], tolerance(expected)):
             return True
         self._give_up(CannotCompile("compiled, its log weights differ from those computed eagerly"))
         return False
@@ -215,17 +213,21 @@ class Weigher:
     def _weights(self, batch: tuple[Tensor, ...], noise: Any, repeats: int) -> Tensor:
         """Return log weights ``[repeats, len(batch[0])]``."""
         pair, size = self.asked.pair, len(batch[0])
-        rows = tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
+        rows = repeated(batch, repeats)
         if repeats > 1 and self._once is None:
-            self._once = self._broadcasts(batch, rows, repeats)
+            trial = self._trial(batch)
+            trial.repeats, trial.outer = 1, repeats
+            with trial:
+                self._once = broadcasts(pair.guide, batch, repeats, self.asked.layout.nesting)
         self._arrange(noise, repeats)
         with noise, Repeated():
             if repeats == 1 or not self._once:
                 model_trace, guide_trace = pair.traces(rows)
                 weight = log_density(model_trace, len(rows[0])) - log_density(guide_trace, len(rows[0]))
                 return weight.unflatten(0, (size, repeats)).T
-            particles, log_q = self._guide_once(batch, repeats)
-            model_trace = poutine.trace(poutine.replay(pair.model, trace=particles)).get_trace(*rows)
+            particles = guide_once(pair.guide, batch, repeats, self.asked.layout.nesting)
+            log_q = density_once(particles, repeats, size)
+            model_trace = poutine.trace(poutine.replay(pair.model, trace=flattened(particles))).get_trace(*rows)
         return log_density(model_trace, len(rows[0])).unflatten(0, (size, repeats)).T - log_q
 
     def _arrange(self, noise: Any, repeats: int) -> None:
@@ -233,49 +235,9 @@ class Weigher:
             apart = repeats > 1 and bool(self._once)
             noise.repeats, noise.outer = (1, repeats) if apart else (repeats, 0)
 
-    def _guide_once(self, batch: tuple[Tensor, ...], repeats: int) -> tuple[Any, Tensor]:
-        """Run the guide under a plate of particles; return its trace, each datum once a particle, and log q."""
-        size = len(batch[0])
-        with pyro.plate(PARTICLES, repeats, dim=-1 - self.asked.layout.nesting):
-            trace = poutine.trace(self.asked.pair.guide).get_trace(*batch)
-        log_q = torch.zeros(())
-        flat = poutine.Trace()  # of latents alone: the data plate is longer here
-        for name, site in sample_sites(trace):
-            log_prob = site["fn"].log_prob(site["value"])
-            log_prob = scale_and_mask(log_prob, mask=site["mask"])
-            middle = tuple(range(1, log_prob.dim() - 1))
-            log_q = log_q + (log_prob.sum(middle) if middle else log_prob).expand(repeats, size)
-            value = site["value"].expand(site["fn"].shape())
-            data_dim = value.dim() - 1 - site["fn"].event_dim
-            value = value.movedim(0, data_dim).flatten(data_dim - 1, data_dim)
-            flat.add_node(name, **{**site, "value": value})
-        return flat, log_q
-
-    def _broadcasts(self, batch: tuple[Tensor, ...], rows: tuple[Tensor, ...], repeats: int) -> bool:
-        """Whether the guide, run once with a plate of particles outside, is the same as run with each datum repeated.
-
-        Its own draws are scored the other way: every one must have the same density.
-        """
-        noise = DatumNoise(0, range(len(batch[0])), batch[0].device)
-        noise.repeats, noise.outer = 1, repeats
-        try:
-            with same_streams(batch[0].device):
-                with noise, Repeated():
-                    particles, log_q = self._guide_once(batch, repeats)
-                with Repeated():
-                    replayed = poutine.replay(self.asked.pair.guide, trace=particles)
-                    expected = log_density(poutine.trace(replayed).get_trace(*rows), len(rows[0]))
-        except Exception:  # it cannot be run so, in whatever way; as it was written it can
-            return False
-        return agree([log_q], [expected.unflatten(0, log_q.T.shape).T], _tolerance(log_q))
-
     def _say(self, line: str) -> None:
         if self.progress is not None:
             tqdm.write(line)
-
-
-def _tolerance(values: Tensor) -> float:
-    return TOLERANCE.get(values.dtype, 1e-3)
 
 
 def _state(modules: list[torch.nn.Module]) -> State:

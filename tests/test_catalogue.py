@@ -41,7 +41,14 @@ LIKELIHOODS = {
     "Gaussian": (likelihoods.Gaussian, lambda n: bits(n, D) * 3 - 1),
     "Gaussian, a scale each": (lambda: likelihoods.Gaussian(num_scales=D), lambda n: bits(n, D) * 3 - 1),
 }
-GUIDES = {"MeanField": guides.MeanField, "FullRank": guides.FullRank, "Flow": guides.Flow}
+GUIDES = {
+    name: getattr(guides, name)
+    for name in (
+        "MeanField", "FullRank", "Flow", "LowRank", "Mixture", "Auxiliary", "Planar", "Radial", "Householder",
+        "MaskedAutoregressive", "SplineCoupling", "SplineAutoregressive",
+    )
+}  # fmt: skip
+COMMON = ("MeanField", "FullRank", "Flow")  # tried with every prior and likelihood, the others with one of each
 
 
 def vae(prior="StandardNormal", likelihood="Bernoulli", guide="MeanField"):
@@ -55,8 +62,9 @@ def vae(prior="StandardNormal", likelihood="Bernoulli", guide="MeanField"):
 
 
 COMBINATIONS = [
-    *itertools.product(PRIORS, ["Bernoulli"], GUIDES),
-    *itertools.product(["StandardNormal"], list(LIKELIHOODS)[1:], GUIDES),
+    *itertools.product(PRIORS, ["Bernoulli"], COMMON),
+    *itertools.product(["StandardNormal"], list(LIKELIHOODS)[1:], COMMON),
+    *itertools.product(["StandardNormal"], ["Bernoulli"], [name for name in GUIDES if name not in COMMON]),
 ]
 
 
@@ -228,6 +236,15 @@ def test_positive_is_one_at_zero_and_never_overflows_or_vanishes():
 # Configuration: a constructor's arguments are its attributes.
 
 
+def hierarchy():
+    return models.HierarchicalVAE(
+        prior=priors.StandardNormal(2),
+        transitions=[nn.MLP(2, 6)],
+        decoder=nn.MLP(3, 4),
+        likelihood=likelihoods.Bernoulli(),
+    )
+
+
 def catalogue_instances():
     return {
         "VAE": lambda: vae()[0][0],
@@ -235,6 +252,26 @@ def catalogue_instances():
         "MeanField": lambda: guides.MeanField(nn.MLP(4, 8), 2, latent="w", support=constraints.simplex),
         "FullRank": lambda: guides.FullRank(nn.ConvEncoder((1, 4, 4), 8), 2),
         "Flow": lambda: guides.Flow(nn.MLP(4, 8), 2, num_steps=5, hidden=(7,)),
+        "LowRank": lambda: guides.LowRank(nn.MLP(4, 8), 3, rank=1),
+        "Mixture": lambda: guides.Mixture(nn.MLP(4, 8), 2, num_components=3),
+        "Auxiliary": lambda: guides.Auxiliary(nn.MLP(4, 8), 2, auxiliary_dim=3, hidden=(5,)),
+        "Categorical": lambda: guides.Categorical(nn.MLP(4, 8), 3, how="relaxed", temperature=0.3),
+        "Planar": lambda: guides.Planar(nn.MLP(4, 8), 2, num_steps=3),
+        "Radial": lambda: guides.Radial(nn.MLP(4, 8), 2, context_dim=4),
+        "Householder": lambda: guides.Householder(nn.MLP(4, 8), 2, hidden=(6,)),
+        "MaskedAutoregressive": lambda: guides.MaskedAutoregressive(nn.MLP(4, 8), 2, num_steps=1),
+        "SplineCoupling": lambda: guides.SplineCoupling(nn.MLP(4, 8), 2, num_bins=5, bound=3.0),
+        "SplineAutoregressive": lambda: guides.SplineAutoregressive(nn.MLP(4, 8), 2, num_bins=4),
+        "Local": lambda: guides.Local(guides.MeanField(nn.MLP(4, 8), 2), torch.randn(7, 4)),
+        "SemiAmortized": lambda: guides.SemiAmortized(
+            guides.MeanField(nn.MLP(4, 8), 2), models.LinearGaussian(2, 4), num_steps=2, step_length=0.1
+        ),
+        "DAIS": lambda: guides.DAIS(guides.Flow(nn.MLP(4, 8), 2), models.LinearGaussian(2, 4), num_steps=2),
+        "HierarchicalVAE": hierarchy,
+        "Hierarchical": lambda: guides.Hierarchical(
+            [guides.MeanField(nn.MLP(4, 8), 3), guides.FullRank(nn.MLP(3, 8), 2)], latents=("a", "b")
+        ),
+        "Ladder": lambda: guides.Ladder([nn.MLP(4, 8), nn.MLP(8, 6)], hierarchy()),
         "MixtureOfGaussians": lambda: priors.MixtureOfGaussians(2, num_components=3),
         "StandardNormal": lambda: priors.StandardNormal(4),
         "Laplace": lambda: priors.Laplace(4, scale=2.0),

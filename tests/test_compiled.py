@@ -1,6 +1,7 @@
 """Compiled steps and log weights are the eager ones, up to rounding; what cannot be compiled runs and says so."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -14,7 +15,7 @@ from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.nn import PyroModule, PyroSample
 
 from pyrovae import compiled as engine
-from pyrovae import evaluate, fit, guides, likelihoods, log_weights, models, nn, priors, weights
+from pyrovae import evaluate, fit, guides, likelihoods, log_weights, models, nn, objectives, priors, weights
 from pyrovae.compiled import compiled
 from pyrovae.data import as_data
 from pyrovae.pair import Pair, sample_sites
@@ -128,7 +129,58 @@ def bayesian():
     return model, Guide()
 
 
+def refined(make):
+    model, family = vae()
+    return model, make(family, model)
+
+
+def hierarchy(direction):
+    model = models.HierarchicalVAE(
+        prior=priors.StandardNormal(2),
+        transitions=[nn.MLP(2, 2 * LATENT)],
+        decoder=nn.MLP(LATENT, 12, hidden=(16,)),
+        likelihood=likelihoods.Bernoulli(),
+    )
+    layers = [guides.MeanField(nn.MLP(12, 16), LATENT), guides.FullRank(nn.MLP(LATENT, 16), 2)]
+    ladder = guides.Ladder([nn.MLP(12, 16), nn.MLP(16, 16)], model)
+    return model, guides.Hierarchical(layers) if direction == "up" else ladder
+
+
+def categories(how):
+    relaxed = dist.RelaxedOneHotCategorical(torch.tensor(0.5).double(), logits=torch.zeros(LATENT).double())
+    prior = relaxed if how == "relaxed" else dist.OneHotCategorical(logits=torch.zeros(LATENT).double())
+    return vae(partial(guides.Categorical, how=how), prior=prior)
+
+
+def local():
+    model, family = vae()
+    return model, guides.Local(family, torch.cat([bits(16), 1 - bits(16)]))
+
+
+GUIDES = ("LowRank", "Mixture", "Auxiliary", "Planar", "Radial", "Householder")
+GUIDES += ("MaskedAutoregressive", "SplineCoupling", "SplineAutoregressive")
+OBJECTIVES = {
+    "IWAE": lambda: objectives.IWAE(4),
+    "IWAE, stl": lambda: objectives.IWAE(2, estimator="stl"),
+    "PIWAE": lambda: objectives.PIWAE(2, num_bounds=2),
+    "CIWAE": lambda: objectives.CIWAE(4),
+    "Renyi of ours": lambda: objectives.Renyi(0.5, 4),
+    "Chi": lambda: objectives.Chi(2, 4),
+    "BetaELBO": lambda: objectives.BetaELBO(objectives.linear(50, start=0.5)),
+    "CapacityELBO": lambda: objectives.CapacityELBO(1.0),
+    "FreeBits": lambda: objectives.FreeBits(0.1, by_latent=True),
+    "BetaTCVAE": lambda: objectives.BetaTCVAE(80),
+    "MMD": lambda: objectives.MMD(10.0),
+    "DIPVAE": lambda: objectives.DIPVAE(),
+    "WakeSleep": lambda: objectives.WakeSleep(3, sleep=0.5),
+    "AdversarialAutoencoder": lambda: objectives.AdversarialAutoencoder(nn.MLP(LATENT, 1)),
+    "VAEGAN": lambda: objectives.VAEGAN(nn.MLP(12, 8), nn.MLP(8, 1)),
+}
+
 PAIRS = {
+    "dreg": (vae, lambda: objectives.IWAE(4, estimator="dreg", num_bounds=2)),
+    "FactorVAE": (vae, lambda: objectives.FactorVAE(nn.MLP(LATENT, 1))),
+    "DAIS": (lambda: refined(partial(guides.DAIS, num_steps=2)), Trace_ELBO),
     "mean field": (vae, Trace_ELBO),
     "batch statistics": (lambda: vae(encoder=Noisy()), Trace_ELBO),
     "score function": (lambda: discrete({}), Trace_ELBO),
@@ -136,6 +188,16 @@ PAIRS = {
     "bare parameters": (bare, Trace_ELBO),
 }
 SLOW_PAIRS = {
+    **{name: (partial(vae, getattr(guides, name)), Trace_ELBO) for name in GUIDES},
+    **{name: (vae, objective) for name, objective in OBJECTIVES.items()},
+    "SemiAmortized": (lambda: refined(partial(guides.SemiAmortized, num_steps=2)), Trace_ELBO),
+    "Local": (local, Trace_ELBO),
+    "bottom-up": (lambda: hierarchy("up"), Trace_ELBO),
+    "ladder": (lambda: hierarchy("down"), lambda: objectives.BetaELBO(2.0)),
+    "VIMCO": (lambda: categories("sampled"), lambda: objectives.VIMCO(3)),
+    "categories summed out": (lambda: categories("enumerated"), lambda: TraceEnum_ELBO(max_plate_nesting=1)),
+    "straight-through": (lambda: categories("straight-through"), Trace_ELBO),
+    "Gumbel-softmax": (lambda: categories("relaxed"), lambda: objectives.IWAE(3)),
     "full rank": (lambda: vae(guides.FullRank), Trace_ELBO),
     "flow": (lambda: vae(guides.Flow), Trace_ELBO),
     "analytic": (vae, TraceMeanField_ELBO),
@@ -176,8 +238,10 @@ def gradients(request):
             layout, _, _ = pair.read((x,))
             params, bare_params = find_params(pair, as_data(x))
             constraints = pyro.get_param_store().get_state()["constraints"]
-            state = State(pair.modules.values(), bare_params, {name: constraints[name] for name in bare_params})
             elbo = objective()
+            own = [elbo.own.double()] if isinstance(elbo, objectives.Objective) else []
+            modules = [*pair.modules.values(), *own]
+            state = State(modules, bare_params, {name: constraints[name] for name in bare_params})
             elbo.loss(pair.model, pair.guide, x)  # guesses its plate nesting
             with pyro.validation_enabled(False):
                 yield Gradients(pair, layout, elbo, params, state), x

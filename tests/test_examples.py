@@ -30,6 +30,18 @@ def test_custom_prior():
 
 
 @pytest.mark.own_state
+def test_own_guide():
+    assert set(example("own_guide")["main"](epochs=5, num_particles=50).index) == {"Gaussian", "heavy-tailed"}
+
+
+@pytest.mark.own_state
+def test_own_objective():
+    found = example("own_objective")["main"](steps=200)
+    truth = found["log p(x), exact"]
+    assert abs(found["jackknife, 5"] - truth) < truth - found["IWAE, 5"]
+
+
+@pytest.mark.own_state
 def test_own_model(monkeypatch, capsys):
     fit = pyrovae.fit
     monkeypatch.setattr(pyrovae, "fit", lambda *a, **k: fit(*a, **{**k, "epochs": 10}), raising=False)

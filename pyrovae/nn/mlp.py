@@ -2,16 +2,17 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from pyrovae.nn.network import Network, Shape, size
 
 
 class MLP(Network):
-    """Fully connected layers: ``[..., in] -> [..., out]``.
+    """Fully connected layers: ``[..., in] -> [..., out]``; several tensors (data and covariates) are taken side by side.
 
     Args:
-        in_shape: features taken: their number or a picture's shape, whose vector is taken flat.
+        in_shape: features taken, of all tensors together: their number or a picture's shape, whose vector is taken flat.
         out_shape: features returned, flat.
         hidden: widths of the hidden layers.
         activation: class of the activation between layers.
@@ -34,7 +35,7 @@ class MLP(Network):
             layers += [nn.Linear(before, after), activation()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``[..., in]`` to ``[..., out]``."""
-        out: Tensor = self.layers(features)
+    def forward(self, *features: Tensor) -> Tensor:
+        """Map ``[..., in]``, of one tensor or of several side by side, to ``[..., out]``."""
+        out: Tensor = self.layers(features[0] if len(features) == 1 else torch.cat(features, dim=-1))
         return out

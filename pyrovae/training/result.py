@@ -63,9 +63,13 @@ def describe(fit: Fit, history: History) -> tuple[dict[str, Tensor], dict[str, A
         "columns": list(fit.history.columns),
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
     }
+    model = fit.model
+    while isinstance(model, WithParams):
+        model = model.program
     for role, program in (("model", fit.model), ("guide", fit.guide)):
         try:
-            document[role] = {"configuration": configuration(program, f"the {role}")}
+            described = configuration(program, f"the {role}", model=model if role == "guide" else None)
+            document[role] = {"configuration": described}
         except NotConfigurable as error:
             document[role] = {"configuration": None, "why": str(error)}
     return tensors, document
@@ -84,7 +88,7 @@ def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def fitted_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return those of a folder's tensors that are the fitted pair's, without history and what resuming needs."""
-    extra = ("history", "optimizer/", "random", "best/", "last/")
+    extra = ("history", "optimizer/", "second/", "objective/", "random", "best/", "last/")
     return {key: value for key, value in tensors.items() if not key.startswith(extra)}
 
 
@@ -128,7 +132,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     for role, program in programs.items():
         if program is None:
             with random_state(0):  # initial values are drawn, then overwritten
-                programs[role] = _rebuilt(role, document, source)
+                programs[role] = _rebuilt(role, document, source, programs["model"])
     pair = Pair(programs["model"], programs["guide"])
     fitted = fitted_tensors(tensors)
     bare = {key.removeprefix(f"{BARE}/"): value for key, value in fitted.items() if key.startswith(f"{BARE}/")}
@@ -150,12 +154,12 @@ def carrying(
     return WithParams(model, store, pending), WithParams(guide, store, pending)
 
 
-def _rebuilt(role: str, document: dict[str, Any], source: str) -> Any:
+def _rebuilt(role: str, document: dict[str, Any], source: str, model: Any) -> Any:
     described = document.get(role) or {}
     if described.get("configuration") is None:
         why = described.get("why", f"its {role} has no saved configuration")
         raise ValueError(f"{source} cannot rebuild its {role} ({why}): pass load(..., {role}=...)")
-    return build(described["configuration"])
+    return build(described["configuration"], model=model)
 
 
 def _match_dtypes(pair: Pair, tensors: dict[str, Tensor]) -> None:

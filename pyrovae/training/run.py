@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from pyrovae.compiled import State
 from pyrovae.data import Data
-from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, log_density, sample_sites
+from pyrovae.objectives import Objective
+from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, mean_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.training import storage
@@ -79,6 +80,7 @@ class Run:
         self.dtype, self.bfloat16 = DTYPES[precision], precision == "bfloat16"
         self.history, self.step, self.seconds, self.stopped = History(), 0, 0.0, ""
         self.best_bound, self.best_epoch, self.epoch = -math.inf, 0, 0
+        self.checked = False  # whether the objective was run once, validated
         self.best: dict[str, Tensor] = {}
         self.good: dict[str, Tensor] = {}
         self.last: dict[str, Tensor] = {}
@@ -109,6 +111,9 @@ class Run:
         self.objective = copy.deepcopy(Trace_ELBO() if objective is None else objective)
         if isinstance(objective, type) or not callable(getattr(self.objective, "loss_and_grads", None)):
             raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
+        own = [self.objective.own] if isinstance(self.objective, Objective) else []
+        for module in own:
+            module.to(self.device, self.dtype)
         self.params, self.bare = find_params(self.pair, self.data)
         if not self.params:
             raise ValueError(
@@ -120,7 +125,8 @@ class Run:
                 "as the batch: give the plate the full size, so that each process's loss stands for all data"
             )
         constraints = pyro.get_param_store().get_state()["constraints"]
-        self.state = State(self.pair.modules.values(), self.bare, {name: constraints[name] for name in self.bare})
+        modules = [*self.pair.modules.values(), *own]
+        self.state = State(modules, self.bare, {name: constraints[name] for name in self.bare})
         self.group.same(self.state.values)
         seed_streams(self.seed, self.device)
         self.good = self.snapshot()
@@ -151,7 +157,10 @@ class Run:
         """Take a step on a batch, the data at ``indices``."""
         if self.schedule is not None:
             self.stepper.set_lr(float(self.schedule(self.step)))
-        if self.step == 0:
+        if isinstance(self.objective, Objective):
+            self.objective.at(self.step)
+        if not self.checked:
+            self.checked = True
             self._check_first(batch)
         if self.group.size > 1 and isinstance(self.stepper, TorchStepper):
             self.stepper.gradients.share = self.group.share(len(indices))
@@ -211,8 +220,9 @@ class Run:
             return "unknown", []
         model_trace, guide_trace = recorder.model_traces[-1], recorder.guide_traces[-1]
         with torch.no_grad():
-            site = non_finite_site(model_trace, guide_trace, num_data)
-            total = log_density(model_trace, num_data) - log_density(guide_trace, num_data)
+            site = non_finite_site(model_trace, guide_trace)
+            plate = self.layout.plate
+            total = mean_density(model_trace, plate, num_data) - mean_density(guide_trace, plate, num_data)
         return site, (~total.isfinite()).nonzero().flatten().tolist()
 
     def _fail(self, text: str, site: str | None, indices: list[int], batch: Any, cause: Exception | None) -> None:
@@ -289,7 +299,7 @@ class Run:
             recorder, total = self.stepper.recorder, 0.0
             for indices, batch in self.validation.batches(256):
                 loss = float(self.objective.loss(recorder.model, recorder.guide, *batch))
-                total -= loss / recorder.loss_size(self.layout) * len(indices)
+                total -= loss / recorder.loss_size(self.layout, len(indices)) * len(indices)
                 recorder.clear()
             return total / len(self.validation)
 
@@ -337,6 +347,11 @@ class Run:
                 self.stopped,
             ],
         }
+        if isinstance(self.objective, Objective):
+            tensors.update({f"objective/{key}": value for key, value in self.objective.own.state_dict().items()})
+            if self.objective.optimizer is not None:
+                state = self.objective.optimizer.state_dict()
+                document["resume"]["second"] = storage.flatten(state, "second", tensors)
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random-cuda"] = torch.cuda.get_rng_state(self.device)
@@ -365,6 +380,11 @@ class Run:
         last = {key.removeprefix("last/"): t for key, t in tensors.items() if key.startswith("last/")}
         restore_pair(self.pair, self.bare, last or fitted_tensors(tensors), repr(str(folder)))
         self.stepper.restore(storage.unflatten(resume["optimizer"], tensors))
+        if isinstance(self.objective, Objective):
+            own = {k.removeprefix("objective/"): t for k, t in tensors.items() if k.startswith("objective/")}
+            self.objective.own.load_state_dict(own)
+            if self.objective.optimizer is not None:
+                self.objective.optimizer.load_state_dict(storage.unflatten(resume["second"], tensors))
         self.compiler.restore(resume.get("compiled", {}))
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best

@@ -13,7 +13,20 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrovae.compiled import State, signature
-from pyrovae.pair import PARTICLES, Batch, Layout, Pair, Program, data_frames, log_density, plate_size, sample_sites
+from pyrovae.objectives import Objective
+from pyrovae.pair import (
+    PARTICLES,
+    Batch,
+    Layout,
+    Pair,
+    Program,
+    data_frames,
+    is_recorded,
+    mean_density,
+    num_rows,
+    plate_size,
+    sample_sites,
+)
 from pyrovae.state import bfloat16_layers
 from pyrovae.training.capture import Captured
 from pyrovae.training.compiling import Compiler
@@ -54,16 +67,19 @@ class Recorder:
         if self._register and isinstance(program, nn.Module) and not isinstance(program, PyroModule):
             pyro.module(name, program)
         trace = poutine.trace(program).get_trace(*batch)
-        traces.append(trace)
+        if is_recorded():
+            traces.append(trace)
         return trace.nodes["_RETURN"]["value"]
 
-    def loss_size(self, layout: Layout) -> int:
+    def loss_size(self, layout: Layout, num_data: int) -> int:
         """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
-        return plate_size(self.model_traces[-1], layout.plate)
+        trace = self.model_traces[-1]
+        full = plate_size(trace, layout.plate)  # longer than the batch also where each datum stands once a particle
+        return full if layout.subsampled or full != num_rows(trace, layout.plate) else num_data
 
     def annealed(self, layout: Layout, num_data: int) -> bool:
         """Whether a site carries a scale beyond that of a subsampled plate: another number, or a tensor."""
-        plate = self.loss_size(layout) / num_data
+        plate = self.loss_size(layout, num_data) / num_data
         sites = [site for trace in (*self.model_traces, *self.guide_traces) for _, site in sample_sites(trace)]
         local = [layout.plate in {frame.name for frame in data_frames(site)} for site in sites]
         expected = [plate if inside else 1.0 for inside in local]
@@ -80,9 +96,10 @@ class Recorder:
         nan = torch.full_like(loss, math.nan)
         if layout.global_latents or layout.unguided or _enumerated(self.guide_traces):
             return (nan if self.annealed(layout, num_data) else -loss), nan, nan
-        reconstruction = _mean([log_density(trace, num_data, observed=True) for trace in self.model_traces])
-        prior = _mean([log_density(trace, num_data, observed=False) for trace in self.model_traces])
-        posterior = _mean([log_density(trace, num_data) for trace in self.guide_traces])
+        plate = layout.plate
+        reconstruction = _mean([mean_density(trace, plate, num_data, observed=True) for trace in self.model_traces])
+        prior = _mean([mean_density(trace, plate, num_data, observed=False) for trace in self.model_traces])
+        posterior = _mean([mean_density(trace, plate, num_data) for trace in self.guide_traces])
         kl = posterior - prior
         return reconstruction - kl, reconstruction, kl
 
@@ -159,11 +176,15 @@ class Gradients:
         self.seed = 0
         self._lowered = list(pair.modules.values()) if bfloat16 else []
         self.params = list(params.values())
-        self._places = [state.index(p) for p in self.params]
+        self.own = list(objective.own.parameters()) if isinstance(objective, Objective) else []
+        self._places = [state.index(p) for p in (*self.params, *self.own)]
 
     def measure(self, batch: Batch) -> list[Tensor | None]:
-        """Return what was measured on a batch, ``[5]``, and the gradient of every parameter; nothing is changed."""
-        return self._measure(batch, self.params)
+        """Return what was measured on a batch, ``[5]``, and the gradient of every parameter; nothing is changed.
+
+        Those of the objective's own parameters come last.
+        """
+        return self._measure(batch, [*self.params, *self.own])
 
     def pure(self, *tensors: Tensor) -> list[Tensor | None]:
         """Do what :meth:`measure` does, as a function of all that it reads: the programs' state and the batch."""
@@ -179,8 +200,8 @@ class Gradients:
         shared = nullcontext() if self.share is None else SharedNoise(self.share, self.seed)
         with bfloat16_layers(self._lowered), shared:
             loss, grads = self._gradients(batch, params)
-        norm = torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None])
-        loss = loss / self.recorder.loss_size(self.layout)
+        norm = torch.nn.utils.get_total_norm([grad for grad in grads[: len(self.params)] if grad is not None])
+        loss = loss / self.recorder.loss_size(self.layout, len(batch[0]))
         parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
         row = torch.stack([part.to(loss.dtype) for part in (loss, *parts, norm)])
         return [row, *grads]
@@ -225,6 +246,8 @@ class TorchStepper:
         self.group, self.whole = group, whole
         self.gradients, self.compiler, self.optimizer, self.clip_norm = gradients, compiler, optimizer, clip_norm
         self.recorder, self.params = gradients.recorder, gradients.params
+        self.all_params = [*gradients.params, *gradients.own]
+        self.second: torch.optim.Optimizer | None = getattr(gradients.objective, "optimizer", None)
         self.on_host = self.params[0].device.type == "cpu"
         self.healthy = torch.ones((), dtype=torch.bool, device=self.params[0].device)
         self._captured: dict[Any, Captured] = {}
@@ -235,6 +258,7 @@ class TorchStepper:
         groups = self.optimizer.param_groups
         self._lr = float(groups[0]["lr"])
         self._one_lr = len({float(group["lr"]) for group in groups}) == 1
+        groups = groups + ([] if self.second is None else self.second.param_groups)
         here = not self.on_host and self.group.size == 1 and self.compiler.mode is not False
         self._capturable = here and all("capturable" in group for group in groups)
         if self._capturable:
@@ -290,22 +314,25 @@ class TorchStepper:
     def _descend_if_healthy(self, row: Tensor, grads: Sequence[Tensor | None]) -> None:
         """Descend without looking: the step is taken, and taken back where a loss or gradient was not finite."""
         self.healthy.logical_and_(row[0].isfinite() & row[-1].isfinite())
-        before = [p.detach().clone() for p in self.params]
+        before = [p.detach().clone() for p in self.all_params]
         self._descend(row[-1], grads)
         with torch.no_grad():
-            for p, old in zip(self.params, before, strict=True):
+            for p, old in zip(self.all_params, before, strict=True):
                 p.copy_(torch.where(self.healthy, p, old))
 
     def _changed(self) -> list[Tensor]:
-        moments = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        states = [*self.optimizer.state.values(), *(self.second.state.values() if self.second is not None else ())]
+        moments = [t for state in states for t in state.values() if isinstance(t, Tensor)]
         return [*self.gradients.state.values, *moments, self.healthy]
 
     def _descend(self, norm: Tensor, grads: Sequence[Tensor | None]) -> None:
-        for p, grad in zip(self.params, grads, strict=True):
+        for p, grad in zip(self.all_params, grads, strict=True):
             p.grad = grad
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.params, self.clip_norm, norm)
         self.optimizer.step()
+        if self.second is not None:
+            self.second.step()
 
     def state(self) -> Any:
         """Return the optimizer's state."""
@@ -341,7 +368,7 @@ class PyroStepper:
     def step(self, batch: Batch) -> Tensor:
         """Take Pyro's step."""
         self.recorder.clear()
-        loss = _total(self.svi.step(*batch), batch) / self.recorder.loss_size(self.layout)
+        loss = _total(self.svi.step(*batch), batch) / self.recorder.loss_size(self.layout, len(batch[0]))
         parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
         self.healthy.logical_and_(loss.cpu().isfinite())
         return torch.stack([part.to(loss.dtype) for part in (loss, *parts, torch.full_like(loss, math.nan))])

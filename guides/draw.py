@@ -1,0 +1,54 @@
+"""A draw together with the density that comes with it."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class Draw(dist.TorchDistribution):
+    """What a guide with randomness of its own samples: one value a datum, and the log density that it is weighed by.
+
+    The density of any other value is not known, and is NaN.
+
+    Args:
+        value: ``[N, D]``.
+        log_density: of the value, ``[N]``, in nats.
+    """
+
+    arg_constraints = {"value": constraints.real_vector, "log_density": constraints.real}
+    has_rsample = True
+
+    def __init__(self, value: Tensor, log_density: Tensor, validate_args: bool | None = None) -> None:
+        self.value, self.log_density = value, log_density
+        super().__init__(log_density.shape, value.shape[-1:], validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """The real vectors."""
+        return constraints.real_vector
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Draw":
+        """Return itself; it cannot be made more draws than it is.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise ValueError(
+                f"a guide that draws before it samples has {tuple(self.batch_shape)} draws, and cannot be given "
+                f"{tuple(batch_shape)} by a plate: run it once a particle (vectorize_particles=False)"
+            )
+        return self
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Return the value."""
+        if sample_shape:
+            raise ValueError("there is one draw a datum: run the guide again for another")
+        return self.value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the density that comes with the value, ``[N]``; NaN where ``value`` is another."""
+        return torch.where((value == self.value).all(-1), self.log_density, torch.nan)

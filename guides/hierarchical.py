@@ -1,0 +1,58 @@
+"""Guide of several latent layers, from the data upwards."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae.guides.guide import Guide
+
+
+class Hierarchical(nn.Module):
+    """q(z1, ..., zL | x) = q(z1 | x) q(z2 | z1) ... q(zL | z(L-1)), bottom-up.
+
+    Each layer is a guide of its own, in any family, whose encoder takes the layer below.
+
+    Source: Rezende, Mohamed and Wierstra, "Stochastic backpropagation and approximate inference in deep generative
+    models", 2014.
+
+    Args:
+        layers: guides with one latent each, from the one that takes the data to the topmost; they sample ``z1``,
+            ``z2``, ... unless ``latents`` says otherwise.
+        latents: names of the latent sites, in the same order.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import guides, nn
+        >>> q = Hierarchical([guides.MeanField(nn.MLP(64, 32), 8), guides.Flow(nn.MLP(8, 16), 3)])
+        >>> [tuple(z.shape) for z in q(torch.zeros(5, 64))]
+        [(5, 8), (5, 3)]
+    """
+
+    def __init__(self, layers: Sequence[Guide], *, latents: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if len(layers) < 1 or not all(isinstance(layer, Guide) for layer in layers):
+            raise ValueError(f"layers must be guides, at least one, got {[type(layer).__name__ for layer in layers]}")
+        self.layers = nn.ModuleList(layers)
+        self.latents = tuple(latents or (f"z{i + 1}" for i in range(len(layers))))
+        if len(self.latents) != len(layers):
+            raise ValueError(f"{len(layers)} layers need as many names of latents, got {self.latents}")
+
+    def forward(self, *batch: Tensor) -> list[Tensor]:
+        """Sample every layer's latent for every datum of the batch; return them, from the lowest."""
+        pyro.module("guide", self)
+        below: tuple[Tensor, ...] = batch
+        found = []
+        with pyro.plate("data", batch[0].shape[0]):
+            for name, layer in zip(self.latents, self.layers, strict=True):
+                z = pyro.sample(name, _posterior(layer, below))
+                found.append(z)
+                below = (z,)
+        return found
+
+
+def _posterior(layer: Any, below: tuple[Tensor, ...]) -> dist.TorchDistribution:
+    made: dist.TorchDistribution = layer.posterior(*below)
+    return made

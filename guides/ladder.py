@@ -1,0 +1,90 @@
+"""Guide of several latent layers, from the top downwards."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.nn import Network, positive
+
+
+class HasLayers(Protocol):
+    """A model of latent layers, each normal given the one above."""
+
+    latent_dims: tuple[int, ...]
+
+    def conditional(self, layer: int, above: Tensor) -> dist.TorchDistribution:
+        """Return p(z_layer | the layer above), a normal distribution with one event dimension; layers count from 1."""
+
+
+class Ladder(nn.Module):
+    """q(z1, ..., zL | x) = q(zL | x) prod_l q(z_l | z_{l+1}, x), top-down.
+
+    A deterministic pass upwards gives features h_l of every layer. Downwards, what the data say of a layer is combined
+    with what the model says of it given the layer above, each weighted by its precision::
+
+        h_l = network_l(h_{l-1}),   h_0 = x
+        q(zL | x) = N(m_L, diag(s_L^2))
+        q(z_l | z_{l+1}, x) proportional to N(z_l; m_l, diag(s_l^2)) p(z_l | z_{l+1})
+
+    with m_l and s_l read off h_l. The guide's parameters thus include the model's own transitions.
+
+    Source: Sonderby, Raiko, Maaloe, Sonderby and Winther, "Ladder variational autoencoders", 2016.
+
+    Args:
+        networks: one for every layer, upwards; each has an attribute ``out_features``.
+        model: of the pair, such as :class:`~pyrovae.models.HierarchicalVAE`: with ``latent_dims`` from the lowest layer
+            and ``conditional(layer, above)``.
+
+    Example:
+        >>> from pyrovae import guides, likelihoods, models, nn, priors
+        >>> model = models.HierarchicalVAE(
+        ...     prior=priors.StandardNormal(3), transitions=[nn.MLP(3, 16)], decoder=nn.MLP(8, 64),
+        ...     likelihood=likelihoods.Bernoulli())
+        >>> q = Ladder([nn.MLP(64, 32), nn.MLP(32, 16)], model)
+        >>> [tuple(z.shape) for z in q(torch.zeros(5, 64))]
+        [(5, 8), (5, 3)]
+    """
+
+    model: Any
+
+    def __init__(self, networks: Sequence[Network | nn.Module], model: HasLayers) -> None:
+        super().__init__()
+        dims = getattr(model, "latent_dims", None)
+        if not isinstance(dims, tuple) or not callable(getattr(model, "conditional", None)):
+            raise ValueError(f"the model, a {type(model).__name__}, has no latent_dims and conditional(layer, above)")
+        if len(networks) != len(dims):
+            raise ValueError(f"the model has {len(dims)} latent layers, got {len(networks)} networks: one for each")
+        self.networks = nn.ModuleList(networks)
+        self.__dict__["model"] = model  # not a submodule: its parameters are the model's
+        widths: list[Any] = [network.out_features for network in networks]
+        self.heads = nn.ModuleList(nn.Linear(width, 2 * dim) for width, dim in zip(widths, dims, strict=True))
+
+    def forward(self, *batch: Tensor) -> list[Tensor]:
+        """Sample every layer's latent for every datum of the batch; return them, from the lowest."""
+        pyro.module("guide", self)
+        said = []
+        features: tuple[Tensor, ...] = batch
+        for network, head in zip(self.networks, self.heads, strict=True):
+            features = (network(*features),)
+            loc, raw_scale = head(features[0]).chunk(2, dim=-1)
+            said.append(dist.Normal(loc, positive(raw_scale)).to_event(1))
+        found: list[Tensor] = []
+        with pyro.plate("data", batch[0].shape[0]):
+            for layer in range(len(said), 0, -1):
+                q = said[layer - 1]
+                if found:
+                    q = _combined(q, self.model.conditional(layer, found[0]))
+                found.insert(0, pyro.sample(f"z{layer}", q))
+        return found
+
+
+def _combined(one: dist.TorchDistribution, other: dist.TorchDistribution) -> dist.TorchDistribution:
+    """Return the normal distribution proportional to the product of two."""
+    precisions = one.variance.reciprocal(), other.variance.reciprocal()
+    variance = (precisions[0] + precisions[1]).reciprocal()
+    loc = variance * (precisions[0] * one.mean + precisions[1] * other.mean)
+    return dist.Normal(loc, torch.sqrt(variance)).to_event(1)

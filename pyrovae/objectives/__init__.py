@@ -1,0 +1,44 @@
+"""Objectives: every one is a ``pyro.infer.ELBO``, usable in ``pyro.infer.SVI`` and in :func:`pyrovae.fit` alike.
+
+Pyro's own by their own names: a sampled KL, a KL in closed form where there is one, and discrete latents summed out.
+Ours weigh every datum by itself; which of them are bounds, their docstrings say.
+"""
+
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+
+from pyrovae.objectives.adversarial import VAEGAN, Adversarial, AdversarialAutoencoder, FactorVAE
+from pyrovae.objectives.aggregate import DIPVAE, MMD, BetaTCVAE
+from pyrovae.objectives.elbo import BetaELBO, CapacityELBO, FreeBits
+from pyrovae.objectives.importance import CIWAE, IWAE, PIWAE, VIMCO
+from pyrovae.objectives.objective import Objective
+from pyrovae.objectives.renyi import Chi, Renyi
+from pyrovae.objectives.schedules import constant, cyclical, linear, sigmoid
+from pyrovae.objectives.wake_sleep import WakeSleep
+
+__all__ = [
+    "CIWAE",
+    "DIPVAE",
+    "IWAE",
+    "MMD",
+    "PIWAE",
+    "VAEGAN",
+    "VIMCO",
+    "Adversarial",
+    "AdversarialAutoencoder",
+    "BetaELBO",
+    "BetaTCVAE",
+    "CapacityELBO",
+    "Chi",
+    "FactorVAE",
+    "FreeBits",
+    "Objective",
+    "Renyi",
+    "TraceEnum_ELBO",
+    "TraceMeanField_ELBO",
+    "Trace_ELBO",
+    "WakeSleep",
+    "constant",
+    "cyclical",
+    "linear",
+    "sigmoid",
+]

@@ -1,0 +1,202 @@
+"""Objectives with a second network that tells two samples apart: FactorVAE, adversarial autoencoders, VAE-GAN."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyrovae.objectives.aggregate import from_prior, latents, permuted
+from pyrovae.objectives.elbo import kl_by_site, reconstruction
+from pyrovae.objectives.objective import Known, Objective, Weight
+from pyrovae.pair import Batch, Layout, Program, Trace
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def adam(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a discriminator where none is given: Adam, as in the paper on FactorVAE."""
+    return torch.optim.Adam(params, lr=1e-4, betas=(0.5, 0.9))
+
+
+class Adversarial(Objective):
+    """An objective with a discriminator, trained beside the pair by an optimizer of its own.
+
+    One gradient is taken of both: the pair does not see the discriminator's loss, nor the discriminator the pair's.
+
+    Args:
+        discriminator: network from what it judges, ``[N, D]``, to a logit, ``[N, 1]``.
+        optimizer: makes the discriminator's optimizer from its parameters.
+    """
+
+    def __init__(self, discriminator: nn.Module, optimizer: MakeOptimizer = adam) -> None:
+        super().__init__()
+        if not isinstance(discriminator, nn.Module):
+            raise ValueError(f"the discriminator must be a torch.nn.Module, got a {type(discriminator).__name__}")
+        self.own.discriminator = discriminator
+        self.optimizer = optimizer(discriminator.parameters())
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {type(self.optimizer).__name__}")
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """The second network."""
+        network: nn.Module = self.own.get_submodule("discriminator")
+        return network
+
+    def judged(self, values: Tensor) -> Tensor:
+        """Return the discriminator's logits, ``[N]``, with a gradient for the values alone."""
+        network = self.discriminator
+        fixed = {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+        out: Tensor = functional_call(network, fixed, (values,))
+        return out.reshape(len(values))
+
+    def told_apart(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return minus the discriminator's mean loss in nats: the first are to get positive logits, the second not."""
+        logits = self.discriminator(torch.cat([first, second]).detach()).reshape(-1)
+        truth = torch.cat([torch.ones(len(first)), torch.zeros(len(second))]).to(logits)
+        return -F.binary_cross_entropy_with_logits(logits, truth)
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """See that the discriminator takes the latents of the pair."""
+        self.check_network(latents(guide_trace, layout, layout.num_data))
+
+    def check_network(self, values: Tensor) -> None:
+        """Refuse a discriminator that does not give one logit a row.
+
+        Raises:
+            ValueError: saying what it takes and gives.
+        """
+        self.own.to(values.device, values.dtype)
+        try:
+            shape: Any = tuple(self.discriminator(values).shape)
+        except RuntimeError as error:
+            shape = error
+        if shape not in ((len(values), 1), (len(values),)):
+            raise ValueError(
+                f"the discriminator must take {values.shape[1]} numbers and give one logit, but on "
+                f"{tuple(values.shape)} it gives {shape}"
+            )
+
+
+class FactorVAE(Adversarial):
+    """The ELBO less g TC(q(z)), the total correlation by a discriminator's density ratio.
+
+    The discriminator tells draws of q(z) from the same with each latent shuffled over the batch, so that its logit on
+    draws estimates log q(z) / prod_j q(z_j). A surrogate: as good as the discriminator.
+
+    Source: Kim and Mnih, "Disentangling by factorising", 2018.
+
+    Args:
+        discriminator: network from all latents, ``[N, D]``, to a logit, ``[N, 1]``.
+        total_correlation: g: a number or a function of the step.
+        optimizer: makes the discriminator's optimizer from its parameters.
+    """
+
+    def __init__(
+        self, discriminator: nn.Module, *, total_correlation: Weight = 10.0, optimizer: MakeOptimizer = adam
+    ) -> None:
+        super().__init__(discriminator, optimizer)
+        self.total_correlation = total_correlation
+        self.weigh(total_correlation=total_correlation)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for, and the discriminator's own."""
+        drawn = self.draw(model, guide, batch, known)
+        z = latents(drawn.flat, known.layout, len(batch[0]))
+        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
+        value = (reconstruction(drawn) - kl - self.weight("total_correlation") * self.judged(z)).sum()
+        return drawn.scale * value + self.told_apart(z, permuted(z.detach()))
+
+
+class AdversarialAutoencoder(Adversarial):
+    """E_q[log p(x | z)] + g E_q[log D(z)], with D a discriminator of draws of the prior from draws of q(z).
+
+    In place of the KL, q(z) is driven to where D takes it for p(z): any prior that can be sampled will do. It is no
+    bound, and the guide may be of any family: its density is not used.
+
+    Source: Makhzani, Shlens, Jaitly, Goodfellow and Frey, "Adversarial autoencoders", 2016.
+
+    Args:
+        discriminator: network from all latents, ``[N, D]``, to a logit, ``[N, 1]``.
+        strength: g: a number or a function of the step.
+        optimizer: makes the discriminator's optimizer from its parameters.
+    """
+
+    def __init__(self, discriminator: nn.Module, *, strength: Weight = 1.0, optimizer: MakeOptimizer = adam) -> None:
+        super().__init__(discriminator, optimizer)
+        self.strength = strength
+        self.weigh(strength=strength)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for, and the discriminator's own."""
+        drawn = self.draw(model, guide, batch, known)
+        n = len(batch[0])
+        z, prior = latents(drawn.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
+        value = (reconstruction(drawn) + self.weight("strength") * F.logsigmoid(self.judged(z))).sum()
+        return drawn.scale * value + self.told_apart(prior, z)
+
+
+class VAEGAN(Adversarial):
+    """A VAE whose reconstructions are compared in the features of a discriminator, which tells data from the model's.
+
+    ::
+
+        - |f(x) - f(x~)|^2 / 2 - KL + g (log D(x~) + log D(x_p))
+
+    with f the discriminator's features, x~ the mean of p(x | z) at draws of the guide and x_p at draws of the prior. It
+    is no bound, and its first term no log density of x.
+
+    Source: Larsen, Sonderby, Larochelle and Winther, "Autoencoding beyond pixels using a learned similarity metric",
+    2016.
+
+    Args:
+        features: network from the datum, ``[N, D]``, to the features compared, ``[N, F]``.
+        discriminator: network from those features to a logit, ``[N, 1]``.
+        strength: g: a number or a function of the step.
+        optimizer: makes the optimizer of both networks from their parameters.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        discriminator: nn.Module,
+        *,
+        strength: Weight = 1.0,
+        optimizer: MakeOptimizer = adam,
+    ) -> None:
+        super().__init__(nn.Sequential(features, discriminator), optimizer)
+        self.strength = strength
+        self.weigh(strength=strength)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for, and the discriminator's own."""
+        drawn = self.draw(model, guide, batch, known)
+        (site,) = known.layout.observed
+        x = drawn.model_trace.nodes[site.name]["value"].flatten(1)
+        made, dreamt = (_mean(trace, site.name) for trace in (drawn.model_trace, from_prior(model, batch)))
+        features: Any = self.own.discriminator[0]  # type: ignore[index]
+        fixed = {name: tensor.detach() for name, tensor in (*features.named_parameters(), *features.named_buffers())}
+        distance = functional_call(features, fixed, (x,)) - functional_call(features, fixed, (made,))
+        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
+        fooled = F.logsigmoid(self.judged(made)) + F.logsigmoid(self.judged(dreamt))
+        value = (-0.5 * distance.square().sum(-1) - kl + self.weight("strength") * fooled).sum()
+        return drawn.scale * value + self.told_apart(x, torch.cat([made, dreamt]))
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a model with more than one observed site, or without a mean of it."""
+        if len(layout.observed) != 1:
+            raise ValueError(f"VAEGAN takes one observed site, got {[site.name for site in layout.observed]}")
+        try:
+            self.check_network(_mean(model_trace, layout.observed[0].name))
+        except NotImplementedError:
+            raise ValueError(
+                "VAEGAN needs the mean of p(x | z), which this likelihood has not in closed form"
+            ) from None
+
+
+def _mean(trace: Trace, name: str) -> Tensor:
+    mean: Tensor = trace.nodes[name]["fn"].mean
+    return mean.flatten(1)

@@ -1,0 +1,197 @@
+"""Regularisers on the aggregate posterior q(z) = mean over data of q(z | x), estimated from a batch."""
+
+import math
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.checks import at_least
+from pyrovae.objectives.elbo import factors, kl_by_site, reconstruction
+from pyrovae.objectives.objective import Known, Objective, Weight
+from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded
+
+
+class BetaTCVAE(Objective):
+    """E_q[log p(x | z)] - a I(x; z) - b TC(q(z)) - c sum_j KL(q(z_j) || p(z_j)).
+
+    The mean KL of the ELBO is the sum of the three terms with a = b = c = 1: information between datum and latents,
+    total correlation of the latents, and each latent's distance from its prior. log q(z) and log q(z_j) are estimated
+    from the batch as if it were one of the data set's (minibatch-weighted sampling), which is biased: with other
+    weights than 1 it is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO.
+
+    Source: Chen, Li, Grosse and Duvenaud, "Isolating sources of disentanglement in variational autoencoders", 2018.
+
+    Args:
+        num_data: N, data in the whole set.
+        information: a: a number or a function of the step.
+        total_correlation: b, likewise.
+        dimensionwise: c, likewise.
+    """
+
+    def __init__(
+        self,
+        num_data: int,
+        *,
+        information: Weight = 1.0,
+        total_correlation: Weight = 6.0,
+        dimensionwise: Weight = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_data = at_least("num_data", num_data, 1)
+        self.information, self.total_correlation, self.dimensionwise = information, total_correlation, dimensionwise
+        self.weigh(information=information, total_correlation=total_correlation, dimensionwise=dimensionwise)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for."""
+        drawn = self.draw(model, guide, batch, known)
+        n = len(batch[0])
+        pairs = []
+        for name in known.layout.latents:
+            site = drawn.flat.nodes[name]
+            pairs.append(factors(site["fn"]).log_prob(site["value"][:, None]).expand(n, n, -1))
+        by_latent = torch.cat(pairs, dim=-1)  # log q(z_ij | x_k), [i, k, j]
+        log_size = math.log(self.num_data * n)
+        log_q_given_x = by_latent.diagonal(dim1=0, dim2=1).sum(0)
+        log_q = by_latent.sum(-1).logsumexp(1) - log_size
+        log_factors = (by_latent.logsumexp(1) - log_size).sum(-1)
+        log_prior = drawn.log_p[0] - reconstruction(drawn)
+        kl = (
+            self.weight("information") * (log_q_given_x - log_q)
+            + self.weight("total_correlation") * (log_q - log_factors)
+            + self.weight("dimensionwise") * (log_factors - log_prior)
+        )
+        return drawn.scale * (reconstruction(drawn) - kl).sum()
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a guide whose latents are not independent given x."""
+        for name in layout.latents:
+            try:
+                factors(guide_trace.nodes[name]["fn"])
+                flat = guide_trace.nodes[name]["fn"].event_dim == 1
+            except NotImplementedError:
+                flat = False
+            if not flat or layout.nesting > 1:
+                raise ValueError(
+                    f"BetaTCVAE needs a guide whose latents are independent given x, such as MeanField, but site "
+                    f"{name!r} has a {type(guide_trace.nodes[name]['fn']).__name__}"
+                )
+
+
+class MMD(Objective):
+    """E_q[log p(x | z)] - b KL - l MMD^2(q(z), p(z)), with the maximum mean discrepancy over the batch.
+
+    With b = 0, the Wasserstein autoencoder (WAE-MMD); InfoVAE with information weight a has b = 1 - a, l = a + l' - 1.
+    The prior need only be sampled. The kernel is a sum of inverse multiquadratics, C / (C + |z - z'|^2) for C around
+    2 D. MMD^2 is estimated without bias from a draw of each datum and as many draws of the prior, and multiplied by the
+    number of data, so that l weighs it against nats per datum. It is no bound.
+
+    Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon, "InfoVAE:
+    balancing learning and inference in variational autoencoders", 2019.
+
+    Args:
+        mmd_weight: l: a number or a function of the step.
+        kl_weight: b, likewise.
+    """
+
+    def __init__(self, mmd_weight: Weight = 100.0, *, kl_weight: Weight = 0.0) -> None:
+        super().__init__()
+        self.mmd_weight, self.kl_weight = mmd_weight, kl_weight
+        self.weigh(mmd_weight=mmd_weight, kl_weight=kl_weight)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for."""
+        drawn = self.draw(model, guide, batch, known)
+        n = len(batch[0])
+        z, prior = latents(drawn.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
+        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
+        apart = n * mmd2(z, prior) if n > 1 else z.new_zeros(())
+        value = (reconstruction(drawn) - self.weight("kl_weight") * kl).sum() - self.weight("mmd_weight") * apart
+        return drawn.scale * value
+
+
+class DIPVAE(Objective):
+    """The ELBO less a penalty on the covariance of the aggregate posterior's latents, which is to be the identity.
+
+    ::
+
+        l_o sum_{i != j} C_ij^2 + l_d sum_i (C_ii - 1)^2
+
+    with C the covariance over the batch of q(z | x)'s means (DIP-VAE-I), plus the mean of its variances (DIP-VAE-II).
+    The penalty counts once a datum. It is no bound.
+
+    Source: Kumar, Sattigeri and Balakrishnan, "Variational inference of disentangled latent concepts from unlabeled
+    observations", 2018.
+
+    Args:
+        off_diagonal: l_o: a number or a function of the step.
+        diagonal: l_d, likewise.
+        variances: whether the variances are in C (II) or not (I).
+    """
+
+    def __init__(self, *, off_diagonal: Weight = 10.0, diagonal: Weight = 10.0, variances: bool = True) -> None:
+        super().__init__()
+        self.off_diagonal, self.diagonal, self.variances = off_diagonal, diagonal, variances
+        self.weigh(off_diagonal=off_diagonal, diagonal=diagonal)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for."""
+        drawn = self.draw(model, guide, batch, known)
+        n = len(batch[0])
+        fns = [drawn.flat.nodes[name]["fn"] for name in known.layout.latents]
+        means = torch.cat([fn.mean.reshape(n, -1) for fn in fns], dim=1)
+        centred = means - means.mean(0)
+        covariance = centred.T @ centred / n
+        if self.variances:
+            covariance = covariance + torch.cat([fn.variance.reshape(n, -1) for fn in fns], dim=1).mean(0).diag()
+        off = covariance.square().sum() - covariance.diagonal().square().sum()
+        away = (covariance.diagonal() - 1).square().sum()
+        penalty = self.weight("off_diagonal") * off + self.weight("diagonal") * away
+        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
+        return drawn.scale * ((reconstruction(drawn) - kl).sum() - n * penalty)
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a guide whose mean or variance has no closed form."""
+        for name in layout.latents:
+            fn = guide_trace.nodes[name]["fn"]
+            try:
+                moments = fn.mean, fn.variance
+            except NotImplementedError:
+                raise ValueError(
+                    f"DIPVAE needs the mean and variance of q(z | x), which the {type(fn).__name__} of site {name!r} "
+                    "does not have in closed form: use a Gaussian guide"
+                ) from None
+            del moments
+
+
+def from_prior(model: Program, batch: Batch) -> Trace:
+    """Run the model with nothing observed."""
+    with Unrecorded():
+        return poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+
+
+def latents(trace: Trace, layout: Layout, num_data: int) -> Tensor:
+    """Return every latent of the model, side by side, ``[N, D]``; plates besides the data plate are refused."""
+    values = []
+    for name in layout.latents:
+        value = trace.nodes[name]["value"]
+        if layout.nesting > 1:
+            raise ValueError(f"latent site {name!r} is in a plate besides that of the data: this objective takes none")
+        values.append(value.expand(trace.nodes[name]["fn"].shape()).reshape(num_data, -1))
+    return torch.cat(values, dim=1)
+
+
+def mmd2(one: Tensor, other: Tensor) -> Tensor:
+    """Return the unbiased estimate of the squared maximum mean discrepancy of two samples, ``[N, D]`` each."""
+    n = len(one)
+    together = torch.cat([one, other])
+    distances = (together[:, None] - together).square().sum(-1)
+    base = 2.0 * one.shape[1]
+    kernel = torch.stack([c * base / (c * base + distances) for c in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]).sum(0)
+    within = [(k.sum() - k.diagonal().sum()) / (n * (n - 1)) for k in (kernel[:n, :n], kernel[n:, n:])]
+    return within[0] + within[1] - 2 * kernel[:n, n:].mean()
+
+
+def permuted(z: Tensor) -> Tensor:
+    """Return draws of the product of the latents' marginals: each column of ``[N, D]`` in an order of its own."""
+    return z.gather(0, torch.rand_like(z).argsort(0))

@@ -1,0 +1,175 @@
+"""Importance-weighted bounds, their partial variants, and their gradient estimators."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyrovae.checks import at_least
+from pyrovae.objectives.objective import Drawn, Known, Objective, require_scorable, surrogate
+from pyrovae.pair import Batch, Layout, Program, Trace
+
+ESTIMATORS = ("plain", "stl", "dreg")
+
+
+class IWAE(Objective):
+    """The importance-weighted bound E[log 1/K sum_k w_k], with w_k = p(x, z_k) / q(z_k | x), per datum.
+
+    It grows with K, from the ELBO at K = 1 to log p(x). Gradient estimators:
+
+    - ``"plain"``: the bound's own gradient. That of the guide loses its signal as K grows.
+    - ``"stl"``, sticking the landing: the score of q is left out, so that the noise vanishes as q reaches the
+      posterior. Unbiased for K = 1, biased for more.
+    - ``"dreg"``, doubly reparametrised: unbiased, and with a signal that grows with K.
+
+    The mean over several bounds (MIWAE) is steadier for the guide.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016; Roeder, Wu and Duvenaud,
+    "Sticking the landing", 2017; Tucker, Lawson, Gu and Maddison, "Doubly reparameterized gradient estimators", 2019;
+    Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.
+
+    Args:
+        num_particles: K of every bound.
+        estimator: of the gradient of the guide's parameters: "plain", "stl" or "dreg".
+        num_bounds: bounds a datum that are averaged.
+
+    Example:
+        >>> from pyro.infer import SVI
+        >>> from pyro.optim import Adam
+        >>> from pyrovae import guides, models, nn
+        >>> model, guide = models.LinearGaussian(2, 5), guides.MeanField(nn.MLP(5, 16), 2)
+        >>> svi = SVI(model, guide, Adam({"lr": 1e-3}), IWAE(num_particles=5))
+        >>> isinstance(svi.step(torch.zeros(7, 5)), float)
+        True
+    """
+
+    def __init__(self, num_particles: int = 5, *, estimator: str = "plain", num_bounds: int = 1) -> None:
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {', '.join(map(repr, ESTIMATORS))}, got {estimator!r}")
+        super().__init__(at_least("num_particles", num_particles, 1) * at_least("num_bounds", num_bounds, 1))
+        self.particles, self.num_bounds, self.estimator = num_particles, num_bounds, estimator
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the bound, summed over the data that the batch stands for."""
+        cut = self.estimator != "plain" and torch.is_grad_enabled()
+        drawn = self.draw(model, guide, batch, known, cut=cut)
+        log_weights = drawn.log_weights
+        value = grouped(log_weights, self.num_bounds).sum()
+        if cut:
+            weights = normalised(log_weights, self.num_bounds)
+            value = self._estimated(drawn, value, weights, weights.square() if self.estimator == "dreg" else weights)
+        return drawn.scale * value
+
+    def _estimated(self, drawn: Drawn, value: Tensor, for_model: Tensor, for_guide: Tensor) -> Tensor:
+        """Return the value with gradients of log w through z alone, each particle's by its own coefficient."""
+        path = drawn.log_p - drawn.log_q_of_leaves
+        terms = [(for_model * drawn.log_p).sum(), drawn.along_draws((for_guide / self.num_bounds * path).sum())]
+        terms[0] = terms[0] / self.num_bounds
+        return surrogate(value, terms)
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a guide that the estimator is not defined for."""
+        if self.estimator != "plain":
+            require_scorable(f"the estimator {self.estimator!r}", guide_trace, "as a function of its value")
+
+
+class PIWAE(Objective):
+    """The partially importance-weighted pair of bounds: IWAE for the model, MIWAE for the guide.
+
+    The model climbs the bound of all M K particles, and the guide the mean of M bounds of K particles each, whose
+    gradient has more signal. The loss is the model's bound.
+
+    Source: Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.
+
+    Args:
+        num_particles: K.
+        num_bounds: M.
+    """
+
+    def __init__(self, num_particles: int = 5, *, num_bounds: int = 5) -> None:
+        super().__init__(at_least("num_particles", num_particles, 1) * at_least("num_bounds", num_bounds, 1))
+        self.particles, self.num_bounds = num_particles, num_bounds
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the model's bound, summed over the data that the batch stands for."""
+        cut = torch.is_grad_enabled()
+        drawn = self.draw(model, guide, batch, known, cut=cut)
+        log_weights = drawn.log_weights
+        value = grouped(log_weights, 1).sum()
+        if cut:
+            weights, mean = normalised(log_weights, 1), normalised(log_weights, self.num_bounds) / self.num_bounds
+            through_z = drawn.along_draws((mean * drawn.log_p).sum())
+            value = surrogate(value, [(weights * drawn.log_p).sum(), through_z, -(mean * drawn.log_q).sum()])
+        return drawn.scale * value
+
+
+class CIWAE(Objective):
+    """The combination b ELBO + (1 - b) IWAE of two bounds, itself a bound.
+
+    Source: Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.
+
+    Args:
+        num_particles: K of the importance-weighted bound; the ELBO is averaged over the same draws.
+        elbo_weight: b, between 0 and 1: a number or a function of the step.
+    """
+
+    def __init__(self, num_particles: int = 5, *, elbo_weight: float = 0.5) -> None:
+        super().__init__(num_particles)
+        self.elbo_weight = elbo_weight
+        if not callable(elbo_weight) and not 0 <= elbo_weight <= 1:
+            raise ValueError(f"elbo_weight must be between 0 and 1, got {elbo_weight!r}")
+        self.weigh(elbo_weight=elbo_weight)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the combined bound, summed over the data that the batch stands for."""
+        drawn = self.draw(model, guide, batch, known)
+        share, log_weights = self.weight("elbo_weight"), drawn.log_weights
+        return drawn.scale * (share * log_weights.mean(0) + (1 - share) * grouped(log_weights, 1)).sum()
+
+
+class VIMCO(Objective):
+    """The importance-weighted bound, with a gradient for latents that are not reparametrised, discrete ones above all.
+
+    The draws of latents that are reparametrised count as fixed too.
+
+    Each particle's score is weighted by what that particle adds to the bound: the bound less the one in which the
+    geometric mean of the other weights stands in for it. Unbiased.
+
+    Source: Mnih and Rezende, "Variational inference for Monte Carlo objectives", 2016.
+
+    Args:
+        num_particles: K, at least 2.
+    """
+
+    reparametrised = False
+
+    def __init__(self, num_particles: int = 5) -> None:
+        super().__init__(at_least("num_particles", num_particles, 2))
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the bound, summed over the data that the batch stands for."""
+        drawn = self.draw(model, guide, batch, known, cut=True)
+        log_q, k = drawn.log_q_of_leaves, self.num_particles
+        log_weights = drawn.log_p - log_q
+        bound = grouped(log_weights, 1)
+        fixed = log_weights.detach()
+        others = (fixed.sum(0) - fixed) / (k - 1)
+        swapped = fixed.expand(k, *fixed.shape).clone()
+        swapped = torch.where(torch.eye(k, dtype=torch.bool, device=fixed.device)[..., None], others, swapped)
+        signal = bound.detach() - (swapped.logsumexp(1) - math.log(k))
+        return drawn.scale * surrogate(bound.sum(), [bound.sum(), (signal * log_q).sum()])
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a guide that cannot score its draws as fixed values."""
+        require_scorable("VIMCO", guide_trace, "as a function of its parameters")
+
+
+def grouped(log_weights: Tensor, num_bounds: int) -> Tensor:
+    """Return the mean over ``num_bounds`` groups of particles of log mean exp, ``[N]``, of log weights ``[K, N]``."""
+    groups = log_weights.unflatten(0, (num_bounds, -1))
+    return (groups.logsumexp(1) - math.log(groups.shape[1])).mean(0)
+
+
+def normalised(log_weights: Tensor, num_bounds: int) -> Tensor:
+    """Return each group's weights, summing to 1, ``[K, N]``, as numbers without a gradient."""
+    return log_weights.detach().unflatten(0, (num_bounds, -1)).softmax(1).flatten(0, 1)

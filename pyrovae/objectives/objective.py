@@ -1,0 +1,299 @@
+"""What an objective of ours is: a ``pyro.infer.ELBO`` that sees each datum's own log weights.
+
+Pyro's objectives for several particles put the plate's subsample scale inside their log-sum-exp, and weigh whole
+batches where a site lies outside the plate. Here a pair is read first, log densities are per datum with every scale
+taken off, and the scale of a subsampled plate multiplies the finished objective.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyrovae.broadcast import broadcasts, density_once, flattened, guide_once, repeated
+from pyrovae.checks import at_least
+from pyrovae.pair import (
+    Batch,
+    Layout,
+    Pair,
+    Program,
+    Repeated,
+    Trace,
+    Unrecorded,
+    data_frames,
+    log_density,
+    plate_size,
+    sample_sites,
+)
+from pyrovae.state import same_streams
+
+Weight = float | Callable[[int], float]
+"""A number, or a function of the gradient step (from 0) that returns one."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is read of a pair once, on its first batch.
+
+    Attributes:
+        layout: of the pair.
+        fixed: whether the data plate says how many data there are, so that a batch stands for all of them.
+        broadcasts: whether the guide can be run once a datum, under a plate of particles.
+    """
+
+    layout: Layout
+    fixed: bool
+    broadcasts: bool
+
+
+class Drawn:
+    """Particles of a batch, and their log densities.
+
+    Attributes:
+        batch: what the programs were run on.
+        rows: the same with each datum standing once a particle.
+        guide_trace: of the guide: each datum once a particle, or under a plate of particles.
+        flat: the guide's draws, each datum once a particle.
+        model_trace: of the model against them.
+        log_q: log q(z | x), ``[K, N]``, in nats.
+        log_p: log p(x, z), ``[K, N]``, in nats.
+        scale: of the batch: data that it stands for, over data that it holds.
+        leaves: draws of the guide that a gradient can be taken at, in the guide's own layout, by site; empty unless
+            they were asked for.
+    """
+
+    def __init__(
+        self, programs: tuple[Program, Program], batch: Batch, particles: int, known: Known, *, once: bool, cut: bool
+    ) -> None:
+        model, self._guide = programs
+        self.batch, self.known = batch, known
+        self.rows = repeated(batch, particles) if particles > 1 else batch
+        self.shape = particles, len(batch[0])
+        self._nesting, self._once = known.layout.nesting, once and known.broadcasts and particles > 1
+        with Repeated():
+            if self._once:
+                self.guide_trace = guide_once(self._guide, batch, *self._plates)
+            else:
+                self.guide_trace = poutine.trace(self._guide).get_trace(*self.rows)
+            self.log_q = self._density(self.guide_trace)
+            self.leaves = {name: _leaf(site["value"]) for name, site in self._sites() if cut}
+            self.flat = self._flat(self._with(self.leaves) if cut else self.guide_trace)
+            self.model_trace = poutine.trace(poutine.replay(model, trace=self.flat)).get_trace(*self.rows)
+        self.log_p = self._by_particle(log_density(self.model_trace, len(self.rows[0])))
+        full = plate_size(self.model_trace, known.layout.plate)
+        self.scale = full / len(batch[0]) if known.fixed else 1.0
+
+    @property
+    def _plates(self) -> tuple[int, int]:
+        return self.shape[0], self._nesting
+
+    def _sites(self) -> list[tuple[str, Any]]:
+        return list(sample_sites(self.guide_trace))
+
+    def _density(self, trace: Trace) -> Tensor:
+        if self._once:
+            return density_once(trace, *self.shape)
+        return self._by_particle(log_density(trace, len(self.rows[0])))
+
+    def _flat(self, trace: Trace) -> Trace:
+        return flattened(trace) if self._once else trace
+
+    def _with(self, values: dict[str, Tensor]) -> Trace:
+        trace = poutine.Trace()
+        for name, site in self._sites():
+            trace.add_node(name, **{**site, "value": values[name]})
+        return trace
+
+    def _by_particle(self, found: Tensor) -> Tensor:
+        return found.unflatten(0, (self.shape[1], self.shape[0])).T
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log p(x, z) - log q(z | x), ``[K, N]``, in nats."""
+        return self.log_p - self.log_q
+
+    @cached_property
+    def log_q_of_leaves(self) -> Tensor:
+        """Log q(leaves | x), ``[K, N]``: the guide run again, its draws given."""
+        with Unrecorded(), Repeated():
+            given = poutine.replay(self._guide, trace=self._with(self.leaves))
+            trace = (
+                guide_once(given, self.batch, *self._plates)
+                if self._once
+                else poutine.trace(given).get_trace(*self.rows)
+            )
+        return self._density(trace)
+
+    def along_draws(self, value: Tensor) -> Tensor:
+        """Return a number whose gradient is d value / d z * d z / d phi, for a ``value`` that depends on the leaves."""
+        leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
+        grads = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, allow_unused=True)
+        draws = [site["value"] for name, site in self._sites() if name in leaves]
+        terms = [(g.detach() * z).sum() for g, z in zip(grads, draws, strict=True) if g is not None]
+        return torch.stack(terms).sum()
+
+
+class Objective(ELBO):
+    """An objective over per-datum log densities, for ``pyro.infer.SVI`` and for :func:`pyrovae.fit`.
+
+    ``loss`` is summed over the batch and scaled as the data plate says, as for any ``pyro.infer.ELBO``. An instance
+    belongs to one pair: it reads it on the first batch.
+
+    Args:
+        num_particles: K, draws of the guide a datum.
+
+    Attributes:
+        own: what the objective holds itself: weights that change over training time, and second networks.
+        optimizer: of the second networks, where there are any; it takes its steps beside that of the pair.
+    """
+
+    reparametrised = True  # whether every latent must be
+
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles=at_least("num_particles", num_particles, 1))
+        self.own = nn.Module()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._weights: dict[str, Weight] = {}
+        self._known: Known | None = None
+        self._step = 0
+
+    @abstractmethod
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective summed over the data that the batch stands for, to be maximised."""
+
+    def weigh(self, **weights: Weight) -> None:
+        """Keep weights, each a number or a function of the step, whose values :meth:`weight` returns."""
+        for name, weight in weights.items():
+            if not callable(weight) and (isinstance(weight, bool) or not isinstance(weight, int | float)):
+                raise ValueError(f"{name} must be a number or a function of the step, got {weight!r}")
+            self._weights[name] = weight
+            self.own.register_buffer(name, torch.tensor(0.0))
+        self.at(0)
+
+    def weight(self, name: str) -> Tensor:
+        """Return a weight's value at the present step, a tensor without dimensions."""
+        value: Tensor = getattr(self.own, name)
+        return value
+
+    def at(self, step: int) -> None:
+        """Give every weight its value at a gradient step. :func:`pyrovae.fit` does so before each, ``SVI`` counts."""
+        self._step = step
+        for name, weight in self._weights.items():
+            value = float(weight(step)) if callable(weight) else float(weight)
+            if not abs(value) < float("inf"):
+                raise ValueError(f"{name} must be a finite number, got {value} at step {step}")
+            self.weight(name).fill_(value)
+
+    def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
+        """Return the negative objective, summed over the data that the batch stands for; its gradient fits the pair."""
+        if self._known is None:
+            self._known = self._read(model, guide, batch)
+        if any(t.device != batch[0].device for t in (*self.own.buffers(), *self.own.parameters())):
+            self.own.to(batch[0].device)
+        return -self.total(model, guide, batch, self._known)
+
+    def loss(self, model: Program, guide: Program, *batch: Tensor) -> float:
+        """Return the loss as a number."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *batch))
+
+    def loss_and_grads(self, model: Program, guide: Program, *batch: Tensor) -> float:
+        """Return the loss and leave its gradient with the parameters, those of second networks put to use at once."""
+        self.at(self._step)
+        loss = self.differentiable_loss(model, guide, *batch)
+        loss.backward()
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self._step += 1
+        return float(loss.detach())
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        """Not used: particles are drawn by :class:`Drawn`."""
+        raise NotImplementedError
+
+    def draw(
+        self, model: Program, guide: Program, batch: Batch, known: Known, *, once: bool = True, cut: bool = False
+    ) -> Drawn:
+        """Draw particles.
+
+        Args:
+            model: generative program.
+            guide: recognition program.
+            batch: of data.
+            known: of the pair.
+            once: whether a guide that allows it is run once a datum rather than once a particle.
+            cut: whether the model gets draws that a gradient can be taken at, cut off from the guide.
+        """
+        return Drawn((model, guide), batch, self.num_particles, known, once=once, cut=cut)
+
+    def _read(self, model: Program, guide: Program, batch: Batch) -> Known:
+        named = type(self).__name__
+        with same_streams(batch[0].device), Unrecorded(), torch.no_grad():
+            layout, model_trace, guide_trace = Pair(model, guide).read(batch)
+            layout.require_per_datum()
+            full = plate_size(model_trace, layout.plate)
+            for trace in (model_trace, guide_trace):
+                for name, site in sample_sites(trace):
+                    inside = any(frame.name == layout.plate for frame in data_frames(site))
+                    expected = full / len(batch[0]) if inside else 1.0
+                    scale = site["scale"]
+                    if isinstance(scale, Tensor) or abs(scale - expected) > 1e-6 * expected:
+                        raise ValueError(
+                            f"site {name!r} carries a scale besides that of the data plate, which {named} takes off: "
+                            "use Trace_ELBO, or an objective with weights of its own"
+                        )
+            if self.reparametrised:
+                for name, site in sample_sites(guide_trace):
+                    if not site["fn"].has_rsample:
+                        raise ValueError(
+                            f"latent site {name!r} is not reparametrised, so {named} has no gradient for it: use "
+                            "VIMCO or Trace_ELBO, or sum it out with TraceEnum_ELBO"
+                        )
+            self.check(layout, model_trace, guide_trace)
+            with Repeated():
+                doubled = poutine.trace(guide).get_trace(*repeated(batch, 2))
+                fixed = full != len(batch[0]) or plate_size(doubled, layout.plate) == full
+            alike = self.num_particles > 1 and broadcasts(guide, batch, 2, layout.nesting)
+        return Known(layout, fixed, alike)
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a pair that the objective is not defined for, given both traces of its first batch."""
+
+
+def _leaf(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_() if value.is_floating_point() else value
+
+
+def require_scorable(named: str, guide_trace: Trace, why: str) -> None:
+    """Refuse a guide whose density at values from elsewhere is not known.
+
+    Raises:
+        ValueError: naming the site.
+    """
+    for name, site in sample_sites(guide_trace):
+        fn = site["fn"]
+        while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+            fn = fn.base_dist
+        known = type(fn).__name__ not in ("Delta", "Draw")
+        try:
+            site["fn"].log_prob(site["value"].clone())
+        except (KeyError, NotImplementedError):
+            known = False
+        if not known:
+            raise ValueError(
+                f"{named} needs the density of {name!r} {why}, and this guide knows that of its own draws alone: use "
+                "another guide, or another objective"
+            )
+
+
+def surrogate(value: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """Return a number with the value of the first and the gradient of the sum of the others."""
+    total = torch.stack(list(gradients)).sum()
+    return value.detach() + total - total.detach()

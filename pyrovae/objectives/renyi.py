@@ -1,0 +1,79 @@
+"""Renyi and chi bounds."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyrovae.checks import at_least
+from pyrovae.objectives.importance import grouped, normalised
+from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
+from pyrovae.pair import Batch, Layout, Program, Trace
+
+
+class Renyi(Objective):
+    """The variational Renyi objective 1 / (1 - a) log 1/K sum_k w_k^(1 - a), per datum.
+
+    As K grows it tends to log p(x) less the Renyi divergence of order ``a``: below log p(x) for a > 0, above it for
+    a < 0, smaller the greater ``a``. For finite K it is a biased estimate of that, which lies between it and the ELBO
+    in expectation: a lower bound for a >= 0, and no bound for a < 0. a = 0 is IWAE, a = 1 the ELBO.
+
+    Source: Li and Turner, "Renyi divergence variational inference", 2016.
+
+    Args:
+        alpha: the order ``a``.
+        num_particles: K.
+    """
+
+    def __init__(self, alpha: float, num_particles: int = 5) -> None:
+        super().__init__(num_particles)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < math.inf:
+            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
+        self.alpha = float(alpha)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the objective, summed over the data that the batch stands for."""
+        drawn = self.draw(model, guide, batch, known)
+        log_weights, power = drawn.log_weights, 1 - self.alpha
+        if abs(power) < 1e-6:
+            return drawn.scale * log_weights.mean(0).sum()
+        return drawn.scale * (grouped(power * log_weights, 1) / power).sum()
+
+
+class Chi(Objective):
+    """The chi upper bound 1/n log E_q[w^n] on log p(x), which the guide lowers; an overdispersed guide comes out.
+
+    With u_k the weights w_k^n normalised over K particles, the guide climbs (n - 1) / n sum_k u_k log q(z_k | x), the
+    draws fixed: an estimate of the bound's gradient with a bias of order 1/K. (The gradient of the estimated bound
+    through the draws would not do: for few particles it rewards a guide that misses the posterior.) The model, which no
+    upper bound can fit, climbs the importance-weighted bound of the same draws. The loss is the upper bound's estimate,
+    itself biased downwards for finite K.
+
+    Source: Dieng, Tran, Ranganath, Paisley and Blei, "Variational inference via chi upper bound minimization", 2017.
+
+    Args:
+        order: n, at least 2; 2 is the chi-square divergence.
+        num_particles: K, at least 2.
+    """
+
+    reparametrised = False
+
+    def __init__(self, order: int = 2, num_particles: int = 10) -> None:
+        super().__init__(at_least("num_particles", num_particles, 2))
+        self.order = at_least("order", order, 2)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the negative upper bound, summed over the data that the batch stands for."""
+        cut = torch.is_grad_enabled()
+        drawn = self.draw(model, guide, batch, known, cut=cut)
+        log_weights, n = drawn.log_weights, self.order
+        value = -(grouped(n * log_weights, 1) / n).sum()
+        if cut:
+            weights, tilted = normalised(log_weights, 1), normalised(n * log_weights, 1)
+            guide_part = (n - 1) / n * (tilted * drawn.log_q_of_leaves).sum()
+            value = surrogate(value, [(weights * drawn.log_p).sum(), guide_part])
+        return drawn.scale * value
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a guide that cannot score its draws as fixed values."""
+        require_scorable("Chi", guide_trace, "as a function of its parameters")

@@ -1,0 +1,92 @@
+"""Reweighted wake-sleep."""
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.checks import at_least
+from pyrovae.objectives.importance import grouped, normalised
+from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
+from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded, log_density, sample_sites
+from pyrovae.state import same_streams
+
+
+class WakeSleep(Objective):
+    """Reweighted wake-sleep: the model climbs a bound, the guide lowers KL(p || q), on data and on dreams.
+
+    With normalised weights v_k of K particles a datum, and (z, x) drawn from the model as a dream::
+
+        wake theta:  gradient of sum_k v_k log p(x, z_k)      (that of the importance-weighted bound)
+        wake phi:    gradient of sum_k v_k log q(z_k | x)
+        sleep phi:   gradient of log q(z | x) on dreams
+
+    No latent has to be reparametrised. The loss is the importance-weighted bound's; what the guide follows is the
+    gradient of another function. KL(p || q) is what it lowers, so a guide covers more than the posterior, not less.
+
+    Source: Bornschein and Bengio, "Reweighted wake-sleep", 2015; Hinton, Dayan, Frey and Neal, "The wake-sleep
+    algorithm", 1995; Le, Kosiorek, Siddharth, Teh and Wood, "Revisiting reweighted wake-sleep", 2019.
+
+    Args:
+        num_particles: K, at least 2.
+        sleep: weight of sleep phi, between 0 and 1; the rest is that of wake phi.
+    """
+
+    reparametrised = False
+
+    def __init__(self, num_particles: int = 5, *, sleep: float = 0.0) -> None:
+        super().__init__(at_least("num_particles", num_particles, 2))
+        self.sleep = sleep
+        if not callable(sleep) and not 0 <= sleep <= 1:
+            raise ValueError(f"sleep must be between 0 and 1, got {sleep!r}")
+        self.weigh(sleep=sleep)
+
+    def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return the bound, summed over the data that the batch stands for."""
+        cut = torch.is_grad_enabled()
+        drawn = self.draw(model, guide, batch, known, cut=cut)
+        log_weights = drawn.log_weights
+        value = grouped(log_weights, 1).sum()
+        if cut:
+            weights, asleep = normalised(log_weights, 1), self.weight("sleep")
+            terms = [(weights * drawn.log_p).sum(), (1 - asleep) * (weights * drawn.log_q_of_leaves).sum()]
+            if self.sleep != 0:
+                terms.append(asleep * self._on_dreams(model, guide, batch, known))
+            value = surrogate(value, terms)
+        return drawn.scale * value
+
+    def _on_dreams(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
+        """Return log q(z | x) summed over one dream a datum."""
+        with Unrecorded():
+            with torch.no_grad():
+                dream = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+            seen = list(batch)
+            for site in known.layout.observed:
+                assert site.source is not None
+                seen[site.source] = dream.nodes[site.name]["value"].to(batch[site.source].dtype)
+            given = poutine.Trace()
+            for name, drawn_site in sample_sites(dream):
+                if name in known.layout.latents:
+                    given.add_node(name, **drawn_site)
+            trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*seen)
+        return log_density(trace, len(batch[0])).sum()
+
+    def _read(self, model: Program, guide: Program, batch: Batch) -> Known:
+        known = super()._read(model, guide, batch)
+        if self.sleep != 0:  # a guide that takes no data but those it was made with says so now
+            with same_streams(batch[0].device), torch.no_grad(), pyro.validation_enabled(True):
+                self._on_dreams(model, guide, batch, known)
+        return known
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse a guide that cannot score what it did not draw, and dreams that cannot be put in the data's place."""
+        require_scorable("WakeSleep", guide_trace, "at draws of another distribution")
+        if layout.auxiliary:
+            raise ValueError(f"WakeSleep has no draws for the guide's auxiliary site {layout.auxiliary[0]!r}: use IWAE")
+        if self.sleep != 0:
+            for site in layout.observed:
+                if site.source is None:
+                    raise ValueError(
+                        f"sleep needs dreams in the place of data, but observed site {site.name!r} is not a tensor of "
+                        "the batch as it is: use sleep=0"
+                    )
