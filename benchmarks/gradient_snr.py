@@ -1,8 +1,8 @@
 """Signal-to-noise ratio of the gradient against the number of particles: ``python benchmarks/gradient_snr.py``.
 
 On a linear-Gaussian model in 20 latents, whose guide's parameters lie a little off their best values (as in Rainforth
-et al., "Tighter variational bounds are not necessarily better", 2018; the doubly reparametrised gradient is that of Tucker
-et al., 2019). Writes ``docs/gradient-snr.md`` and ``.png``.
+et al., "Tighter variational bounds are not necessarily better", 2018; the doubly reparametrised gradient is that of
+Tucker et al., 2019). Writes ``docs/gradient-snr.md`` and ``.png``.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Guide(nn.Module):
 
 
 def ratio(estimator: str, particles: int) -> tuple[float, float]:
-    """Return the ratio |mean| / standard deviation, averaged over parameters, of the guide's and the model's gradient."""
+    """Return |mean| / standard deviation, averaged over parameters, of the guide's and the model's gradient."""
     generator = torch.Generator().manual_seed(0)
     mu = torch.randn(LATENT, generator=generator)
     x = mu + torch.randn(LATENT, generator=generator) * 2**0.5

@@ -1,6 +1,6 @@
 """A draw together with the density that comes with it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -18,7 +18,7 @@ class Draw(dist.TorchDistribution):
         log_density: of the value, ``[N]``, in nats.
     """
 
-    arg_constraints = {"value": constraints.real_vector, "log_density": constraints.real}
+    arg_constraints: ClassVar[dict[str, Any]] = {"value": constraints.real_vector, "log_density": constraints.real}
     has_rsample = True
 
     def __init__(self, value: Tensor, log_density: Tensor, validate_args: bool | None = None) -> None:

@@ -17,8 +17,8 @@ class GaussianMixture(dist.MixtureSameFamily):
     With F_d the distribution function of z_d given the latents before it, F_d(z_d | z_1, ..., z_{d-1}) stays as it is
     while the parameters change: that gives dz_d, latent by latent. The gradient of an expectation comes out unbiased.
 
-    Source: Graves, "Stochastic backpropagation through mixture density distributions", 2016; Figurnov, Mohamed and Mnih,
-    "Implicit reparameterization gradients", 2018.
+    Source: Graves, "Stochastic backpropagation through mixture density distributions", 2016; Figurnov, Mohamed and
+    Mnih, "Implicit reparameterization gradients", 2018.
 
     Args:
         logits: of the weights, ``[N, K]``.
@@ -30,6 +30,15 @@ class GaussianMixture(dist.MixtureSameFamily):
 
     def __init__(self, logits: Tensor, locs: Tensor, scales: Tensor) -> None:
         super().__init__(dist.Categorical(logits=logits), dist.Normal(locs, scales).to_event(1))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "GaussianMixture":
+        """Return the same mixture for a larger batch."""
+        normal, shape = self.component_distribution.base_dist, torch.Size(batch_shape)
+        logits = self.mixture_distribution.logits
+        parts = (normal.loc, normal.scale)
+        return GaussianMixture(
+            logits.expand(shape + logits.shape[-1:]), *(part.expand(shape + part.shape[-2:]) for part in parts)
+        )
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw, ``[..., N, D]``."""

@@ -122,7 +122,8 @@ def fit_command(
     folder = writable_folder(out)
     fitted = _fit_guide(
         folder / "fit", data, guide,
-        objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim, features=features,
+        objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+        latent_dim=latent_dim, features=features,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
         precision=precision, seed=seed, device=device, resume=resume, progress=progress,
     )  # fmt: skip
@@ -236,8 +237,8 @@ def compare_command(
         name = guide_name if len(objectives) == 1 else f"{guide_name}-{objective_name}"
         fits[name] = _fit_guide(
             folder / name, data, guide,
-            objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder, latent_dim=latent_dim,
-            features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm,
+            objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+            latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm,
             seed=seed, device=device, resume=resume, progress=progress,
         )  # fmt: skip
     test = data.splits(seed=seed).test.fixed()

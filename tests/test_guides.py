@@ -1,5 +1,6 @@
 """Every guide's density is a density, its gradients are those of its draws, and its promises hold on the oracle."""
 
+import itertools
 import math
 
 import pyro
@@ -146,10 +147,15 @@ def test_a_mixtures_draws_have_an_unbiased_gradient_for_its_weights():
     seeded(run)
 
 
+def linear():
+    """An encoder as good as any here: the posterior's mean is linear in x."""
+    return nn.MLP(5, 8, hidden=())
+
+
 REFINED = {
-    "Auxiliary": lambda model: guides.Auxiliary(nn.MLP(5, 8), 2),
-    "SemiAmortized": lambda model: guides.SemiAmortized(guides.MeanField(nn.MLP(5, 8), 2), model),
-    "DAIS": lambda model: guides.DAIS(guides.MeanField(nn.MLP(5, 8), 2), model),
+    "Auxiliary": lambda model: guides.Auxiliary(linear(), 2),
+    "SemiAmortized": lambda model: guides.SemiAmortized(guides.MeanField(linear(), 2), model),
+    "DAIS": lambda model: guides.DAIS(guides.MeanField(linear(), 2), model),
 }
 
 
@@ -166,19 +172,29 @@ def test_a_guide_with_randomness_of_its_own_weighs_so_that_the_evidence_is_unbia
     assert (weights.mean(0) < truth + SIGMAS * weights.std(0) / math.sqrt(len(weights))).all()
 
 
-def test_dynamics_and_auxiliary_variables_get_past_the_best_factorised_gaussian():
-    model, x = make_oracle(2, 5, 200)
-    for p in model.parameters():
-        p.requires_grad_(False)
+def entangled():
+    """An oracle whose latents the data can hardly tell apart, so that a factorised guide loses half a nat."""
+    model, _ = make_oracle(2, 5, 1)
+    with torch.no_grad():
+        model.weight[:, 1] = model.weight[:, 0] + 0.5 * model.weight[:, 1]
+        x = seeded(lambda: model.evidence().sample((200,)))
+    return model.requires_grad_(False), x
+
+
+@pytest.mark.parametrize("name", ["DAIS", "Auxiliary"])
+def test_dynamics_and_auxiliary_variables_get_past_the_best_factorised_gaussian(name):
+    model, x = entangled()
     best = model.optimal_mean_field(x).base_dist
     top = float(model.elbo(x, best.loc, best.scale.square().expand(200, 2).diag_embed()).mean())
     truth = float(model.log_evidence(x).mean())
-    for name in ("DAIS", "Auxiliary"):
-        guide = seeded(lambda name=name: REFINED[name](model))
-        fitted = fit(model, guide, x, steps=1500, batch_size=100, lr=1e-2, precision="float64", progress=False)
-        weights = log_weights(model, fitted.guide, x, num_particles=500, progress=False)
-        error = weights.mean(0).std() / 500**0.5
-        assert top < float(weights.mean()) < truth + SIGMAS * float(error)
+    guide = seeded(lambda: REFINED[name](model))
+    fitted = fit(
+        model, guide, x, steps=600, batch_size=100, lr=lambda step: 2e-2 * 0.995**step, precision="float64",
+        compile=False, progress=False,
+    )  # fmt: skip
+    weights = log_weights(model, fitted.guide, x, num_particles=500, progress=False)
+    error = float(weights.mean(1).std()) / 500**0.5
+    assert top + 0.2 < float(weights.mean()) < truth + SIGMAS * error
 
 
 def test_local_parameters_reach_the_best_member_of_the_family():
@@ -224,7 +240,7 @@ def test_gradient_steps_better_a_bad_encoder_and_are_differentiated_through():
     for steps in (1, 5, 20):
         guide = guides.SemiAmortized(family, model, num_steps=steps, step_length=0.3).double()
         elbos.append(evaluate(model, guide, x, num_particles=200, progress=False).elbo)
-    assert all(float(a.mean()) < float(b.mean()) for a, b in zip(elbos, elbos[1:], strict=False))
+    assert all(float(a.mean()) < float(b.mean()) for a, b in itertools.pairwise(elbos))
     guide = guides.SemiAmortized(family, model).double()
     loss = seeded(lambda: Trace_ELBO().differentiable_loss(model, guide, x))
     direct, *_ = torch.autograd.grad(loss, [guide.raw_lengths])
@@ -305,9 +321,9 @@ def test_categories_are_found_in_every_way(how, objective):
     fitted = fit(model, guide, x, steps=600, lr=1e-2, objective=objective, progress=False)
     assert float(model.exact(x).mean()) > start + 1.0
     if how != "relaxed":
-        result = evaluate(fitted.model, fitted.guide, x[:50], num_particles=400, progress=False)
-        error = SIGMAS * result.log_evidence_se + 1e-3  # 50 data: below 4e-3
-        assert ((result.log_evidence - model.exact(x[:50])).abs() < error).float().mean() > 0.95
+        result = evaluate(fitted.model, fitted.guide, x, num_particles=400, progress=False)
+        gap, error = model.exact(x) - result.elbo, float(result.elbo_se.square().sum().sqrt()) / len(x)
+        assert -SIGMAS * error - 1e-4 < float(gap.mean()) < 0.5  # the bound is one: below 6.3e-5
 
 
 def test_a_guide_conditional_on_covariates():

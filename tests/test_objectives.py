@@ -272,7 +272,7 @@ def test_wake_phi_lowers_the_other_divergence():
     """At K = 2,000 its gradient is that of E_p(z|x)[log q(z)], a bias of order 1/K apart; two comparisons."""
     rows = 200
     _, found = rowwise(objectives.WakeSleep(2000), rows)
-    model, guide, _ = pair(1)
+    model, _, _ = pair(1)
     mean, scale = model.posterior(X)
     away = ((mean - LOC) ** 2 + scale**2) / SCALE**2
     expected = torch.tensor([(mean - LOC) / SCALE**2, away - 1])

@@ -9,10 +9,10 @@ from pyrovae.nn.network import Network, Shape, size
 
 
 class MLP(Network):
-    """Fully connected layers: ``[..., in] -> [..., out]``; several tensors (data and covariates) are taken side by side.
+    """Fully connected layers: ``[..., in] -> [..., out]``; several tensors (data, covariates) are taken side by side.
 
     Args:
-        in_shape: features taken, of all tensors together: their number or a picture's shape, whose vector is taken flat.
+        in_shape: features taken, of all tensors together: their number or a picture's shape, which is taken flat.
         out_shape: features returned, flat.
         hidden: widths of the hidden layers.
         activation: class of the activation between layers.

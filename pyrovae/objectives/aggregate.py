@@ -86,8 +86,8 @@ class MMD(Objective):
     2 D. MMD^2 is estimated without bias from a draw of each datum and as many draws of the prior, and multiplied by the
     number of data, so that l weighs it against nats per datum. It is no bound.
 
-    Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon, "InfoVAE:
-    balancing learning and inference in variational autoencoders", 2019.
+    Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon,
+    "InfoVAE: balancing learning and inference in variational autoencoders", 2019.
 
     Args:
         mmd_weight: l: a number or a function of the step.
