@@ -1,6 +1,6 @@
 """A guide of your own: heavy-tailed codes, for a posterior whose tails a Gaussian would miss.
 
-q(z | x) = prod_d Student-t(df_d(x), loc_d(x), scale_d(x)), fitted on wine's 13 chemical measurements, z ~ Laplace(0, 1).
+q(z | x) = prod_d Student-t(df_d(x), loc_d(x), scale_d(x)), on wine's 13 chemical measurements, z ~ Laplace(0, 1).
 """
 
 import argparse

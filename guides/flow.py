@@ -8,6 +8,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from pyrovae.checks import at_least
+from pyrovae.guides.autoregressive import Autoregressive, gated
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 
@@ -65,10 +66,7 @@ class Flow(Guide):
 
     def make_step(self) -> nn.Module:
         """Return a step: a module whose ``condition(context)`` is a transform of ``[..., free_dim]``."""
-        step: nn.Module = transforms.conditional_affine_autoregressive(
-            self.free_dim, self.context_dim, hidden_dims=list(self.hidden), stable=True, sigmoid_bias=2.0
-        )
-        return step
+        return Autoregressive(self.free_dim, self.context_dim, self.hidden, 2, gated)
 
     def family(self, params: Tensor) -> dist.TorchDistribution:
         """Return the flow of every row of parameters."""

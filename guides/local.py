@@ -42,19 +42,19 @@ class Local(nn.Module):
         tensors = () if isinstance(data, int) else tuple(data) if isinstance(data, tuple | list) else (data,)
         if not all(isinstance(t, Tensor) for t in tensors) or len({len(t) for t in tensors}) > 1:
             raise ValueError("data must be a tensor or tensors of one length, the same that are passed to fit")
-        self.family, self.latent = copy.deepcopy(family), family.latent
-        for amortised in (self.family.encoder, self.family.head):
-            amortised.requires_grad_(False)
+        self.latent = family.latent
         self.data = data if isinstance(data, int) else len(tensors[0])
         self.keys: Tensor
         if not tensors:
             start, keys = torch.zeros(self.data, _width(family)), torch.zeros(self.data, dtype=torch.int64)
         else:
             with torch.no_grad():
-                start = torch.cat([self.family.params(*part) for part in _parts(tensors)])
+                start = torch.cat([family.params(*part) for part in _parts(tensors)])
             keys = torch.cat([fingerprints(part) for part in _parts(tensors)])
             keys, order = keys.sort()
             start = start[order]
+        self.family = copy.deepcopy(family)
+        self.family.encoder, self.family.head = Unused(self.family.encoder), Unused(self.family.head)
         self.free = nn.Parameter(start)
         self.register_buffer("keys", keys)
 
@@ -80,6 +80,24 @@ class Local(nn.Module):
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, self.posterior(*batch))
         return z
+
+
+class Unused(nn.Module):
+    """A network that stays known, with parameters that are not the guide's.
+
+    Args:
+        network: that is kept.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["network"] = network
+        self.out_features = network.out_features
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Run the network as it was."""
+        out: Tensor = self.__dict__["network"](*features)
+        return out
 
 
 def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:

@@ -1,16 +1,16 @@
 """Neural spline flow guides: monotonic rational-quadratic splines, by coupling or autoregressive."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import pyro.nn
 import torch
 import torch.nn.functional as F
-from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrovae.checks import at_least, positive
+from pyrovae.guides.autoregressive import Autoregressive, Univariate, VectorTransform
 from pyrovae.guides.flow import Flow
 from pyrovae.nn import MLP, Network
 
@@ -66,99 +66,26 @@ def spline(values: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) 
     return torch.where(inside, mapped, values), torch.where(inside, log_slope, torch.zeros_like(log_slope))
 
 
-class _Vectors(TransformModule):
-    """A bijection of vectors that keeps the logarithm of its Jacobian beside its last value."""
-
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
-    bijective = True
-
-    def __init__(self) -> None:
-        super().__init__(cache_size=1)
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def _both(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def _call(self, x: Tensor) -> Tensor:
-        y, log_jacobian = self._both(x, inverse=False)
-        self._last = x, log_jacobian
-        return y
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        x, log_jacobian = self._both(y, inverse=True)
-        self._last = x, -log_jacobian
-        return x
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |det dy/dx|, ``[...]``."""
-        if self._last is None or self._last[0] is not x:
-            self._call(x)
-        assert self._last is not None
-        return self._last[1]
-
-
 class Coupling(nn.Module):
-    """Splines for one half of the latents, by a network of the other half and the context."""
+    """A step that maps one half of the latents by functions of the other half and the context."""
 
-    def __init__(self, size: int, context_dim: int, hidden: tuple[int, ...], num_bins: int, bound: float) -> None:
+    def __init__(
+        self, size: int, context_dim: int, hidden: tuple[int, ...], num_params: int, univariate: Univariate
+    ) -> None:
         super().__init__()
-        self.kept, self.num_bins, self.bound = size // 2, num_bins, bound
-        out = (size - self.kept) * (3 * num_bins - 1)
-        self.network = MLP(self.kept + context_dim, out, hidden=hidden)
+        self.kept, self.univariate = size // 2, univariate
+        self.network = MLP(self.kept + context_dim, (size - self.kept) * num_params, hidden=hidden)
 
     def condition(self, context: Tensor) -> Any:
         """Return the transform."""
-        return _Coupling(self, context)
 
+        def both(value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+            first, second = value[..., : self.kept], value[..., self.kept :]
+            raw = self.network(first, context.expand(*value.shape[:-1], -1)).unflatten(-1, (second.shape[-1], -1))
+            mapped, log_slope = self.univariate(second, raw, inverse=inverse)
+            return torch.cat([first, mapped], dim=-1), log_slope.sum(-1)
 
-class _Coupling(_Vectors):
-    def __init__(self, step: Coupling, context: Tensor) -> None:
-        super().__init__()
-        self.__dict__.update(step=step, context=context)  # not a submodule: it belongs to the guide
-
-    def _both(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        step = self.step
-        first, second = value[..., : step.kept], value[..., step.kept :]
-        context = self.context.expand(*value.shape[:-1], -1)
-        raw = step.network(torch.cat([first, context], dim=-1)).unflatten(-1, (second.shape[-1], -1))
-        mapped, log_slope = spline(second, raw, step.bound, inverse=inverse)
-        return torch.cat([first, mapped], dim=-1), log_slope.sum(-1)
-
-
-class Autoregressive(nn.Module):
-    """Splines for every latent, by a masked network of those before it and the context."""
-
-    def __init__(self, size: int, context_dim: int, hidden: tuple[int, ...], num_bins: int, bound: float) -> None:
-        super().__init__()
-        self.size, self.num_bins, self.bound = size, num_bins, bound
-        params = [num_bins, num_bins, num_bins - 1]
-        self.network = pyro.nn.ConditionalAutoRegressiveNN(size, context_dim, list(hidden), param_dims=params)
-
-    def raw(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return the splines' parameters for every latent, ``[..., size, 3 K - 1]``."""
-        found = self.network(x, context.expand(*x.shape[:-1], -1))
-        return torch.cat([part.transpose(-1, -2) for part in found], dim=-1)
-
-    def condition(self, context: Tensor) -> Any:
-        """Return the transform."""
-        return _Autoregressive(self, context)
-
-
-class _Autoregressive(_Vectors):
-    def __init__(self, step: Autoregressive, context: Tensor) -> None:
-        super().__init__()
-        self.__dict__.update(step=step, context=context)
-
-    def _both(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        step = self.step
-        if not inverse:
-            mapped, log_slope = spline(value, step.raw(value, self.context), step.bound)
-            return mapped, log_slope.sum(-1)
-        x, log_slope = torch.zeros_like(value), torch.zeros_like(value)
-        for _ in range(step.size):  # each pass gets one more latent right, in the network's own order
-            x, log_slope = spline(value, step.raw(x, self.context), step.bound, inverse=True)
-        return x, log_slope.sum(-1)
+        return VectorTransform(both)
 
 
 class SplineCoupling(Flow):
@@ -191,7 +118,7 @@ class SplineCoupling(Flow):
         torch.Size([5])
     """
 
-    step: type[Any] = Coupling
+    step: Callable[..., nn.Module] = Coupling
 
     def __init__(
         self,
@@ -219,8 +146,8 @@ class SplineCoupling(Flow):
 
     def make_step(self) -> nn.Module:
         """Return a step of splines."""
-        made: nn.Module = self.step(self.free_dim, self.context_dim, self.hidden, self.num_bins, self.bound)
-        return made
+        univariate = partial(spline, bound=self.bound)
+        return type(self).step(self.free_dim, self.context_dim, self.hidden, 3 * self.num_bins - 1, univariate)
 
 
 class SplineAutoregressive(SplineCoupling):
@@ -236,4 +163,4 @@ class SplineAutoregressive(SplineCoupling):
     Source: Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows", 2019.
     """
 
-    step: type[Any] = Autoregressive
+    step = Autoregressive

@@ -238,7 +238,8 @@ def compare_command(
         fits[name] = _fit_guide(
             folder / name, data, guide,
             objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
-            latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm,
+            latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr,
+            clip_norm=clip_norm,
             seed=seed, device=device, resume=resume, progress=progress,
         )  # fmt: skip
     test = data.splits(seed=seed).test.fixed()

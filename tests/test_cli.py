@@ -35,6 +35,25 @@ def refused(capsys, *arguments):
     return error
 
 
+def test_guides_are_compared_by_objectives(tmp_path, capsys):
+    status, said = run(
+        "compare", *BITS, "--out", tmp_path / "run", *FAST, "--num_particles", 20, "--num_draws", 2,
+        "--guides", '{"mean_field": "MeanField", "spline": {"class_path": "SplineCoupling"}}',
+        "--objectives", '{"elbo": "Trace_ELBO", "iwae": {"class_path": "IWAE", "init_args": {"num_particles": 3}}}',
+        capsys=capsys,
+    )  # fmt: skip
+    assert status == 0
+    for name in ("mean_field-elbo", "mean_field-iwae", "spline-elbo", "spline-iwae"):
+        assert name in said.out
+        assert (tmp_path / "run" / name / "fit.json").exists()
+    status, _ = run("fit", *BITS, "--out", tmp_path / "fit", *FAST, "--objective", "FreeBits",
+                    "--objective.free_nats", 0.2, capsys=capsys)  # fmt: skip
+    assert status == 0
+    assert "objectives is empty" in refused(capsys, "compare", *BITS, "--out", tmp_path / "d", "--objectives", "{}")
+    message = refused(capsys, "fit", *BITS, "--out", tmp_path / "e", *FAST, "--guide", "Flow", "--objective", "DIPVAE")
+    assert "mean and variance of q(z | x)" in message
+
+
 def test_compare_writes_everything(tmp_path, capsys):
     status, said = run(
         "compare", *BITS, "--out", tmp_path / "run", *FAST, "--num_particles", 50, "--num_draws", 5,

@@ -120,7 +120,13 @@ class Drawn:
 
     @cached_property
     def log_q_of_leaves(self) -> Tensor:
-        """Log q(leaves | x), ``[K, N]``: the guide run again, its draws given."""
+        """Log q(leaves | x), ``[K, N]``, of the guide's parameters, its draws being fixed.
+
+        One site is scored by the distribution that it was drawn from. Where there are more, those of one may depend on
+        another's draw, so the guide is run again, its draws given.
+        """
+        if len(self.leaves) == 1:
+            return self._density(self._with(self.leaves))
         with Unrecorded(), Repeated():
             given = poutine.replay(self._guide, trace=self._with(self.leaves))
             trace = (
