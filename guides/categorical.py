@@ -68,12 +68,31 @@ class Categorical(Guide):
         return z
 
 
+class _Traceable:
+    """Draws without a look at the indices, which torch's own one-hot vectors take."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw."""
+        of: Any = self
+        with torch.no_grad():
+            indices = of._categorical.sample(torch.Size(sample_shape))[..., None]
+            return of.logits.new_zeros(*indices.shape[:-1], of.event_shape[0]).scatter(-1, indices, 1.0)
+
+
+class _OneHot(_Traceable, dist.OneHotCategorical):
+    pass
+
+
+class _StraightThrough(_Traceable, dist.OneHotCategoricalStraightThrough):
+    pass
+
+
 def _discrete(logits: Tensor, temperature: float) -> dist.TorchDistribution:
-    return dist.OneHotCategorical(logits=logits)
+    return _OneHot(logits=logits)
 
 
 def _straight_through(logits: Tensor, temperature: float) -> dist.TorchDistribution:
-    return dist.OneHotCategoricalStraightThrough(logits=logits)
+    return _StraightThrough(logits=logits)
 
 
 def _relaxed(logits: Tensor, temperature: float) -> dist.TorchDistribution:

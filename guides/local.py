@@ -1,6 +1,7 @@
 """A guide without amortisation: parameters of its own for every datum."""
 
 import copy
+import functools
 from typing import Any
 
 import pyro
@@ -9,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.guides.guide import Guide
-
-_MIXER = 0x9E3779B97F4A7C15 - (1 << 64)  # an odd number, so that multiplying by its powers loses no bit
 
 
 class Local(nn.Module):
@@ -107,10 +106,16 @@ def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:
     """
     rows = [t.reshape(len(t), -1).to(torch.float64).view(torch.int64) for t in batch]
     bits = torch.cat(rows, dim=1)
-    bits = (bits ^ (bits >> 32)) * _MIXER  # spread the few bits that round numbers differ in
-    bits = bits ^ (bits >> 29)
-    weights = torch.arange(1, 2 * bits.shape[1], 2, device=bits.device) * _MIXER
-    return (bits * (weights ^ (weights >> 31) | 1)).sum(1)
+    bits = bits ^ (bits >> 32) ^ (bits >> 52)  # round numbers differ in their highest bits alone
+    return (bits * _weights(bits.shape[1], str(bits.device))).sum(1)
+
+
+@functools.cache
+def _weights(size: int, device: str) -> Tensor:
+    """Return odd numbers, the same at every call, ``[size]``."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.randint(-(2**62), 2**62, (size,), generator=generator, device="cpu", dtype=torch.int64)
+    return (2 * drawn + 1).to(device)
 
 
 def _parts(tensors: tuple[Tensor, ...]) -> Any:

@@ -25,6 +25,7 @@ from pyrovae.training.step import Gradients, State, TorchStepper
 
 slow = pytest.mark.slow
 LATENT = 3
+DATA = bits(16)
 
 
 def vae(guide=guides.MeanField, prior=None, likelihood=None, out=12, encoder=None, decoder=None):
@@ -154,7 +155,7 @@ def categories(how):
 
 def local():
     model, family = vae()
-    return model, guides.Local(family, torch.cat([bits(16), 1 - bits(16)]))
+    return model, guides.Local(family, torch.cat([DATA, 1 - DATA]).double())
 
 
 GUIDES = ("LowRank", "Mixture", "Auxiliary", "Planar", "Radial", "Householder")
@@ -226,7 +227,7 @@ CASES = [*PAIRS, *(pytest.param(name, marks=slow) for name in SLOW_PAIRS)]
 def gradients(request):
     """The loss and gradient of a pair in float64, and a batch."""
     make, objective = {**PAIRS, **SLOW_PAIRS}[request.param]
-    x = bits(16).double()
+    x = DATA.double()
     with torch.random.fork_rng(), pyro.get_param_store().scope(), poutine.block():
         torch.manual_seed(0)
         before = torch.get_default_dtype()
