@@ -102,7 +102,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out / "gradient-snr.png", dpi=150)
     text = (
-        f"Made by `benchmarks/gradient_snr.py`: slopes of log signal-to-noise against log K, for K of {FROM} and more.\n\n"
+        f"Made by `benchmarks/gradient_snr.py`: slopes of log signal-to-noise against log K, from K = {FROM}.\n\n"
         + markdown(pd.DataFrame(slopes, columns=["gradient", "of", "slope"]))
         + "\n\n"
         + markdown(frame)
