@@ -109,17 +109,19 @@ def main() -> None:
             rows.append([type(model).__name__, name, evidence - elbo, error])
             with torch.no_grad():
                 z = fitted.guide.posterior(x[:1].expand(4000, 1)).sample()
-            ax.contour(level, extent=[-EDGE, EDGE, -EDGE, EDGE], colors="#1f4e79", linewidths=0.6, levels=4)
+            heights = [share * float(level.max()) for share in (0.05, 0.3, 0.7)]
+            ax.contour(level, extent=[-EDGE, EDGE, -EDGE, EDGE], colors="#1f4e79", linewidths=0.6, levels=heights)
             ax.plot(*z.T, ",", color="#b04a3a", alpha=0.5)
             ax.set_title(f"{name}\nKL {evidence - elbo:.3f}", fontsize=8)
             print(rows[-1], flush=True)
         for ax in line:
             ax.set(xlim=span[:2], ylim=span[2:], xticks=[], yticks=[], aspect="equal")
+    figure.suptitle("lines: exact posterior (0.05, 0.3 and 0.7 of its peak); dots: draws of the guide", fontsize=8)
     figure.savefig(options.out / "shapes.png", dpi=150)
-    frame = pd.DataFrame(rows, columns=["posterior", "guide", "KL(q || p), nats", "standard error"])
+    frame = pd.DataFrame(rows, columns=["posterior", "guide", "KL, nats", "standard error"])
     text = (
         f"Made by `benchmarks/shapes.py` with pyrovae {pyrovae.__version__}: {options.steps} steps of the ELBO on one "
-        f"datum, KL from {DRAWS:,} draws.\n\n{markdown(frame)}\n"
+        f"datum, KL(q, p) from {DRAWS:,} draws.\n\n{markdown(frame)}\n"
     )
     (options.out / "shapes.md").write_text(text)
     print(text)

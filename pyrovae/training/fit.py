@@ -60,7 +60,8 @@ def fit(
     In an initialised default group of ``torch.distributed`` every process calls this with the same arguments; each
     takes its share of every batch, and the gradients are added up. A datum's noise is the one that it would have in one
     process, whose result comes out up to rounding; what is drawn from a distribution that is computed (a gamma, a
-    Poisson) comes from a stream of the process's own, and batch statistics are those of a share. The first process
+    Poisson) comes from a stream of the process's own, and what compares the data of a batch (its
+    statistics, regularisers of the aggregate posterior) sees those of a share. The first process
     writes the checkpoint, which any number of processes can resume.
 
     Source: Hoffman, Blei, Wang and Paisley, "Stochastic variational inference", 2013; Kingma and Welling, 2014.
