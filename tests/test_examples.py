@@ -37,8 +37,7 @@ def test_own_guide():
 @pytest.mark.own_state
 def test_own_objective():
     found = example("own_objective")["main"](steps=200)
-    truth = found["log p(x), exact"]
-    assert abs(found["jackknife, 5"] - truth) < truth - found["IWAE, 5"]
+    assert found["truncated, 10"] <= found["IWAE, 10"] < found["log p(x), exact"] + 0.05
 
 
 @pytest.mark.own_state
