@@ -83,7 +83,7 @@ def transformed(member: dist.TorchDistribution, to_support: Any) -> dist.TorchDi
     if isinstance(member, Draw):
         z = to_support(member.value)
         return Draw(z, member.log_density - to_support.log_abs_det_jacobian(member.value, z))
-    return dist.TransformedDistribution(member, [to_support])
+    return dist.TransformedDistribution(member, [to_support.with_cache()])  # of its draws, for one-way flows
 
 
 def _constraint(support: Any) -> Constraint:

@@ -53,7 +53,7 @@ class Local(nn.Module):
             keys, order = keys.sort()
             start = start[order]
         self.family = copy.deepcopy(family)
-        self.family.encoder, self.family.head = Unused(self.family.encoder), Unused(self.family.head)
+        self.family.encoder, self.family.head = _unused(self.family.encoder), _unused(self.family.head)
         self.free = nn.Parameter(start)
         self.register_buffer("keys", keys)
 
@@ -97,6 +97,10 @@ class Unused(nn.Module):
         """Run the network as it was."""
         out: Tensor = self.__dict__["network"](*features)
         return out
+
+
+def _unused(network: nn.Module) -> nn.Module:
+    return network if isinstance(network, Unused) else Unused(network)
 
 
 def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:
