@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,11 @@ from pyrovae.checks import at_least
 from pyrovae.checks import positive as positive_number
 from pyrovae.guides.draw import Draw
 from pyrovae.guides.guide import Guide, transformed
-from pyrovae.guides.refinement import gradient, leaf, log_joint
-from pyrovae.nn import positive
+from pyrovae.guides.refinement import Refined, gradient, leaf, log_joint
+from pyrovae.nn import positive, raw_positive
 
 
-class DAIS(nn.Module):
+class DAIS(Refined):
     """A draw from a family, carried towards p(z | x) by a few steps of uncorrected Hamiltonian annealing.
 
     With q_0 the family's member, 0 < b_1 < ... < b_T = 1, and momenta refreshed in part, for t = 1, ..., T::
@@ -46,17 +45,11 @@ class DAIS(nn.Module):
         torch.Size([5])
     """
 
-    model: Any
-
     def __init__(self, family: Guide, model: Callable[..., Any], *, num_steps: int = 4, step_size: float = 0.1) -> None:
-        super().__init__()
-        if not isinstance(family, Guide):
-            raise ValueError(f"the family must be a guide with an encoder, got a {type(family).__name__}")
-        self.family, self.latent, self.num_steps = family, family.latent, at_least("num_steps", num_steps, 1)
+        super().__init__(family, model)
+        self.num_steps = at_least("num_steps", num_steps, 1)
         self.step_size = positive_number("step_size", step_size)
-        self.__dict__["model"] = model  # not a submodule: its parameters are the model's
-        start = torch.tensor(step_size).expm1().log() - 0.541324854612918
-        self.raw_sizes = nn.Parameter(start.repeat(family.free_dim))
+        self.raw_sizes = nn.Parameter(torch.full((family.free_dim,), raw_positive(step_size)))
         self.raw_temperatures = nn.Parameter(torch.zeros(num_steps))
         self.raw_keep = nn.Parameter(torch.zeros(()))
 
@@ -88,11 +81,3 @@ class DAIS(nn.Module):
             momentum = momentum + 0.5 * size * force(free, temperature)
             log_q = log_q + 0.5 * momentum.square().sum(-1)
         return transformed(Draw(free, log_q), self.family.to_support)
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
-        pyro.module("guide", self)
-        posterior = self.posterior(*batch)
-        with pyro.plate("data", batch[0].shape[0]):
-            z: Tensor = pyro.sample(self.latent, posterior)
-        return z

@@ -1,14 +1,47 @@
-"""What guides that look at the model have in common: its density at a point of the unconstrained latent space."""
+"""What guides that look at the model have in common: a family, the model, and its density of unconstrained latents."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.guides.guide import Guide
 from pyrovae.pair import log_density
+
+
+class Refined(nn.Module):
+    """A guide that starts from a family's member and looks at the model to do better.
+
+    Args:
+        family: any guide of one latent with an encoder.
+        model: the generative program of the pair.
+    """
+
+    model: Any
+
+    def __init__(self, family: Guide, model: Callable[..., Any]) -> None:
+        super().__init__()
+        if not isinstance(family, Guide):
+            raise ValueError(f"the family must be a guide with an encoder, got a {type(family).__name__}")
+        self.family, self.latent = family, family.latent
+        self.__dict__["model"] = model  # not a submodule: its parameters are the model's
+
+    @abstractmethod
+    def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
+        """Return q(z | x) of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
+        pyro.module("guide", self)
+        posterior = self.posterior(*batch)  # outside of the plate, whose sites the model has too
+        with pyro.plate("data", batch[0].shape[0]):
+            z: Tensor = pyro.sample(self.latent, posterior)
+        return z
 
 
 def log_joint(model: Callable[..., Any], family: Guide, batch: tuple[Tensor, ...], free: Tensor) -> Tensor:

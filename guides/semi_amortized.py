@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 from pyrovae.checks import at_least
 from pyrovae.checks import positive as positive_number
 from pyrovae.guides.guide import Guide
-from pyrovae.guides.refinement import gradient, leaf, log_joint
-from pyrovae.nn import positive
+from pyrovae.guides.refinement import Refined, gradient, leaf, log_joint
+from pyrovae.nn import positive, raw_positive
 
 
-class SemiAmortized(nn.Module):
+class SemiAmortized(Refined):
     """q(z | x) in a family, its parameters an encoder's, bettered by a few gradient steps on the datum's own bound.
 
     ::
@@ -44,19 +43,13 @@ class SemiAmortized(nn.Module):
         torch.Size([5])
     """
 
-    model: Any
-
     def __init__(
         self, family: Guide, model: Callable[..., Any], *, num_steps: int = 3, step_length: float = 0.5
     ) -> None:
-        super().__init__()
-        if not isinstance(family, Guide):
-            raise ValueError(f"the family must be a guide with an encoder, got a {type(family).__name__}")
-        self.family, self.latent, self.num_steps = family, family.latent, at_least("num_steps", num_steps, 1)
+        super().__init__(family, model)
+        self.num_steps = at_least("num_steps", num_steps, 1)
         self.step_length = positive_number("step_length", step_length)
-        self.__dict__["model"] = model  # not a submodule: its parameters are the model's
-        start = torch.tensor(step_length).expm1().log() - 0.541324854612918
-        self.raw_lengths = nn.Parameter(start.repeat(num_steps))
+        self.raw_lengths = nn.Parameter(torch.full((num_steps,), raw_positive(step_length)))
 
     def params(self, *batch: Tensor) -> Tensor:
         """Return the parameters of q(z | x) for every datum, ``[N, P]``, after the steps."""
@@ -74,12 +67,3 @@ class SemiAmortized(nn.Module):
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
         """Return q(z | x) of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
         return self.family.member(self.params(*batch))
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
-        pyro.module("guide", self)
-        z: Tensor
-        posterior = self.posterior(*batch)
-        with pyro.plate("data", batch[0].shape[0]):
-            z = pyro.sample(self.latent, posterior)
-        return z

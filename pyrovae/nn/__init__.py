@@ -2,6 +2,6 @@
 
 from pyrovae.nn.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.nn.mlp import MLP
-from pyrovae.nn.network import Network, Shape, image_shape, positive, size
+from pyrovae.nn.network import Network, Shape, image_shape, positive, raw_positive, size
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Network", "Shape", "image_shape", "positive", "size"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Network", "Shape", "image_shape", "positive", "raw_positive", "size"]

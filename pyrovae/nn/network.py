@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+SHIFT = 0.541324854612918  # softplus maps it to 1
+LEAST = 1e-5
+
 Shape = int | tuple[int, ...]
 """Features of a vector: their number, or the shape of the picture (channels, rows, columns) that they make up."""
 
@@ -40,4 +43,9 @@ def positive(raw: Tensor) -> Tensor:
 
     It grows linearly, so that no network output overflows it.
     """
-    return torch.nn.functional.softplus(raw + 0.541324854612918) + 1e-5
+    return torch.nn.functional.softplus(raw + SHIFT) + LEAST
+
+
+def raw_positive(scale: float) -> float:
+    """Return the real number that :func:`positive` maps to ``scale``, above 1e-5."""
+    return math.log(math.expm1(scale - LEAST)) - SHIFT
