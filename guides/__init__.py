@@ -2,6 +2,7 @@
 
 from pyrovae.guides.auxiliary import Auxiliary
 from pyrovae.guides.categorical import Categorical
+from pyrovae.guides.class_conditional import ClassConditional
 from pyrovae.guides.dais import DAIS
 from pyrovae.guides.exact import Exact
 from pyrovae.guides.flow import Flow
@@ -18,12 +19,15 @@ from pyrovae.guides.mixture import Mixture
 from pyrovae.guides.planar import Planar
 from pyrovae.guides.radial import Radial
 from pyrovae.guides.semi_amortized import SemiAmortized
+from pyrovae.guides.spherical import Spherical
 from pyrovae.guides.spline import SplineAutoregressive, SplineCoupling
+from pyrovae.guides.with_globals import WithGlobals
 
 __all__ = [
     "DAIS",
     "Auxiliary",
     "Categorical",
+    "ClassConditional",
     "Exact",
     "Flow",
     "FullRank",
@@ -39,6 +43,8 @@ __all__ = [
     "Planar",
     "Radial",
     "SemiAmortized",
+    "Spherical",
     "SplineAutoregressive",
     "SplineCoupling",
+    "WithGlobals",
 ]

@@ -79,8 +79,8 @@ class _Traceable:
             return of.logits.new_zeros(*indices.shape[:-1], of.event_shape[0]).scatter(-1, indices, 1.0)
 
 
-class _OneHot(_Traceable, dist.OneHotCategorical):
-    pass
+class OneHot(_Traceable, dist.OneHotCategorical):
+    """A vector with a one in it."""
 
 
 class _StraightThrough(_Traceable, dist.OneHotCategoricalStraightThrough):
@@ -88,7 +88,7 @@ class _StraightThrough(_Traceable, dist.OneHotCategoricalStraightThrough):
 
 
 def _discrete(logits: Tensor, temperature: float) -> dist.TorchDistribution:
-    return _OneHot(logits=logits)
+    return OneHot(logits=logits)
 
 
 def _straight_through(logits: Tensor, temperature: float) -> dist.TorchDistribution:

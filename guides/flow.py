@@ -8,9 +8,9 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from pyrovae.checks import at_least
-from pyrovae.guides.autoregressive import Autoregressive, gated
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
+from pyrovae.nn.transforms import Autoregressive, gated
 
 
 class Flow(Guide):

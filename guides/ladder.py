@@ -16,8 +16,8 @@ class HasLayers(Protocol):
 
     latent_dims: tuple[int, ...]
 
-    def conditional(self, layer: int, above: Tensor) -> dist.TorchDistribution:
-        """Return p(z_layer | the layer above), a normal distribution with one event dimension; layers count from 1."""
+    def conditional(self, layer: int, above: Sequence[Tensor]) -> dist.TorchDistribution:
+        """Return p(z_layer | the layers above, the next one first), a normal distribution; layers count from 1."""
 
 
 class Ladder(nn.Module):
@@ -63,21 +63,30 @@ class Ladder(nn.Module):
         widths: list[Any] = [network.out_features for network in networks]
         self.heads = nn.ModuleList(nn.Linear(width, 2 * dim) for width, dim in zip(widths, dims, strict=True))
 
-    def forward(self, *batch: Tensor) -> list[Tensor]:
-        """Sample every layer's latent for every datum of the batch; return them, from the lowest."""
-        pyro.module("guide", self)
+    def top(self, *batch: Tensor) -> dist.TorchDistribution:
+        """Return q(zL | x) of a batch: batch shape ``[N]``."""
+        return self._said(*batch)[-1]
+
+    def _said(self, *batch: Tensor) -> list[dist.TorchDistribution]:
+        """Return what the data alone say of every layer, from the lowest."""
         said = []
         features: tuple[Tensor, ...] = batch
         for network, head in zip(self.networks, self.heads, strict=True):
             features = (network(*features),)
             loc, raw_scale = head(features[0]).chunk(2, dim=-1)
             said.append(dist.Normal(loc, positive(raw_scale)).to_event(1))
+        return said
+
+    def forward(self, *batch: Tensor) -> list[Tensor]:
+        """Sample every layer's latent for every datum of the batch; return them, from the lowest."""
+        pyro.module("guide", self)
+        said = self._said(*batch)
         found: list[Tensor] = []
         with pyro.plate("data", batch[0].shape[0]):
             for layer in range(len(said), 0, -1):
                 q = said[layer - 1]
                 if found:
-                    q = _combined(q, self.model.conditional(layer, found[0]))
+                    q = _combined(q, self.model.conditional(layer, found))
                 found.insert(0, pyro.sample(f"z{layer}", q))
         return found
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from pyrovae.guides.autoregressive import Autoregressive, affine
 from pyrovae.guides.flow import Flow
+from pyrovae.nn.transforms import Autoregressive, affine
 
 
 class MaskedAutoregressive(Flow):

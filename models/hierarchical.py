@@ -5,6 +5,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyrovae.likelihoods import Likelihood
@@ -21,10 +22,15 @@ class HierarchicalVAE(nn.Module):
         z_l ~ N(loc_l(z_{l+1}), diag(scale_l(z_{l+1})^2)),   l = L - 1, ..., 1
         x ~ p(x | decoder(z1))
 
-    Guides: :class:`~pyrovae.guides.Hierarchical` (bottom-up), :class:`~pyrovae.guides.Ladder` (top-down).
+    With ``skip`` every layer, and the data, depend on all layers above::
+
+        z_l ~ N(loc_l(z_{l+1}, ..., zL), ...),   x ~ p(x | decoder(z1, ..., zL))
+
+    Guides: :class:`~pyrovae.guides.Hierarchical` (bottom-up), :class:`~pyrovae.guides.Ladder` (top-down). The KL of
+    each layer: :func:`pyrovae.rates`.
 
     Source: Rezende, Mohamed and Wierstra, "Stochastic backpropagation and approximate inference in deep generative
-    models", 2014; Sonderby et al., "Ladder variational autoencoders", 2016.
+    models", 2014; Sonderby et al., "Ladder variational autoencoders", 2016; Maaloe et al., "BIVA", 2019, for the skips.
 
     Args:
         prior: of the topmost layer: a distribution with batch shape ``()``, or a module that returns one.
@@ -32,6 +38,7 @@ class HierarchicalVAE(nn.Module):
             ``out_features``, and half of its features are locations, half scales.
         decoder: network from the lowest layer to the likelihood's features.
         likelihood: turns those features into the distribution of x.
+        skip: whether networks take all the layers above, side by side, the next one first.
 
     Attributes:
         latent_dims: sizes of the layers that are known, from the lowest; the topmost is the prior's.
@@ -44,30 +51,36 @@ class HierarchicalVAE(nn.Module):
         transitions: Sequence[Network | nn.Module],
         decoder: Network | nn.Module,
         likelihood: Likelihood | nn.Module,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.prior = as_prior(prior)
         self.transitions = nn.ModuleList(transitions)
         self.decoder = decoder
         self.likelihood = likelihood
+        self.skip = skip
         widths: list[Any] = [getattr(network, "out_features", None) for network in transitions]
         if not all(isinstance(width, int) and width % 2 == 0 for width in widths):
             raise ValueError(f"transitions must have an even number of out_features, got {widths}")
-        top = self.prior().event_shape[-1]
+        top = getattr(self.prior, "latent_dim", None) or self.prior().event_shape[-1]
         self.latent_dims = (*(width // 2 for width in reversed(widths)), top)
 
-    def conditional(self, layer: int, above: Tensor) -> dist.TorchDistribution:
-        """Return p(z_layer | z_{layer+1}); layers count from 1, the lowest."""
-        loc, raw_scale = self.transitions[len(self.transitions) - layer](above).chunk(2, dim=-1)
+    def conditional(self, layer: int, above: Sequence[Tensor]) -> dist.TorchDistribution:
+        """Return p(z_layer | the layers above), ``above`` being those, the next one first; layers count from 1."""
+        network = self.transitions[len(self.transitions) - layer]
+        loc, raw_scale = network(self._seen(above)).chunk(2, dim=-1)
         return dist.Normal(loc, positive(raw_scale)).to_event(1)
+
+    def _seen(self, above: Sequence[Tensor]) -> Tensor:
+        return torch.cat(tuple(above), dim=-1) if self.skip else above[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample every layer and observe ``x``, ``[N, D]``; return z1."""
         pyro.module("model", self)
         layers = len(self.latent_dims)
         with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample(f"z{layers}", self.prior())
+            above: list[Tensor] = [pyro.sample(f"z{layers}", self.prior())]
             for layer in range(layers - 1, 0, -1):
-                z = pyro.sample(f"z{layer}", self.conditional(layer, z))
-            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
-        return z
+                above.insert(0, pyro.sample(f"z{layer}", self.conditional(layer, above)))
+            pyro.sample("x", self.likelihood(self.decoder(self._seen(above))), obs=x)
+        return above[0]

@@ -18,12 +18,16 @@ class VAE(nn.Module):
         z ~ p(z)
         x ~ p(x | decoder(z))
 
+    Guides: any of one latent.
+
     Source: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Rezende, Mohamed and Wierstra, 2014.
 
     Args:
         prior: a distribution of z with batch shape ``()``, or a module that returns one.
         decoder: network from ``[..., latent_dim]`` to the likelihood's features.
         likelihood: turns those features into the distribution of x.
+        num_data: of the whole set, for a prior with latents of its own (:class:`~pyrovae.priors.Hierarchical`), beside
+            which a batch has to count for all data; None where there are none.
 
     Example:
         >>> import pyro.distributions as dist
@@ -32,16 +36,25 @@ class VAE(nn.Module):
         >>> model = VAE(prior=sparse, decoder=nn.MLP(8, 64), likelihood=likelihoods.Bernoulli())
     """
 
-    def __init__(self, *, prior: Any, decoder: Network | nn.Module, likelihood: Likelihood | nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        prior: Any,
+        decoder: Network | nn.Module,
+        likelihood: Likelihood | nn.Module,
+        num_data: int | None = None,
+    ) -> None:
         super().__init__()
         self.prior = as_prior(prior)
         self.decoder = decoder
         self.likelihood = likelihood
+        self.num_data = num_data
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z and observe ``x``, ``[N, D]``; return z."""
         pyro.module("model", self)
-        with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.prior())
+        prior = self.prior()
+        with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
+            z: Tensor = pyro.sample("z", prior)
             pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
         return z

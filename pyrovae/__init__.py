@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
     from pyrovae.arviz import elpd, to_arviz
-    from pyrovae.evaluation import Evaluation, compare, comparison, evaluate, pareto_khat
+    from pyrovae.evaluation import (
+        Evaluation,
+        compare,
+        comparison,
+        evaluate,
+        pareto_khat,
+        prior_against_posterior,
+        prior_predictive_check,
+        rates,
+    )
+    from pyrovae.pair import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
     from pyrovae.weights import log_weights
 
@@ -27,9 +37,13 @@ _NAMES = {
     "elpd": "arviz",
     "evaluate": "evaluation",
     "fit": "training",
+    "given": "pair",
     "load": "training",
     "log_weights": "weights",
     "pareto_khat": "evaluation",
+    "prior_against_posterior": "evaluation",
+    "prior_predictive_check": "evaluation",
+    "rates": "evaluation",
     "to_arviz": "arviz",
 }
 
@@ -44,6 +58,7 @@ __all__ = [
     "elpd",
     "evaluate",
     "fit",
+    "given",
     "guides",
     "likelihoods",
     "load",
@@ -53,7 +68,10 @@ __all__ = [
     "objectives",
     "pareto_khat",
     "plots",
+    "prior_against_posterior",
+    "prior_predictive_check",
     "priors",
+    "rates",
     "to_arviz",
 ]
 

@@ -10,13 +10,14 @@ import functools
 import inspect
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -55,6 +56,7 @@ class Layout:
         plate: name of the data plate.
         nesting: depth of the plates, 1 where there is the data plate alone.
         subsampled: whether the data plate says that the batch stands for more data than it holds.
+        uneven: latents that count for a different number of data in the two programs.
     """
 
     latents: tuple[str, ...]
@@ -66,6 +68,7 @@ class Layout:
     plate: str
     nesting: int
     subsampled: bool
+    uneven: tuple[str, ...] = ()
 
     def require_per_datum(self) -> None:
         """Refuse a pair that has no log weight per datum.
@@ -162,6 +165,50 @@ class Repeated(Messenger):
             fn = msg["fn"]
             msg["value"] = torch.arange(fn.subsample_size, device=fn.device) % fn.size
             msg["done"] = True
+
+
+class Given(Messenger):
+    """Gives latent sites values that count for nothing in any density, as if the program held them as constants."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = dict(values)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            value = self.values[msg["name"]]
+            msg["fn"] = Delta(value, event_dim=value.dim()).mask(False)
+            msg["value"], msg["is_observed"], msg["done"] = value, True, True
+            msg["infer"] = {**msg["infer"], "_deterministic": True}
+
+
+def given(model: Program, values: Mapping[str, Tensor]) -> Program:
+    """Return a model with some of its latents at given values, constants from then on.
+
+    A pair whose model has latents that all data share (a Bayesian decoder, hyperparameters) has no density per datum;
+    with those given it has: ``evaluate(given(model, guide.draw()), guide.local, x)``, once for every draw.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        values: of latent sites, by name.
+
+    Example:
+        >>> from pyrovae import models
+        >>> half = given(models.LinearGaussian(2, 5), {"z": torch.zeros(7, 2)})
+        >>> half(torch.zeros(7, 5)).shape
+        torch.Size([7, 2])
+    """
+    return _GivenProgram(model, values)
+
+
+class _GivenProgram:
+    def __init__(self, model: Program, values: Mapping[str, Tensor]) -> None:
+        self.model, self.values = model, dict(values)
+
+    def __call__(self, *batch: Tensor) -> Any:
+        found = {name: value.to(batch[0].device) for name, value in self.values.items()}
+        with Given(found):
+            return self.model(*batch)
 
 
 class WithParams:
@@ -308,7 +355,12 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         plate=plate,
         nesting=max(-f.dim for site in [*model_sites.values(), *guide_sites.values()] for f in data_frames(site)),
         subsampled=plate_size(model_trace, plate) != num_data,
+        uneven=tuple(n for n in latents if _differ(model_sites[n]["scale"], guide_sites[n]["scale"])),
     )
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return bool(abs(float(one) - float(other)) > 1e-6 * abs(float(one)))
 
 
 def _data_plate(sites: list[Site], num_data: int) -> str:

@@ -66,6 +66,20 @@ def no_trace_left(request):
 
 
 @pytest.fixture
+def apart():
+    """Programs run by hand, outside of fit, draw random numbers and register parameters."""
+    with torch.random.fork_rng(), pyro.get_param_store().scope():
+        yield
+
+
+def seeded(make, seed=0):
+    """Call a function with random numbers of its own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+@pytest.fixture
 def oracle():
     """A linear-Gaussian model in float64, and data drawn from it."""
     return make_oracle(2, 5, 40)

@@ -8,7 +8,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import bits, make_oracle
+from conftest import bits, make_oracle, seeded
 from scipy import integrate
 from torch.distributions import constraints
 
@@ -16,12 +16,6 @@ from pyrovae import evaluate, fit, guides, likelihoods, load, log_weights, model
 from pyrovae.configuration import NotConfigurable, build, configuration
 
 D, Z, F = 6, 3, 16
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
 
 
 PRIORS = {

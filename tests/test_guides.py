@@ -7,12 +7,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import SIGMAS, bits, make_oracle, make_vae
+from conftest import SIGMAS, bits, make_oracle, make_vae, seeded
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from test_objectives import OBJECTIVES
 
 from pyrovae import evaluate, fit, guides, likelihoods, load, log_weights, models, nn, objectives, priors
-from pyrovae.guides.spline import spline
+from pyrovae.nn.spline import spline
 
 FLOWS = {
     "Flow": guides.Flow,
@@ -36,17 +36,7 @@ DRAWING = ("Planar", "Radial", "Auxiliary", "DAIS")
 MOMENTS = ("MeanField", "FullRank", "LowRank", "Mixture", "Local", "SemiAmortized")
 
 
-@pytest.fixture(autouse=True)
-def apart():
-    """Programs run by hand, outside of fit, draw random numbers and register parameters."""
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
-        yield
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def bent(guide):

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import SIGMAS, bits, make_oracle, make_vae
+from conftest import SIGMAS, bits, make_oracle, make_vae, seeded
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 
 from pyrovae import fit, guides, likelihoods, models, nn, objectives, priors
@@ -16,17 +16,7 @@ from pyrovae.objectives.objective import Objective
 REPEATS = 40_000
 
 
-@pytest.fixture(autouse=True)
-def apart():
-    """Programs run by hand, outside of fit, draw random numbers and register parameters."""
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
-        yield
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 class Rows(torch.nn.Module):

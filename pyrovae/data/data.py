@@ -36,10 +36,12 @@ class Data:
         feature_names: of the columns of the first tensor.
         levels: divide the first tensor by this number when a batch is made (255 for grey levels in a byte).
         binarise: how intensities of the first tensor become bits; None leaves them as they are.
+        missing: whether NaN in the first tensor marks a missing value (``likelihoods.Missing``, ``nn.Observed``).
         mapped: whether the tensors are files mapped into memory, which stay where they are: batches alone are moved.
 
     Raises:
-        ValueError: for no tensors, tensors of different lengths, an empty set, or a value that is not finite.
+        ValueError: for no tensors, tensors of different lengths, an empty set, a value that is not finite, or a datum
+            of which everything is missing.
 
     Example:
         >>> data = Data(torch.rand(100, 3), feature_names=["a", "b", "c"])
@@ -55,9 +57,10 @@ class Data:
         feature_names: Sequence[str] | None = None,
         levels: float | None = None,
         binarise: Binarisation | None = None,
+        missing: bool = False,
         mapped: bool = False,
     ) -> None:
-        _check(tensors)
+        _check(tensors, missing)
         if labels is not None and len(labels) != len(tensors[0]):
             raise ValueError(f"there must be a label a datum: got {len(labels)} labels for {len(tensors[0])} data")
         columns = int(np.prod(tensors[0].shape[1:]))
@@ -69,6 +72,7 @@ class Data:
         self.feature_names = None if feature_names is None else list(feature_names)
         self.levels = levels
         self.binarise = binarise
+        self.missing = missing
         self.mapped, self.place = mapped, tensors[0].device
         self.rows = torch.arange(len(tensors[0])) if mapped else torch.empty(0)  # of a mapped file, those of this set
         self.moments: tuple[Tensor, Tensor] | None = None
@@ -132,7 +136,7 @@ class Data:
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
         """Return the data at ``indices``, in that order."""
         chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices))
-        _check(chosen.tensors)
+        _check(chosen.tensors, self.missing)
         return chosen
 
     def fixed(self, seed: int = 0) -> "Data":
@@ -176,7 +180,8 @@ class Data:
     def own_moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of every column of the first tensor."""
         values = self.tensors[0].double()
-        return values.mean(0), values.std(0, correction=0)
+        mean = values.nanmean(0)
+        return mean, (values - mean).square().nanmean(0).sqrt()
 
     def with_moments(self, moments: tuple[Tensor, Tensor] | None) -> "Data":
         """Return the set standardised by ``moments``, a mean and a standard deviation for each column."""
@@ -235,7 +240,7 @@ def _check_intensities(intensities: Tensor) -> None:
         raise ValueError(f"intensities between 0 and 1 were expected to binarise, got {low:g} to {high:g}")
 
 
-def _check(tensors: Sequence[Tensor]) -> None:
+def _check(tensors: Sequence[Tensor], missing: bool = False) -> None:
     if not tensors or any(t.dim() == 0 for t in tensors):
         raise ValueError("data must be tensors whose dimension 0 is the datum")
     lengths = [t.shape[0] for t in tensors]
@@ -246,12 +251,21 @@ def _check(tensors: Sequence[Tensor]) -> None:
     for position, tensor in enumerate(tensors):
         if not tensor.is_floating_point():
             continue
-        finite = torch.cat([part.isfinite().flatten(1).all(1) for part in tensor.unsqueeze(-1).split(ROWS)])
+        parts = tensor.unsqueeze(-1).split(ROWS)
+        if missing and position == 0:
+            empty = torch.cat([part.isnan().flatten(1).all(1) for part in parts])
+            if bool(empty.any()):
+                raise ValueError(
+                    f"datum {int(empty.nonzero()[0])} has no observed value ({int(empty.sum())} data in all): drop it"
+                )
+            finite = torch.cat([(part.isfinite() | part.isnan()).flatten(1).all(1) for part in parts])
+        else:
+            finite = torch.cat([part.isfinite().flatten(1).all(1) for part in parts])
         if not bool(finite.all()):
             index = int((~finite).nonzero()[0])
             values = tensor[index].flatten()
             raise ValueError(
                 f"tensor {position} of the data holds {values[~values.isfinite()][0].item()} at datum {index} "
                 f"({int((~finite).sum())} data in all): "
-                "drop or impute what is missing first"
+                "drop or impute what is missing first, or say Data(..., missing=True) and use likelihoods.Missing"
             )

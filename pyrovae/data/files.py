@@ -54,6 +54,8 @@ class CSV(Data):
         standardise: subtract each column's mean and divide by its standard deviation; those of the training set for
             all parts of :meth:`Data.splits`, the table's own where it is taken whole.
         binarise: how intensities become bits; None leaves them as they are.
+        missing: whether empty cells are missing values (``likelihoods.Missing``, ``nn.Observed``); otherwise they are
+            refused.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class CSV(Data):
         label: str | None = None,
         standardise: bool = False,
         binarise: Binarisation | None = None,
+        missing: bool = False,
     ) -> None:
         try:
             table = pd.read_csv(path)
@@ -78,25 +81,26 @@ class CSV(Data):
         if standardise and binarise is not None:
             raise ValueError("standardised columns cannot be binarised: give standardise or binarise, not both")
         super().__init__(
-            self._features(table, str(path), standardise),
+            self._features(table, str(path), standardise, missing),
             labels=labels,
             feature_names=[str(name) for name in table],
             binarise=binarise,
+            missing=missing,
         )
         self.moments = self.own_moments() if standardise else None
 
     @staticmethod
-    def _features(table: pd.DataFrame, path: str, standardise: bool) -> Tensor:
+    def _features(table: pd.DataFrame, path: str, standardise: bool, missing: bool) -> Tensor:
         for name, column in table.items():
             if not pd.api.types.is_numeric_dtype(column):
                 raise ValueError(
                     f"column {name!r} of {path!r} is not numeric: drop it, encode it, or name it as the label"
                 )
-            if column.isna().any():
+            if column.isna().any() and not missing:
                 row = int(column.isna().to_numpy().argmax())
                 raise ValueError(
                     f"column {name!r} of {path!r} lacks a value in row {row} ({int(column.isna().sum())} in all): "
-                    "drop or impute them first"
+                    "drop or impute them first, or say missing=True and use likelihoods.Missing"
                 )
         values = table.to_numpy(np.float64)
         if standardise:

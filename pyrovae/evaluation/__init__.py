@@ -3,7 +3,9 @@
 from pyrovae.evaluation.compare import compare, comparison, programs
 from pyrovae.evaluation.draws import GROUPS, Draws, draw
 from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, weigh
+from pyrovae.evaluation.prior_checks import prior_against_posterior, prior_predictive_check
 from pyrovae.evaluation.psis import pareto_khat
+from pyrovae.evaluation.rates import rates
 
 __all__ = [
     "GROUPS",
@@ -15,6 +17,9 @@ __all__ = [
     "draw",
     "evaluate",
     "pareto_khat",
+    "prior_against_posterior",
+    "prior_predictive_check",
     "programs",
+    "rates",
     "weigh",
 ]

@@ -1,4 +1,4 @@
-"""Bernoulli likelihoods: of bits, and of intensities between 0 and 1."""
+"""Likelihoods of pictures: bits, and intensities in [0, 1]."""
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -7,11 +7,11 @@ from pyrovae.likelihoods.likelihood import Likelihood
 
 
 class Bernoulli(Likelihood):
-    """x_d ~ Bernoulli(sigmoid(features_d)), for data that are 0 or 1."""
+    """x_d ~ Bernoulli(sigmoid(features_d)), for bits: grey levels are binarised first (``data.Static``)."""
 
-    def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the distribution of bits."""
-        return dist.Bernoulli(logits=features).to_event(1)
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every bit."""
+        return dist.Bernoulli(logits=features)
 
 
 class ContinuousBernoulli(Likelihood):
@@ -21,6 +21,6 @@ class ContinuousBernoulli(Likelihood):
     autoencoders", 2019.
     """
 
-    def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the distribution of intensities."""
-        return dist.ContinuousBernoulli(logits=features).to_event(1)
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every intensity."""
+        return dist.ContinuousBernoulli(logits=features)

@@ -1,30 +1,60 @@
-"""Gaussian likelihood with a learned scale."""
+"""Gaussian likelihoods: the scale fixed, learned for the set, or a feature of the decoder."""
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least
+from pyrovae.checks import positive as above_zero
 from pyrovae.likelihoods.likelihood import Likelihood
-from pyrovae.nn.network import positive
+from pyrovae.nn import positive
 
 
 class Gaussian(Likelihood):
-    """x_d ~ N(features_d, scale_d^2), the scale learned: one for all features, or one each.
+    """x_d ~ N(features_d, scale_d^2), the scale learned for all data (one for all columns, or one each), or fixed.
 
     Args:
-        num_scales: 1 for a scale shared by all features, or the number of features for one each.
+        num_scales: 1 for a scale shared by all columns, or the number of columns for one each.
+        fixed: the scale, if it is not to be learned.
     """
 
-    def __init__(self, *, num_scales: int = 1) -> None:
+    def __init__(self, *, num_scales: int = 1, fixed: float | None = None) -> None:
         super().__init__()
-        self.num_scales = num_scales
-        self.raw_scale = nn.Parameter(torch.zeros(num_scales))
+        self.num_scales = at_least("num_scales", num_scales, 1)
+        self.fixed = None if fixed is None else above_zero("fixed", fixed)
+        if fixed is not None and num_scales != 1:
+            raise ValueError(f"a fixed scale is one for all columns, got num_scales={num_scales} beside it")
+        self.raw_scale = None if fixed is not None else nn.Parameter(torch.zeros(num_scales))
 
     @property
     def scale(self) -> Tensor:
         """Standard deviation of the noise, ``[num_scales]``."""
-        return positive(self.raw_scale)
+        return torch.tensor([self.fixed]) if self.raw_scale is None else positive(self.raw_scale)
 
-    def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """Return the distribution of real-valued x."""
-        return dist.Normal(features, self.scale).to_event(1)
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every column."""
+        return dist.Normal(features, self.scale.to(features))
+
+
+class HeteroscedasticGaussian(Likelihood):
+    """x_d ~ N(loc_d, scale_d^2), location and scale both of the decoder, for every column of every datum.
+
+    The density has no upper bound where the decoder fits a value exactly, so that the scale has a least value.
+
+    Source: Takahashi et al., "Student-t variational autoencoder for robust density estimation", 2018, for the trouble
+    that a free scale makes.
+
+    Args:
+        least_scale: of every column, above 0.
+    """
+
+    num_params = 2
+
+    def __init__(self, *, least_scale: float = 0.01) -> None:
+        super().__init__()
+        self.least_scale = above_zero("least_scale", least_scale)
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every column."""
+        loc, raw_scale = self.params(features)
+        return dist.Normal(loc, self.least_scale + positive(raw_scale))

@@ -5,10 +5,48 @@ from abc import abstractmethod
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.likelihoods.missing import PartlyObserved
+from pyrovae.nn import Shape
+
 
 class Likelihood(nn.Module):
-    """Returns p(x | z) from decoder features ``[..., D]``, with one event dimension."""
+    """Returns p(x | z) from decoder features ``[..., P * D]``, with one event dimension.
+
+    The D columns of a datum are independent given z. A likelihood with several parameters a column takes their blocks
+    side by side, D features each: for pictures, channels on channels.
+
+    Attributes:
+        num_params: P, features a column.
+    """
+
+    num_params = 1
 
     @abstractmethod
-    def forward(self, features: Tensor) -> TorchDistribution:
-        """Return the distribution of x, batch shape ``[...]`` and event shape ``[D]``."""
+    def columns(self, features: Tensor) -> TorchDistribution:
+        """Return the distribution of every column, batch shape ``[..., D]``, no event dimension."""
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of x, batch shape ``[...]`` and event shape ``[D]``.
+
+        Args:
+            features: of the decoder, ``[..., P * D]``.
+            mask: which values are observed, broadcasting against ``[..., D]``; the others count for nothing in
+                ``log_prob``, whatever stands in their place. None: all are.
+        """
+        columns = self.columns(features)
+        return (columns if mask is None else PartlyObserved(columns, mask)).to_event(1)
+
+    def features(self, shape: Shape) -> Shape:
+        """Return the shape of the features that a decoder has to give for data of a shape."""
+        if isinstance(shape, int):
+            return self.num_params * shape
+        return (self.num_params * shape[0], *shape[1:])
+
+    def params(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Split features ``[..., P * D]`` into the P parameters of every column, each ``[..., D]``."""
+        if features.shape[-1] % self.num_params:
+            raise ValueError(
+                f"{type(self).__name__} takes {self.num_params} features a column, got {features.shape[-1]} in all: "
+                "make the decoder with likelihood.features(shape) as its out_shape"
+            )
+        return features.chunk(self.num_params, dim=-1)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from pyrovae.nn.network import Network, Shape, image_shape, size
 
 
-def _halved(length: int, times: int) -> int:
+def halved(length: int, times: int) -> int:
+    """Return a length halved so many times, rounding up."""
     for _ in range(times):
         length = (length + 1) // 2
     return length
@@ -41,7 +42,7 @@ class ConvEncoder(Network):
         layers: list[nn.Module] = []
         for before, after in pairwise([depth, *channels]):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation()]
-        flat = [depth, *channels][-1] * _halved(rows, len(channels)) * _halved(columns, len(channels))
+        flat = [depth, *channels][-1] * halved(rows, len(channels)) * halved(columns, len(channels))
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, self.out_features))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class ConvDecoder(Network):
         self.channels, self.activation = tuple(channels), activation
         self.out_features = size(self.out_shape)
         depth, rows, columns = self.out_shape
-        sizes = [(_halved(rows, k), _halved(columns, k)) for k in range(len(channels), -1, -1)]
+        sizes = [(halved(rows, k), halved(columns, k)) for k in range(len(channels), -1, -1)]
         self.start = (channels[0] if channels else depth, *sizes[0])
         layers: list[nn.Module] = [nn.Linear(size(in_shape), size(self.start)), nn.Unflatten(-1, self.start)]
         for (before, after), target in zip(pairwise([*channels, depth]), sizes[1:], strict=True):

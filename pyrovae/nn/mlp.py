@@ -1,4 +1,4 @@
-"""Multilayer perceptron."""
+"""Multilayer perceptrons, plain and gated."""
 
 from itertools import pairwise
 
@@ -16,6 +16,9 @@ class MLP(Network):
         out_shape: features returned, flat.
         hidden: widths of the hidden layers.
         activation: class of the activation between layers.
+        normalisation: class of a normalisation of hidden layers, such as ``torch.nn.LayerNorm``; none by default. The
+            last layer has neither normalisation nor dropout, so that nothing rescales what becomes of the latents.
+        dropout: share of hidden units left out in training.
     """
 
     def __init__(
@@ -25,17 +28,57 @@ class MLP(Network):
         *,
         hidden: tuple[int, ...] = (128, 128),
         activation: type[nn.Module] = nn.ReLU,
+        normalisation: type[nn.Module] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape, self.hidden, self.activation = in_shape, out_shape, tuple(hidden), activation
+        self.in_shape, self.out_shape, self.hidden = in_shape, out_shape, tuple(hidden)
+        self.activation, self.normalisation, self.dropout = activation, normalisation, dropout
         self.out_features = size(out_shape)
-        widths = [size(in_shape), *hidden, self.out_features]
         layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
+        for before, after in pairwise([size(in_shape), *hidden]):
+            layers += [nn.Linear(before, after)]
+            layers += [] if normalisation is None else [normalisation(after)]
+            layers += [activation()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+        self.layers = nn.Sequential(*layers, nn.Linear([size(in_shape), *hidden][-1], self.out_features))
 
     def forward(self, *features: Tensor) -> Tensor:
         """Map ``[..., in]``, of one tensor or of several side by side, to ``[..., out]``."""
-        out: Tensor = self.layers(features[0] if len(features) == 1 else torch.cat(features, dim=-1))
+        out: Tensor = self.layers(side_by_side(features))
         return out
+
+
+class GatedMLP(Network):
+    """Fully connected layers, each multiplied by a gate of its own: h = (A x + a) * sigmoid(B x + b).
+
+    Source: Dauphin, Fan, Auli and Grangier, "Language modeling with gated convolutional networks", 2017; used for VAEs
+    by Tomczak and Welling, "VAE with a VampPrior", 2018.
+
+    Args:
+        in_shape: features taken, of all tensors together.
+        out_shape: features returned, flat.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, hidden: tuple[int, ...] = (128, 128)) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape, self.hidden = in_shape, out_shape, tuple(hidden)
+        self.out_features = size(out_shape)
+        layers: list[nn.Module] = []
+        for before, after in pairwise([size(in_shape), *hidden]):
+            layers += [nn.Linear(before, 2 * after), nn.GLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear([size(in_shape), *hidden][-1], self.out_features))
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Map ``[..., in]``, of one tensor or of several side by side, to ``[..., out]``."""
+        out: Tensor = self.layers(side_by_side(features))
+        return out
+
+
+def side_by_side(features: tuple[Tensor, ...]) -> Tensor:
+    """Concatenate tensors ``[..., F_i]`` whose leading dimensions broadcast, in the dtype of the first."""
+    if len(features) == 1:
+        return features[0]
+    shape = torch.broadcast_shapes(*(f.shape[:-1] for f in features))
+    return torch.cat([f.to(features[0].dtype).expand(*shape, f.shape[-1]) for f in features], dim=-1)

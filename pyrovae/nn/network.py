@@ -38,6 +38,19 @@ def image_shape(shape: Shape) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
+def sequence_shape(shape: Shape) -> tuple[int, int]:
+    """Return ``shape`` as (steps, features); a number alone is that of steps with one feature each.
+
+    Raises:
+        ValueError: when it is not the shape of a sequence.
+    """
+    if isinstance(shape, int):
+        return shape, 1
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"a network of sequences needs a shape (steps, features), got {shape!r}")
+    return shape[0], shape[1]
+
+
 def positive(raw: Tensor) -> Tensor:
     """Map a real number to a scale: ``softplus`` shifted so that 0 becomes 1, and bounded below by 1e-5.
 

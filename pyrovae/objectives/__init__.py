@@ -13,6 +13,7 @@ from pyrovae.objectives.importance import CIWAE, IWAE, PIWAE, VIMCO
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.renyi import Chi, Renyi
 from pyrovae.objectives.schedules import constant, cyclical, linear, sigmoid
+from pyrovae.objectives.semi_supervised import SemiSupervisedELBO
 from pyrovae.objectives.wake_sleep import WakeSleep
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "FreeBits",
     "Objective",
     "Renyi",
+    "SemiSupervisedELBO",
     "TraceEnum_ELBO",
     "TraceMeanField_ELBO",
     "Trace_ELBO",

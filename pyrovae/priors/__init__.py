@@ -1,8 +1,34 @@
 """Priors over the latents: any distribution, or a module that returns one."""
 
+from pyrovae.priors.autoregressive import Autoregressive
+from pyrovae.priors.conditional import ConditionalNormal
+from pyrovae.priors.flow import NormalizingFlow
+from pyrovae.priors.gaussian_process import GaussianProcess
+from pyrovae.priors.hierarchical import Hierarchical
 from pyrovae.priors.laplace import Laplace
 from pyrovae.priors.mixture_of_gaussians import MixtureOfGaussians
 from pyrovae.priors.prior import Fixed, Prior, as_prior
+from pyrovae.priors.sparse import Horseshoe, SpikeAndSlab, StudentT
+from pyrovae.priors.sphere import PowerSpherical, UniformSphere
 from pyrovae.priors.standard_normal import StandardNormal
+from pyrovae.priors.vamp import VampPrior
 
-__all__ = ["Fixed", "Laplace", "MixtureOfGaussians", "Prior", "StandardNormal", "as_prior"]
+__all__ = [
+    "Autoregressive",
+    "ConditionalNormal",
+    "Fixed",
+    "GaussianProcess",
+    "Hierarchical",
+    "Horseshoe",
+    "Laplace",
+    "MixtureOfGaussians",
+    "NormalizingFlow",
+    "PowerSpherical",
+    "Prior",
+    "SpikeAndSlab",
+    "StandardNormal",
+    "StudentT",
+    "UniformSphere",
+    "VampPrior",
+    "as_prior",
+]

@@ -133,6 +133,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
         if program is None:
             with random_state(0):  # initial values are drawn, then overwritten
                 programs[role] = _rebuilt(role, document, source, programs["model"])
+    _attach(programs["model"], programs["guide"])
     pair = Pair(programs["model"], programs["guide"])
     fitted = fitted_tensors(tensors)
     bare = {key.removeprefix(f"{BARE}/"): value for key, value in fitted.items() if key.startswith(f"{BARE}/")}
@@ -160,6 +161,14 @@ def _rebuilt(role: str, document: dict[str, Any], source: str, model: Any) -> An
         why = described.get("why", f"its {role} has no saved configuration")
         raise ValueError(f"{source} cannot rebuild its {role} ({why}): pass load(..., {role}=...)")
     return build(described["configuration"], model=model)
+
+
+def _attach(model: Any, guide: Any) -> None:
+    """Name the guide to the parts of a rebuilt model that refer to it."""
+    parts: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else []
+    for part in parts:
+        if hasattr(part, "attach") and part.guide is None:
+            part.attach(guide)
 
 
 def _match_dtypes(pair: Pair, tensors: dict[str, Tensor]) -> None:

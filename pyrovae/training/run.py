@@ -102,6 +102,11 @@ class Run:
             self.layout = read(self.pair, self.data)
             if self.validation is not None:
                 read(self.pair, self.validation)
+        if self.layout.uneven:
+            raise ValueError(
+                f"latent site {self.layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
+                "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
+            )
         skipped = [name for name in self.layout.unguided if not _enumerated(self.pair, self.data, name)]
         if skipped:
             raise ValueError(

@@ -41,35 +41,50 @@ E_q[log p(x, z) - log q(z | x)], E_q[log p(x | z)] and E_q[log q(z | x) - log p(
 of the gradient of the summed loss, before clipping."""
 
 
+class Recorded:
+    """A program that keeps its traces; any other attribute is the program's own."""
+
+    def __init__(self, program: Program, name: str, *, register: bool) -> None:
+        self.program, self.name = program, name
+        self.register = register and isinstance(program, nn.Module) and not isinstance(program, PyroModule)
+        self.traces: list[Any] = []
+
+    def __call__(self, *batch: Tensor) -> Any:
+        """Run the program."""
+        if self.register:
+            pyro.module(self.name, self.program)
+        trace = poutine.trace(self.program).get_trace(*batch)
+        if is_recorded():
+            self.traces.append(trace)
+        return trace.nodes["_RETURN"]["value"]
+
+    def __getattr__(self, name: str) -> Any:
+        if "program" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["program"], name)
+
+
 class Recorder:
     """Runs a pair for an objective and keeps the traces that the objective made it run."""
 
     def __init__(self, pair: Pair, *, register: bool) -> None:
-        self._programs = pair.model, pair.guide
-        self._register = register
-        self.model_traces: list[Any] = []
-        self.guide_traces: list[Any] = []
+        self.model = Recorded(pair.model, "model", register=register)
+        self.guide = Recorded(pair.guide, "guide", register=register)
 
-    def model(self, *batch: Tensor) -> Any:
-        """Run the model."""
-        return self._run(self._programs[0], "model", batch, self.model_traces)
+    @property
+    def model_traces(self) -> list[Any]:
+        """Of the model, in the order of its runs."""
+        return self.model.traces
 
-    def guide(self, *batch: Tensor) -> Any:
-        """Run the guide."""
-        return self._run(self._programs[1], "guide", batch, self.guide_traces)
+    @property
+    def guide_traces(self) -> list[Any]:
+        """Of the guide, in the order of its runs."""
+        return self.guide.traces
 
     def clear(self) -> None:
         """Forget the traces."""
-        self.model_traces.clear()
-        self.guide_traces.clear()
-
-    def _run(self, program: Program, name: str, batch: Batch, traces: list[Any]) -> Any:
-        if self._register and isinstance(program, nn.Module) and not isinstance(program, PyroModule):
-            pyro.module(name, program)
-        trace = poutine.trace(program).get_trace(*batch)
-        if is_recorded():
-            traces.append(trace)
-        return trace.nodes["_RETURN"]["value"]
+        self.model.traces.clear()
+        self.guide.traces.clear()
 
     def loss_size(self, layout: Layout, num_data: int) -> int:
         """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
@@ -88,7 +103,7 @@ class Recorder:
 
     @torch.no_grad()
     def decompose(self, num_data: int, layout: Layout, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the batch's mean bound, reconstruction and KL in nats per datum.
+        """Return the batch's mean bound, reconstruction and KL in nats per datum, given the loss of a bound likewise.
 
         Where latents are shared by all data or summed out, the bound is the objective's, not a number where it carries
         a scale beyond the plate's, and its parts are not defined.
@@ -201,8 +216,9 @@ class Gradients:
         with bfloat16_layers(self._lowered), shared:
             loss, grads = self._gradients(batch, params)
         norm = torch.nn.utils.get_total_norm([grad for grad in grads[: len(self.params)] if grad is not None])
-        loss = loss / self.recorder.loss_size(self.layout, len(batch[0]))
-        parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
+        size = self.recorder.loss_size(self.layout, len(batch[0]))
+        loss = loss / size
+        parts = self.recorder.decompose(len(batch[0]), self.layout, loss - beyond_bound(self.objective) / size)
         row = torch.stack([part.to(loss.dtype) for part in (loss, *parts, norm)])
         return [row, *grads]
 
@@ -352,7 +368,7 @@ class PyroStepper:
 
     def __init__(self, pair: Pair, layout: Layout, objective: Any, optimizer: Any) -> None:
         self.recorder = Recorder(pair, register=True)
-        self.layout, self.optimizer = layout, optimizer
+        self.layout, self.objective, self.optimizer = layout, objective, optimizer
         self.healthy = torch.ones((), dtype=torch.bool)
         self.svi = SVI(self.recorder.model, self.recorder.guide, optimizer, loss=objective)
 
@@ -368,8 +384,10 @@ class PyroStepper:
     def step(self, batch: Batch) -> Tensor:
         """Take Pyro's step."""
         self.recorder.clear()
-        loss = _total(self.svi.step(*batch), batch) / self.recorder.loss_size(self.layout, len(batch[0]))
-        parts = self.recorder.decompose(len(batch[0]), self.layout, loss)
+        loss = _total(self.svi.step(*batch), batch)
+        size = self.recorder.loss_size(self.layout, len(batch[0]))
+        loss = loss / size
+        parts = self.recorder.decompose(len(batch[0]), self.layout, loss - beyond_bound(self.objective) / size)
         self.healthy.logical_and_(loss.cpu().isfinite())
         return torch.stack([part.to(loss.dtype) for part in (loss, *parts, torch.full_like(loss, math.nan))])
 
@@ -385,6 +403,12 @@ class PyroStepper:
         """Let a learning-rate scheduler of Pyro's take its step."""
         if isinstance(self.optimizer, pyro.optim.PyroLRScheduler):
             self.optimizer.step()
+
+
+def beyond_bound(objective: Any) -> Any:
+    """Return what an objective's last loss held beside minus a bound, where it says so; 0 where it does not."""
+    beyond = getattr(objective, "beyond_bound", None)
+    return 0.0 if beyond is None else beyond
 
 
 def _total(loss: Any, batch: Batch) -> Tensor:

@@ -1,0 +1,78 @@
+"""Guide of a class and a latent: q(y | x) q(z | x, y)."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.checks import at_least
+from pyrovae.guides.categorical import OneHot
+from pyrovae.guides.guide import Guide
+from pyrovae.nn import Network
+
+
+class ClassConditional(nn.Module):
+    """q(y, z | x) = q(y | x) q(z | x, y), with a classifier for y and any guide of one latent for z.
+
+    Where a label is known, y is that label. y is marked to be summed out: ``TraceEnum_ELBO`` does so, others sample it.
+
+    Source: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative models", 2014.
+
+    Args:
+        classifier: network from x to features ``[N, classifier.out_features]``, of which come the classes' logits.
+        latent: guide of z whose encoder takes x and y (one-hot): ``guides.MeanField(nn.MLP(64 + 10, 32), 8)``.
+        num_classes: number of classes.
+        name: of the latent site of the class.
+
+    Example:
+        >>> from pyrovae import guides, nn
+        >>> q = ClassConditional(nn.MLP(64, 32), guides.MeanField(nn.MLP(64 + 10, 32), 8), 10)
+        >>> q.probabilities(torch.zeros(5, 64)).shape
+        torch.Size([5, 10])
+    """
+
+    KNOWN = 200.0  # a logit's lead that leaves the other classes a probability of zero, and a finite logarithm
+
+    def __init__(self, classifier: Network | nn.Module, latent: Guide, num_classes: int, *, name: str = "y") -> None:
+        super().__init__()
+        if not isinstance(latent, Guide):
+            raise ValueError(f"latent must be a guide of one latent, got a {type(latent).__name__}")
+        if not isinstance(getattr(classifier, "out_features", None), int):
+            raise ValueError(f"the classifier, a {type(classifier).__name__}, needs an attribute out_features")
+        self.classifier, self.latent, self.name = classifier, latent, name
+        self.num_classes = at_least("num_classes", num_classes, 2)
+        self.head = nn.Linear(int(classifier.out_features), num_classes)  # type: ignore[arg-type]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the classifier's logits, ``[N, C]``."""
+        found: Tensor = self.head(self.classifier(x))
+        return found
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return q(y | x) of every class, ``[N, C]``."""
+        return self.logits(x).softmax(-1)
+
+    def log_labels(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Return log q(y = label | x) where there is one, and 0 elsewhere, ``[N]``."""
+        found = self.logits(x).log_softmax(-1).gather(-1, labels.long().clamp(min=0)[:, None])[:, 0]
+        return torch.where(labels >= 0, found, torch.zeros_like(found))
+
+    def _known(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Return logits that are certain of the labels that there are."""
+        if labels is None:
+            return logits
+        classes = torch.arange(self.num_classes, device=labels.device)
+        certain = self.KNOWN * ((labels[:, None] == classes).to(logits.dtype) - 1)
+        return torch.where((labels >= 0)[:, None], certain, logits)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Sample y and z of every datum of ``x``, ``[N, D]``; return y, one-hot, ``[N, C]``."""
+        pyro.module("guide", self)
+        with pyro.plate("data", x.shape[0]):
+            classes = OneHot(logits=self._known(self.logits(x), labels))
+            y: Tensor = pyro.sample(self.name, classes, infer={"enumerate": "parallel"})
+            pyro.sample(self.latent.latent, self._latent(x, y))
+        return y
+
+    def _latent(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
+        return self.latent.posterior(x, y)

@@ -1,0 +1,128 @@
+"""Guide of latents that all data share, beside those of each datum."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+
+from pyrovae.checks import at_least
+from pyrovae.nn import positive, raw_positive
+
+Global = tuple[str, tuple[int, ...], str]
+"""Name of a site, its shape, and the name of its support among torch's constraints."""
+
+
+class WithGlobals(nn.Module):
+    """q(w) q(z | x): each global latent w a factorised Gaussian, unconstrained; the local ones as in ``local``.
+
+    Source: Kucukelbir, Tran, Ranganath, Gelman and Blei, "Automatic differentiation variational inference", 2017.
+
+    Args:
+        local: guide of the latents of every datum.
+        sites: the global latents; :meth:`of` finds them.
+        num_data: of the whole set, as the model has it: a batch of local latents counts for all of them.
+        scale: where the standard deviations start.
+    """
+
+    def __init__(self, local: nn.Module, sites: Sequence[Global], *, num_data: int, scale: float = 0.02) -> None:
+        super().__init__()
+        if not sites:
+            raise ValueError("there are no global latents: without them the local guide will do")
+        self.local, self.scale = local, scale
+        self.num_data = at_least("num_data", num_data, 1)
+        self.sites = tuple((str(name), tuple(shape), str(support)) for name, shape, support in sites)
+        bijections = {name: biject_to(getattr(constraints, support)) for name, _, support in self.sites}
+        shapes = {name: bijections[name].inverse_shape(shape) for name, shape, _ in self.sites}
+        self.loc = nn.ParameterDict({_key(name): torch.zeros(shape) for name, shape in shapes.items()})
+        self.raw_scale = nn.ParameterDict(
+            {_key(name): torch.full(shape, raw_positive(scale)) for name, shape in shapes.items()}
+        )
+
+    @classmethod
+    def of(cls, local: nn.Module, model: Any, *batch: Tensor, scale: float = 0.02) -> "WithGlobals":
+        """Return the guide of a model's global latents.
+
+        Args:
+            local: guide of the latents of every datum.
+            model: with ``num_data``, whose latents outside the data plate are looked up, by running it once. Where
+                it has ``start``, values by site, the guide starts there; else at a draw of the prior.
+            *batch: what the model takes; a few data will do.
+            scale: where the standard deviations start.
+        """
+        with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope():
+            trace = poutine.trace(model).get_trace(*batch)
+        found = {
+            name: site
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not site["is_observed"] and not site["cond_indep_stack"]
+            and not poutine.util.site_is_subsample(site)
+        }  # fmt: skip
+        num_data = getattr(model, "num_data", None)
+        if num_data is None:
+            raise ValueError(
+                f"the model, a {type(model).__name__}, does not say how many data it is fitted to, beside which its "
+                "global latents count once: give it num_data"
+            )
+        sites = [(name, tuple(site["value"].shape), _support(name, site["fn"])) for name, site in found.items()]
+        made = cls(local, sites, num_data=num_data, scale=scale)
+        made.start_at({**{n: s["value"] for n, s in found.items()}, **getattr(model, "start", {})})
+        return made
+
+    def start_at(self, values: Mapping[str, Tensor]) -> None:
+        """Set the medians."""
+        with torch.no_grad():
+            for name, _, support in self.sites:
+                self.loc[_key(name)].copy_(biject_to(getattr(constraints, support)).inv(values[name]))
+
+    def posterior(self, name: str) -> dist.TorchDistribution:
+        """Return q(w) of one global latent."""
+        support = next(s for n, _, s in self.sites if n == name)
+        loc = self.loc[_key(name)]
+        free = dist.Normal(loc, positive(self.raw_scale[_key(name)])).to_event(loc.dim())
+        return free if support == "real" else dist.TransformedDistribution(free, [_whole(support, loc.dim())])
+
+    def draw(self) -> dict[str, Tensor]:
+        """Return a draw of every global latent, by site, for ``pyrovae.given``."""
+        with torch.no_grad():
+            return {name: self.posterior(name).sample() for name, _, _ in self.sites}
+
+    def median(self) -> dict[str, Tensor]:
+        """Return the median of every global latent, by site, for ``pyrovae.given``."""
+        with torch.no_grad():
+            return {n: biject_to(getattr(constraints, s))(self.loc[_key(n)]) for n, _, s in self.sites}
+
+    def forward(self, *batch: Tensor) -> Any:
+        """Sample the global latents, then those of every datum of the batch; return what the local guide returns."""
+        pyro.module("globals", self)
+        for name, _, _ in self.sites:
+            pyro.sample(name, self.posterior(name))
+        with poutine.scale(scale=self.num_data / batch[0].shape[0]):  # as the plate of the model
+            return self.local(*batch)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a parameter's name has no dots
+
+
+def _whole(support: str, dims: int) -> Any:
+    transform = biject_to(getattr(constraints, support))
+    reinterpreted = dims - transform.domain.event_dim
+    return dist.transforms.IndependentTransform(transform, reinterpreted) if reinterpreted > 0 else transform
+
+
+def _support(name: str, fn: Any) -> str:
+    inner = fn.support
+    while hasattr(inner, "base_constraint"):
+        inner = inner.base_constraint
+    for known in ("real", "real_vector", "positive", "unit_interval", "simplex"):
+        if inner is getattr(constraints, known) or str(inner) == str(getattr(constraints, known)):
+            return "real" if known == "real_vector" else known
+    raise ValueError(
+        f"global latent {name!r} has support {inner}, of which this guide has no Gaussian: it takes real, positive, "
+        "unit_interval and simplex ones"
+    )

@@ -1,0 +1,77 @@
+"""A VAE whose decoder is uncertain, too."""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.checks import at_least, positive
+from pyrovae.likelihoods import Likelihood
+from pyrovae.nn import Network
+from pyrovae.priors import as_prior
+
+
+class BayesianVAE(nn.Module):
+    """The decoder's weights are latent variables, shared by all data.
+
+    ::
+
+        w_j ~ N(0, s^2 / fan_in_j)          weights; biases N(0, s^2)
+        z_i ~ p(z)                          for every datum
+        x_i ~ p(x | decoder_w(z_i))
+
+    Guide: :class:`~pyrovae.guides.WithGlobals` around any of one latent. The weights are worth one set of data, so a
+    batch counts for all ``num_data`` of them. For questions about single data, the weights are given:
+    ``pyrovae.given(model, guide.draw())`` with ``guide.local``.
+
+    Source: Kingma and Welling, "Auto-encoding variational Bayes", 2014, appendix F; Neal, "Bayesian learning for neural
+    networks", 1996, for the scale of the weights.
+
+    Args:
+        prior: a distribution of z with batch shape ``()``, or a module that returns one.
+        decoder: network from ``[..., latent_dim]`` to the likelihood's features; its own weights are where a guide
+            starts.
+        likelihood: turns those features into the distribution of x.
+        num_data: of the whole set that the model is fitted to.
+        weight_scale: s.
+    """
+
+    def __init__(
+        self,
+        *,
+        prior: Any,
+        decoder: Network | nn.Module,
+        likelihood: Likelihood | nn.Module,
+        num_data: int,
+        weight_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.prior = as_prior(prior)
+        self.decoder = decoder.requires_grad_(False)
+        self.likelihood = likelihood
+        self.num_data = at_least("num_data", num_data, 1)
+        self.weight_scale = positive("weight_scale", weight_scale)
+
+    @property
+    def start(self) -> dict[str, Tensor]:
+        """The decoder's own weights, by latent site."""
+        return {f"decoder.{name}": weight for name, weight in self.decoder.named_parameters()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample the weights and z, and observe ``x``, ``[N, D]``; return z."""
+        pyro.module("model", self)
+        weights = {
+            name: pyro.sample(f"decoder.{name}", self._weight_prior(weight))
+            for name, weight in self.decoder.named_parameters()
+        }
+        with pyro.plate("data", self.num_data, subsample_size=x.shape[0]):
+            z: Tensor = pyro.sample("z", self.prior())
+            features = torch.func.functional_call(self.decoder, weights, (z,))
+            pyro.sample("x", self.likelihood(features), obs=x)
+        return z
+
+    def _weight_prior(self, weight: Tensor) -> dist.TorchDistribution:
+        fan_in = weight[0].numel() if weight.dim() > 1 else 1
+        return dist.Normal(torch.zeros_like(weight), self.weight_scale / fan_in**0.5).to_event(weight.dim())

@@ -1,0 +1,53 @@
+"""The conditional variational autoencoder."""
+
+from typing import Any
+
+import pyro
+from torch import Tensor, nn
+
+from pyrovae.likelihoods import Likelihood
+from pyrovae.nn import Network
+from pyrovae.priors import as_prior
+
+
+class ConditionalVAE(nn.Module):
+    """A VAE of x given covariates c: a class, a part of a picture, measurements.
+
+    For every datum::
+
+        z ~ p(z | c)
+        x ~ p(x | decoder(z, c))
+
+    Data are tuples ``(x, c, ...)``. Guides: any of one latent, with an encoder of x and c
+    (``nn.MLP(64 + 10, 32)``). A prior that depends on c: :class:`~pyrovae.priors.ConditionalNormal`.
+
+    Source: Sohn, Lee and Yan, "Learning structured output representation using deep conditional generative models",
+    2015.
+
+    Args:
+        prior: a distribution of z with batch shape ``()``, or a module that returns one from the covariates.
+        decoder: network from z and the covariates, as so many tensors, to the likelihood's features.
+        likelihood: turns those features into the distribution of x.
+
+    Example:
+        >>> from pyrovae import likelihoods, nn, priors
+        >>> model = ConditionalVAE(
+        ...     prior=priors.ConditionalNormal(nn.MLP(10, 2 * 8)),
+        ...     decoder=nn.MLP(8 + 10, 64), likelihood=likelihoods.Bernoulli())
+    """
+
+    def __init__(self, *, prior: Any, decoder: Network | nn.Module, likelihood: Likelihood | nn.Module) -> None:
+        super().__init__()
+        self.prior = as_prior(prior)
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor, *covariates: Tensor) -> Tensor:
+        """Sample z given the covariates and observe ``x``, ``[N, D]``; return z."""
+        if not covariates:
+            raise ValueError("a ConditionalVAE needs covariates beside x: pass data as a tuple (x, c)")
+        pyro.module("model", self)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.prior(*covariates))
+            pyro.sample("x", self.likelihood(self.decoder(z, *covariates)), obs=x)
+        return z

@@ -1,0 +1,108 @@
+"""The semi-supervised variational autoencoder, M2."""
+
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyrovae.checks import at_least
+from pyrovae.likelihoods import Likelihood
+from pyrovae.nn import Network
+from pyrovae.priors import as_prior
+
+MISSING = -1
+
+
+class SemiSupervisedVAE(nn.Module):
+    """A class and a style make a datum; the class is known of some data.
+
+    For every datum::
+
+        y ~ Categorical(class probabilities)
+        z ~ p(z)
+        x ~ p(x | decoder(z, y))
+        label = y, or -1 where it is missing
+
+    Data are pairs ``(x, labels)``, labels whole numbers from 0, -1 for a missing one. Guide:
+    :class:`~pyrovae.guides.ClassConditional`; objective: :class:`~pyrovae.objectives.SemiSupervisedELBO`, which sums y
+    out and trains the classifier on the labels as well, or ``TraceEnum_ELBO``.
+
+    Source: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative models", 2014.
+
+    Args:
+        prior: of z: a distribution with batch shape ``()``, or a module that returns one.
+        decoder: network from z and y (one-hot), as two tensors, to the likelihood's features.
+        likelihood: turns those features into the distribution of x.
+        num_classes: number of classes.
+        learn_probabilities: whether the classes' probabilities are learned; otherwise all are alike.
+    """
+
+    def __init__(
+        self,
+        *,
+        prior: Any,
+        decoder: Network | nn.Module,
+        likelihood: Likelihood | nn.Module,
+        num_classes: int,
+        learn_probabilities: bool = False,
+    ) -> None:
+        super().__init__()
+        self.prior = as_prior(prior)
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.num_classes = at_least("num_classes", num_classes, 2)
+        self.learn_probabilities = learn_probabilities
+        self.class_logits = nn.Parameter(torch.zeros(num_classes), requires_grad=learn_probabilities)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Sample y and z, and observe ``x``, ``[N, D]``, and ``labels``, ``[N]``; return y, one-hot."""
+        pyro.module("model", self)
+        with pyro.plate("data", x.shape[0]):
+            y: Tensor = pyro.sample("y", dist.OneHotCategorical(logits=self.class_logits))
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(self.decoder(z, y)), obs=x)
+            pyro.sample("label", Reported(y), obs=labels)
+        return y
+
+
+class Reported(dist.TorchDistribution):
+    """What is reported of a class: the class itself, or nothing (-1), which says nothing of it.
+
+    A report is false with a probability of e^-80, so that no density is zero.
+
+    Args:
+        y: the class, one-hot, ``[..., C]``.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+    FALSE = -80.0
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y
+        super().__init__(y.shape[:-1], validate_args=None)
+
+    @property
+    def support(self) -> Constraint:
+        """A class, or -1."""
+        return constraints.integer_interval(MISSING, self.y.shape[-1] - 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Reported":
+        """Return the same for more data."""
+        return Reported(self.y.expand(*batch_shape, -1))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Return the class."""
+        with torch.no_grad():
+            return self.y.argmax(-1).expand(self._extended_shape(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return 0 for a true report or none."""
+        if self._validate_args:
+            self._validate_sample(value)
+        classes = torch.arange(self.y.shape[-1], device=value.device)
+        true = (self.y * (value[..., None] == classes)).sum(-1)
+        return torch.where(value == MISSING, torch.zeros_like(true), self.FALSE * (1 - true))

@@ -1,0 +1,67 @@
+"""Likelihoods of categories: without an order, and with one."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.checks import at_least
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.nn import positive
+
+
+class Categorical(Likelihood):
+    """x_d ~ Categorical(softmax(features_d1, ..., features_dC)), a whole number from 0 to C - 1, for tables and tokens.
+
+    Its ``mean`` is NaN, for a category has none; ``mode`` and ``probs`` say what is predicted.
+
+    Args:
+        num_categories: C, of every column.
+    """
+
+    def __init__(self, num_categories: int) -> None:
+        super().__init__()
+        self.num_categories = self.num_params = at_least("num_categories", num_categories, 2)
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every category."""
+        return dist.Categorical(logits=torch.stack(self.params(features), dim=-1))
+
+
+class Ordinal(Likelihood):
+    """P(x_d <= k) = sigmoid(cut_k - features_d), for grades from 0 to L - 1, the cuts learned for all columns.
+
+    Source: McCullagh, "Regression models for ordinal data", 1980.
+
+    Args:
+        num_levels: L.
+    """
+
+    def __init__(self, num_levels: int) -> None:
+        super().__init__()
+        self.num_levels = at_least("num_levels", num_levels, 2)
+        self.first_cut = nn.Parameter(torch.tensor(1.0 - num_levels / 2))
+        self.raw_steps = nn.Parameter(torch.zeros(num_levels - 2))
+
+    @property
+    def cuts(self) -> Tensor:
+        """Where one grade ends and the next begins, ascending, ``[L - 1]``."""
+        return torch.cat([self.first_cut[None], self.first_cut + positive(self.raw_steps).cumsum(0)])
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every grade."""
+        return OrderedGrades(features, self.cuts)
+
+
+class OrderedGrades(dist.OrderedLogistic):
+    """Ordered logistic distribution with a mean, for its categories are numbers."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected grade."""
+        return (self.probs * torch.arange(self.probs.shape[-1]).to(self.probs)).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the grade."""
+        grades = torch.arange(self.probs.shape[-1]).to(self.probs)
+        return (self.probs * (grades - self.mean[..., None]).square()).sum(-1)

@@ -1,0 +1,125 @@
+"""Likelihoods of counts."""
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyrovae.checks import at_least
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.nn import positive
+
+
+class Poisson(Likelihood):
+    """x_d ~ Poisson(softplus(features_d))."""
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every count."""
+        return dist.Poisson(positive(features))
+
+
+class NegativeBinomial(Likelihood):
+    """x_d ~ NegativeBinomial with mean m_d = softplus(features_d) and variance m_d + m_d^2 / r_d, r learned.
+
+    Args:
+        num_dispersions: 1 for an r shared by all columns, or the number of columns for one each.
+    """
+
+    def __init__(self, *, num_dispersions: int = 1) -> None:
+        super().__init__()
+        self.num_dispersions = at_least("num_dispersions", num_dispersions, 1)
+        self.raw_dispersion = nn.Parameter(torch.zeros(num_dispersions))
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every count."""
+        dispersion = positive(self.raw_dispersion)
+        return dist.NegativeBinomial(dispersion, logits=positive(features).log() - dispersion.log())
+
+
+class ZeroInflated(Likelihood):
+    """x_d is 0 with probability sigmoid(g_d), else a draw of another likelihood of counts.
+
+    The features are g, then those of the other.
+
+    Source: Lambert, "Zero-inflated Poisson regression", 1992.
+
+    Args:
+        likelihood: of counts, with independent columns.
+    """
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.likelihood, self.num_params = likelihood, 1 + likelihood.num_params
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every count."""
+        gate, *others = self.params(features)
+        counts = self.likelihood.columns(torch.cat(others, dim=-1))
+        return dist.ZeroInflatedDistribution(counts, gate_logits=gate)
+
+
+class Counts(dist.TorchDistribution):
+    """Counts of D categories given their total, whatever total the value has.
+
+    Args:
+        logits: of the categories, ``[..., D]``.
+        total_count: of draws.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {"logits": constraints.real_vector}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(self, logits: Tensor, total_count: int, validate_args: bool | None = None) -> None:
+        self.logits, self.total_count = logits, total_count
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of draws."""
+        return self.total_count * self.logits.softmax(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of draws."""
+        probs = self.logits.softmax(-1)
+        return self.total_count * probs * (1 - probs)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Counts":
+        """Return the same for more data."""
+        return Counts(self.logits.expand(*batch_shape, -1), self.total_count, validate_args=self._validate_args)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw."""
+        return torch.distributions.Multinomial(self.total_count, logits=self.logits).sample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability of counts given their sum."""
+        if self._validate_args:
+            self._validate_sample(value)
+        orders = (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1)
+        return orders + (value * self.logits.log_softmax(-1)).sum(-1)
+
+
+class Multinomial(Likelihood):
+    """x ~ Multinomial(n, softmax(features)), n being each datum's own total: compositions, words of a document.
+
+    Args:
+        total_count: n of draws; the density takes that of the datum.
+    """
+
+    def __init__(self, *, total_count: int = 100) -> None:
+        super().__init__()
+        self.total_count = at_least("total_count", total_count, 1)
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of all counts: the columns depend on each other through their total."""
+        return Counts(features, self.total_count)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+        """Return the distribution of x; its columns have no densities of their own, so there is no mask."""
+        if mask is not None:
+            raise ValueError("a Multinomial has no density of single columns, so that none of them can be missing")
+        return self.columns(features)

@@ -1,0 +1,132 @@
+"""Values that were not observed: they count for nothing in the density, and are imputed by draws."""
+
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import Constraint
+
+
+class ObservedOr(Constraint):
+    """NaN, for a missing value, or what another constraint allows.
+
+    Args:
+        base: that constraint.
+    """
+
+    def __init__(self, base: Constraint) -> None:
+        super().__init__()
+        self.base, self.is_discrete, self.event_dim = base, base.is_discrete, base.event_dim
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether every value is missing or allowed."""
+        return value.isnan() | self.base.check(value)
+
+    def __repr__(self) -> str:
+        return f"{self.base!r} or NaN (missing)"
+
+
+class PartlyObserved(TorchDistribution):
+    """Independent values of which some are missing: ``log_prob`` is 0 there, and draws are those of the base.
+
+    Args:
+        base: distribution of every value, without event dimensions.
+        mask: which are observed, broadcasting against the base's batch shape; None: all that are not NaN.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def __init__(self, base: TorchDistribution, mask: Tensor | None = None) -> None:
+        if base.event_shape:
+            raise ValueError(
+                f"a {type(base).__name__} has no density of single columns, so that none of them can be missing: "
+                "use a likelihood of independent columns"
+            )
+        self.base_dist, self.mask_of = base, None if mask is None else mask.bool()
+        super().__init__(base.batch_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether the base has."""
+        return bool(self.base_dist.has_rsample)
+
+    @property
+    def support(self) -> Constraint:
+        """The base's, or NaN; anything where a mask says what is missing."""
+        return constraints.real if self.mask_of is not None else ObservedOr(self.base_dist.support)
+
+    @property
+    def mean(self) -> Tensor:
+        """The base's."""
+        return self.base_dist.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """The base's."""
+        return self.base_dist.variance
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "PartlyObserved":
+        """Return the same for more data."""
+        return PartlyObserved(self.base_dist.expand(batch_shape), self.mask_of)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw every value, missing or not."""
+        return self.base_dist.sample(torch.Size(sample_shape))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw every value, missing or not, with a gradient."""
+        return self.base_dist.rsample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of what is observed, 0 elsewhere."""
+        observed = ~value.isnan() if self.mask_of is None else self.mask_of
+        inside = torch.as_tensor(inner(self.base_dist.support)).to(value)
+        found = self.base_dist.log_prob(torch.where(observed, value, inside))
+        return torch.where(observed, found, torch.zeros_like(found))
+
+
+def inner(support: Constraint) -> float:
+    """Return a number inside a univariate constraint, to stand where a value is missing."""
+    if support.is_discrete or support is constraints.boolean:
+        return float(getattr(support, "lower_bound", 0))
+    return float(biject_to(support)(torch.zeros(())))
+
+
+class Missing(nn.Module):
+    """Any likelihood of independent columns, for data in which NaN marks a missing value.
+
+    What is missing counts for nothing in log p(x | z), so that bounds are those of the observed part, which is right
+    where values are missing at random. An encoder has to take NaN: :class:`pyrovae.nn.Observed`.
+
+    Source: Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", 2019.
+
+    Args:
+        likelihood: of complete data.
+
+    Example:
+        >>> from pyrovae import likelihoods
+        >>> x = torch.tensor([[0.0, torch.nan]])
+        >>> Missing(likelihoods.Gaussian())(torch.zeros(1, 2)).log_prob(x)
+        tensor([-0.9190], grad_fn=<SumBackward1>)
+    """
+
+    def __init__(self, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+
+    def forward(self, features: Tensor) -> TorchDistribution:
+        """Return the distribution of x, NaN marking what is missing."""
+        base: Any = self.likelihood(features)
+        if type(base).__name__ != "Independent":
+            raise ValueError(
+                f"a {type(base).__name__} has no density of single columns, so that none of them can be missing: "
+                "use a likelihood of independent columns, Independent(..., 1)"
+            )
+        return PartlyObserved(base.base_dist).to_event(base.reinterpreted_batch_ndims)
+
+    def features(self, shape: Any) -> Any:
+        """Return the shape of the features that a decoder has to give for data of a shape."""
+        likelihood: Any = self.likelihood
+        return likelihood.features(shape)

@@ -1,0 +1,101 @@
+"""Likelihood of tables whose columns are of several types."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyrovae.checks import at_least
+from pyrovae.likelihoods.likelihood import Likelihood
+
+
+class Columns(dist.TorchDistribution):
+    """Independent distributions side by side.
+
+    Args:
+        parts: each with batch shape ``[..., D_i]``.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def __init__(self, parts: Sequence[dist.TorchDistribution]) -> None:
+        self.parts = list(parts)
+        self.sizes = [int(part.batch_shape[-1]) for part in parts]
+        super().__init__((*parts[0].batch_shape[:-1], sum(self.sizes)), validate_args=False)
+
+    @property
+    def support(self) -> Constraint:
+        """That of every part in its columns."""
+        return constraints.cat([part.support for part in self.parts], dim=-1, lengths=self.sizes)
+
+    @property
+    def mean(self) -> Tensor:
+        """Means of all columns."""
+        return torch.cat([part.mean for part in self.parts], dim=-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variances of all columns."""
+        return torch.cat([part.variance for part in self.parts], dim=-1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Columns":
+        """Return the same for more data."""
+        return Columns([part.expand((*batch_shape[:-1], n)) for part, n in zip(self.parts, self.sizes, strict=True)])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw every column."""
+        drawn = [part.sample(torch.Size(sample_shape)) for part in self.parts]
+        common = torch.stack([d.new_zeros(()) for d in drawn if d.is_floating_point()] or [drawn[0].new_zeros(())])
+        return torch.cat([d.to(common.dtype) for d in drawn], dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of every column."""
+        values = value.split(self.sizes, dim=-1)
+        return torch.cat([part.log_prob(v) for part, v in zip(self.parts, values, strict=True)], dim=-1)
+
+
+class Mixed(Likelihood):
+    """Columns of several types: every likelihood has its number of columns, side by side.
+
+    Args:
+        parts: pairs of a likelihood and its number of columns, in the order of the columns.
+
+    Example:
+        >>> from pyrovae import likelihoods
+        >>> table = Mixed([(likelihoods.Gaussian(), 3), (likelihoods.Categorical(4), 1), (likelihoods.Poisson(), 2)])
+        >>> table.features(6)
+        9
+    """
+
+    def __init__(self, parts: Sequence[tuple[Likelihood, int]]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("parts is empty: give at least one pair of a likelihood and its number of columns")
+        self.likelihoods = nn.ModuleList([likelihood for likelihood, _ in parts])
+        self.sizes = tuple(at_least("the number of columns", size, 1) for _, size in parts)
+        self.widths: list[Any] = [likelihood.features(size) for likelihood, size in parts]
+
+    @property
+    def parts(self) -> list[tuple[Any, int]]:
+        """The likelihoods, each with its number of columns."""
+        return list(zip(self.likelihoods, self.sizes, strict=True))
+
+    def features(self, shape: Any) -> Any:
+        """Return the number of features that a decoder has to give for rows of ``shape`` columns."""
+        if shape != sum(self.sizes):
+            raise ValueError(f"the parts have {sum(self.sizes)} columns together, the data have {shape}")
+        return sum(self.widths)
+
+    def columns(self, features: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every column."""
+        if features.shape[-1] != sum(self.widths):
+            raise ValueError(
+                f"the parts take {self.widths} features, {sum(self.widths)} in all, got {features.shape[-1]}"
+            )
+        pieces = features.split(self.widths, dim=-1)
+        likelihoods: Any = self.likelihoods
+        return Columns([part.columns(f) for part, f in zip(likelihoods, pieces, strict=True)])

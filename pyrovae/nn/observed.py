@@ -1,0 +1,32 @@
+"""A network for data with missing values."""
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.nn.network import Network
+
+
+class Observed(Network):
+    """Passes a network the data with zeros where NaN marks a missing value, and which values are observed beside them.
+
+    Source: Nazabal, Olmos, Ghahramani and Valera, "Handling incomplete heterogeneous data using VAEs", 2020.
+
+    Args:
+        network: takes twice the columns of the data: ``nn.MLP(2 * 13, 32)`` for 13.
+
+    Example:
+        >>> from pyrovae import nn
+        >>> Observed(nn.MLP(2 * 3, 8))(torch.tensor([[0.5, torch.nan, 1.0]])).isfinite().all()
+        tensor(True)
+    """
+
+    def __init__(self, network: Network | nn.Module) -> None:
+        super().__init__()
+        self.network, self.out_features = network, int(network.out_features)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Map ``[..., D]`` with NaN, and what else the network takes, to its features."""
+        observed = ~x.isnan()
+        filled = torch.where(observed, x, torch.zeros_like(x))
+        out: Tensor = self.network(torch.cat([filled, observed.to(x.dtype)], dim=-1), *others)
+        return out

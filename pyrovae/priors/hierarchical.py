@@ -1,0 +1,44 @@
+"""A prior whose parameters have priors of their own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae.priors.prior import Prior, as_prior
+
+
+class Hierarchical(Prior):
+    """z_i ~ family(h), h ~ hyperpriors: h is shared by all data.
+
+    Each hyperparameter is a latent site ``prior.<name>`` outside the data plate, so that the guide has to sample it too
+    (:class:`~pyrovae.guides.WithGlobals`) and the model has to know how many data there are (``num_data``).
+
+    Source: Gelman et al., "Bayesian data analysis", 2013, chapter 5.
+
+    Args:
+        family: returns the prior of z from the hyperparameters, by name.
+        hyperpriors: distribution of each.
+
+    Example:
+        >>> import torch
+        >>> prior = Hierarchical(
+        ...     lambda loc, scale: dist.Normal(loc, scale).to_event(1),
+        ...     {"loc": dist.Normal(torch.zeros(2), 1.0).to_event(1),
+        ...      "scale": dist.LogNormal(torch.zeros(2), 1.0).to_event(1)})
+        >>> prior().event_shape
+        torch.Size([2])
+    """
+
+    def __init__(self, family: Callable[..., Any], hyperpriors: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.family = family
+        self.hyperpriors = nn.ModuleDict({name: as_prior(prior) for name, prior in hyperpriors.items()})
+
+    def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
+        """Draw the hyperparameters; return the prior of z given them."""
+        drawn = {name: pyro.sample(f"prior.{name}", prior()) for name, prior in self.hyperpriors.items()}
+        made: dist.TorchDistribution = self.family(**drawn)
+        return made

@@ -1,0 +1,155 @@
+"""Uniform prior on the sphere, and the distribution of a guide there."""
+
+import math
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyrovae.checks import at_least
+from pyrovae.priors.prior import Prior
+
+
+def log_area(size: int) -> float:
+    """Return the logarithm of the area of the unit sphere in ``size`` dimensions."""
+    return math.log(2) + 0.5 * size * math.log(math.pi) - math.lgamma(0.5 * size)
+
+
+class UnitSphere(Constraint):
+    """Vectors of length 1."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether every vector has length 1, up to rounding."""
+        return (value.norm(dim=-1) - 1).abs() < 1e-4
+
+
+unit_sphere = UnitSphere()
+
+
+class SphereUniform(dist.TorchDistribution):
+    """Uniform distribution on the unit sphere.
+
+    Args:
+        pole: any vector on it, ``[D]``.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+    support = unit_sphere
+
+    def __init__(self, pole: Tensor, batch_shape: Any = (), validate_args: bool | None = None) -> None:
+        self.pole = pole
+        super().__init__(torch.Size(batch_shape), pole.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The centre."""
+        return torch.zeros_like(self.pole).expand(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "SphereUniform":
+        """Return the same for more data."""
+        return SphereUniform(self.pole, batch_shape, validate_args=self._validate_args)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        with torch.no_grad():
+            return F.normalize(torch.randn(shape, dtype=self.pole.dtype, device=self.pole.device), dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return minus the logarithm of the sphere's area."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return value.new_full(shape, -log_area(self.pole.shape[-1]))
+
+
+class PowerSpherical(dist.TorchDistribution):
+    """Density proportional to (1 + loc' z)^concentration on the unit sphere, reparametrised.
+
+    Source: De Cao and Aziz, "The power spherical distribution", 2020.
+
+    Args:
+        loc: unit vectors, ``[..., D]``, D at least 2.
+        concentration: positive, ``[...]``; 0 would be uniform.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {"loc": unit_sphere, "concentration": constraints.positive}
+    support = unit_sphere
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.concentration = loc, concentration
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+
+    def _beta(self) -> dist.Beta:
+        half = 0.5 * (self.event_shape[0] - 1)
+        return dist.Beta(half + self.concentration, torch.full_like(self.concentration, half), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean vector, inside the ball."""
+        return self.loc * (2 * self._beta().mean - 1)[..., None]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "PowerSpherical":
+        """Return the same for more data."""
+        shape = torch.Size(batch_shape)
+        return PowerSpherical(
+            self.loc.expand(shape + self.event_shape),
+            self.concentration.expand(shape),
+            validate_args=self._validate_args,
+        )
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw: a height along the first axis, a direction across it, then a reflection of that axis to ``loc``."""
+        height = (2 * self._beta().rsample(torch.Size(sample_shape)) - 1)[..., None]
+        shape = self._extended_shape(torch.Size(sample_shape))
+        across = F.normalize(
+            torch.randn((*shape[:-1], shape[-1] - 1), dtype=self.loc.dtype, device=self.loc.device), dim=-1
+        )
+        width = (1 - height.square()).clamp(min=torch.finfo(height.dtype).tiny).sqrt()
+        z = torch.cat([height, width * across], dim=-1)
+        axis = F.one_hot(torch.zeros((), dtype=torch.int64, device=z.device), shape[-1]).to(z.dtype)
+        normal = F.normalize(axis - self.loc, dim=-1, eps=1e-12)
+        return z - 2 * (z * normal).sum(-1, keepdim=True) * normal
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density with respect to the sphere's area."""
+        if self._validate_args:
+            self._validate_sample(value)
+        size, k = self.event_shape[0], self.concentration
+        alpha, beta = 0.5 * (size - 1) + k, 0.5 * (size - 1)
+        constant = (
+            -(alpha + beta) * math.log(2) + torch.lgamma(alpha + beta) - torch.lgamma(alpha) - beta * math.log(math.pi)
+        )
+        # exactly on the far side the density is 0: a floor keeps its logarithm finite
+        cosine = (self.loc * value).sum(-1).clamp(min=-1 + 1e-6)
+        return constant + k * cosine.log1p()
+
+
+class UniformSphere(Prior):
+    """z uniform on the unit sphere in ``latent_dim`` dimensions; guide: :class:`~pyrovae.guides.Spherical`.
+
+    Source: Davidson, Falorsi, De Cao, Kipf and Tomczak, "Hyperspherical variational auto-encoders", 2018.
+
+    Args:
+        latent_dim: number of coordinates, one more than the dimension of the sphere; at least 2.
+    """
+
+    pole: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = at_least("latent_dim", latent_dim, 2)
+        pole = torch.zeros(latent_dim)
+        pole[0] = 1.0
+        self.register_buffer("pole", pole, persistent=False)
+
+    def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
+        """Return the uniform distribution."""
+        return SphereUniform(self.pole)

@@ -1,0 +1,162 @@
+"""VampPrior: the guide's own posterior, averaged over a few pseudo-inputs."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
+
+from pyrovae.checks import at_least
+from pyrovae.priors.prior import Prior
+
+
+class VampPrior(Prior):
+    """p(z) = 1 / K sum_k q(z | u_k), with pseudo-inputs u_k learned, or left as the data that they start from.
+
+    The best prior for the ELBO is the aggregate posterior; this is one of few components, so that it does not overfit.
+    Any guide will do that has ``posterior(x)`` and scores z from elsewhere; it is named once both are made::
+
+        prior = priors.VampPrior(8, num_components=50)
+        model = models.VAE(prior=prior, ...)
+        guide = guides.MeanField(encoder, 8)
+        prior.attach(guide, x_train)
+
+    With :class:`~pyrovae.guides.Ladder` it is the prior of the topmost layer.
+
+    Source: Tomczak and Welling, "VAE with a VampPrior", 2018.
+
+    Args:
+        latent_dim: number of latents.
+        num_components: K.
+        learned: whether the pseudo-inputs are trained with the model.
+        shape: of a datum, where it is known before there are data, as for a saved prior.
+
+    Example:
+        >>> from pyrovae import guides, nn
+        >>> prior = VampPrior(3, num_components=10)
+        >>> prior.attach(guides.FullRank(nn.MLP(64, 32), 3), torch.rand(100, 64))
+        >>> prior().sample().shape
+        torch.Size([3])
+    """
+
+    guide: Any
+    inputs: Tensor
+
+    def __init__(
+        self, latent_dim: int, *, num_components: int = 50, learned: bool = True, shape: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.num_components = latent_dim, at_least("num_components", num_components, 1)
+        self.learned, self.shape = learned, shape
+        self.__dict__["guide"] = None  # not a submodule: its parameters are the guide's
+        if shape is not None:
+            self._start(torch.zeros(num_components, *shape))
+
+    def _start(self, inputs: Tensor) -> None:
+        self.shape = tuple(inputs.shape[1:])
+        if self.learned:
+            self.inputs = nn.Parameter(inputs)
+        else:
+            self.register_buffer("inputs", inputs)
+
+    def attach(self, guide: Any, data: Any = None) -> None:
+        """Name the guide whose posterior this is, and the data among which the pseudo-inputs start.
+
+        Args:
+            guide: with ``posterior(x)``, or ``top(x)``, as guides of several layers have.
+            data: a tensor ``[N, ...]``, or a data set, at least as many as there are components; those that start are
+                spread evenly over it. None keeps the pseudo-inputs that there are.
+
+        Raises:
+            ValueError: when the guide has no such method or cannot score z from elsewhere, or for too few data.
+        """
+        if _posterior(guide) is None:
+            raise ValueError(
+                f"the guide, a {type(guide).__name__}, has no method posterior(x), which a VampPrior averages"
+            )
+        if data is not None:
+            if len(data) < self.num_components:
+                raise ValueError(
+                    f"{self.num_components} pseudo-inputs need as many data to start from, got {len(data)}"
+                )
+            rows = torch.arange(self.num_components) * len(data) // self.num_components
+            start = data[rows] if isinstance(data, Tensor) else data.batch(rows)[0]
+            self._start(start.detach().clone().to(torch.get_default_dtype()))
+        elif self.shape is None:
+            raise ValueError("the pseudo-inputs need data to start from: attach(guide, data)")
+        self._see_that_it_scores(guide)
+        self.__dict__["guide"] = guide
+
+    def _see_that_it_scores(self, guide: Any) -> None:
+        device = next((p.device for p in guide.parameters()), self.inputs.device)
+        with torch.random.fork_rng(), torch.no_grad():
+            made = _posterior(guide)(self.inputs.to(device))
+            try:
+                made.log_prob(made.sample().clone())
+                known = type(made).__name__ != "Draw"
+            except (KeyError, NotImplementedError):
+                known = False
+        if not known:
+            raise ValueError(
+                f"a VampPrior needs the density of z from elsewhere, and {type(guide).__name__} knows that of its own "
+                "draws alone: use another guide, or another prior"
+            )
+
+    def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
+        """Return the mixture."""
+        if self.guide is None:
+            raise ValueError("this VampPrior has no guide yet: call prior.attach(guide, data) once it is made")
+        return EqualMixture(_posterior(self.guide)(self.inputs))
+
+
+def _posterior(guide: Any) -> Any:
+    return getattr(guide, "top", None) or getattr(guide, "posterior", None)
+
+
+class EqualMixture(dist.TorchDistribution):
+    """The mean of all members of a batch of distributions.
+
+    Args:
+        components: batch shape ``[K]``.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def __init__(self, components: dist.TorchDistribution, batch_shape: Any = ()) -> None:
+        self.components, self.size = components, int(components.batch_shape[0])
+        super().__init__(torch.Size(batch_shape), components.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Constraint:
+        """That of the components."""
+        return self.components.support
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the components' means."""
+        return self.components.mean.mean(0).expand(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "EqualMixture":
+        """Return the same for more data."""
+        return EqualMixture(self.components, batch_shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw: a component of each, then from it."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        batch = shape[: len(shape) - len(self.event_shape)]
+        with torch.no_grad():
+            drawn = self.components.sample(batch)
+            chosen = torch.randint(self.size, batch, device=drawn.device)
+            place = len(batch)
+            index = chosen.reshape(*batch, 1, *(1 for _ in self.event_shape)).expand(*batch, 1, *self.event_shape)
+            return drawn.gather(place, index).squeeze(place)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density."""
+        place = value.dim() - len(self.event_shape)
+        repeated = value.unsqueeze(place).expand(*value.shape[:place], self.size, *self.event_shape)
+        each = self.components.log_prob(repeated)  # flows do not broadcast
+        return each.logsumexp(-1) - math.log(self.size)
