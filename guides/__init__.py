@@ -3,6 +3,7 @@
 from pyrovae.guides.auxiliary import Auxiliary
 from pyrovae.guides.categorical import Categorical
 from pyrovae.guides.class_conditional import ClassConditional
+from pyrovae.guides.clustered import Clustered
 from pyrovae.guides.dais import DAIS
 from pyrovae.guides.exact import Exact
 from pyrovae.guides.flow import Flow
@@ -28,6 +29,7 @@ __all__ = [
     "Auxiliary",
     "Categorical",
     "ClassConditional",
+    "Clustered",
     "Exact",
     "Flow",
     "FullRank",

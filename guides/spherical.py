@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
-from pyrovae.priors import PowerSpherical
+from pyrovae.priors.sphere import PowerSpherical
 
 
 class Spherical(Guide):

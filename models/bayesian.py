@@ -38,6 +38,8 @@ class BayesianVAE(nn.Module):
         weight_scale: s.
     """
 
+    decoder: nn.Module
+
     def __init__(
         self,
         *,
@@ -49,7 +51,10 @@ class BayesianVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.prior = as_prior(prior)
-        self.decoder = decoder.requires_grad_(False)
+        self.__dict__["decoder"] = decoder  # not a submodule: its weights are latent, not parameters
+        self.first = nn.Module()
+        for name, weight in decoder.named_parameters():
+            self.first.register_buffer(name.replace(".", "/"), weight.detach().clone())
         self.likelihood = likelihood
         self.num_data = at_least("num_data", num_data, 1)
         self.weight_scale = positive("weight_scale", weight_scale)
@@ -57,14 +62,14 @@ class BayesianVAE(nn.Module):
     @property
     def start(self) -> dict[str, Tensor]:
         """The decoder's own weights, by latent site."""
-        return {f"decoder.{name}": weight for name, weight in self.decoder.named_parameters()}
+        return {f"decoder.{name}".replace("/", "."): weight for name, weight in self.first.named_buffers()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample the weights and z, and observe ``x``, ``[N, D]``; return z."""
         pyro.module("model", self)
         weights = {
-            name: pyro.sample(f"decoder.{name}", self._weight_prior(weight))
-            for name, weight in self.decoder.named_parameters()
+            name.removeprefix("decoder."): pyro.sample(name, self._weight_prior(weight))
+            for name, weight in self.start.items()
         }
         with pyro.plate("data", self.num_data, subsample_size=x.shape[0]):
             z: Tensor = pyro.sample("z", self.prior())

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pyrovae.checks import at_least
 from pyrovae.likelihoods import Likelihood
 from pyrovae.nn import Network, positive
+from pyrovae.nn.network import SHIFT
+from pyrovae.state import importing
 
 
 class GaussianMixtureVAE(nn.Module):
@@ -19,9 +21,12 @@ class GaussianMixtureVAE(nn.Module):
         z ~ N(loc_y, diag(scale_y^2))
         x ~ p(x | decoder(z))
 
-    with pi, loc and scale learned. Guide: :class:`~pyrovae.guides.ClassConditional`; objective: ``TraceEnum_ELBO``,
-    which sums y out. With y summed out of the model itself it is a :class:`~pyrovae.models.VAE` with the prior
+    with pi, loc and scale learned. Guide: :class:`~pyrovae.guides.Clustered`; objective: ``TraceEnum_ELBO``, which
+    sums y out. With y summed out of the model itself it is a :class:`~pyrovae.models.VAE` with the prior
     :class:`~pyrovae.priors.MixtureOfGaussians`.
+
+    From a random start clusters easily merge and never part again. Jiang et al. first fit a VAE without clusters, and
+    start from a Gaussian mixture of its codes: :meth:`start_at`.
 
     Source: Jiang, Zheng, Tan, Tang and Zhou, "Variational deep embedding", 2017; Dilokthanakul et al., "Deep
     unsupervised clustering with Gaussian mixture variational autoencoders", 2016.
@@ -48,6 +53,31 @@ class GaussianMixtureVAE(nn.Module):
         self.logits = nn.Parameter(torch.zeros(num_clusters))
         self.loc = nn.Parameter(torch.randn(num_clusters, latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(num_clusters, latent_dim))
+
+    def cluster_logits(self, z: Tensor) -> Tensor:
+        """Return log p(y, z) of every cluster y, ``[..., C]``, of codes ``[..., latent_dim]``."""
+        density = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1).log_prob(z.unsqueeze(-2))
+        return self.logits.log_softmax(-1) + density
+
+    def start_at(self, codes: Tensor, *, seed: int = 0) -> None:
+        """Start the clusters where a Gaussian mixture of codes has them, which scikit-learn fits.
+
+        Args:
+            codes: of the data, ``[N, latent_dim]``: draws of the fitted guide of a VAE with the same decoder (its means
+                would be too close together).
+            seed: of the mixture's own start.
+        """
+        if codes.dim() != 2 or codes.shape[1] != self.latent_dim:
+            raise ValueError(f"codes [N, {self.latent_dim}] were expected, got {tuple(codes.shape)}")
+        with importing():
+            from sklearn import mixture
+        found = mixture.GaussianMixture(self.num_clusters, covariance_type="diag", n_init=5, random_state=seed)
+        found.fit(codes.detach().cpu().double().numpy())
+        with torch.no_grad():
+            self.logits.copy_(torch.from_numpy(found.weights_).log())
+            self.loc.copy_(torch.from_numpy(found.means_))
+            scale = torch.from_numpy(found.covariances_).sqrt().clamp(min=1e-2)
+            self.raw_scale.copy_(torch.expm1(scale).log() - SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample y and z, and observe ``x``, ``[N, D]``; return z."""

@@ -56,7 +56,11 @@ class SemiSupervisedVAE(nn.Module):
         self.likelihood = likelihood
         self.num_classes = at_least("num_classes", num_classes, 2)
         self.learn_probabilities = learn_probabilities
-        self.class_logits = nn.Parameter(torch.zeros(num_classes), requires_grad=learn_probabilities)
+        self.class_logits: Tensor
+        if learn_probabilities:
+            self.class_logits = nn.Parameter(torch.zeros(num_classes))
+        else:
+            self.register_buffer("class_logits", torch.zeros(num_classes))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Sample y and z, and observe ``x``, ``[N, D]``, and ``labels``, ``[N]``; return y, one-hot."""

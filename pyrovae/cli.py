@@ -28,11 +28,11 @@ from pyrovae.checks import writable_folder
 from pyrovae.data import Data, Splits
 from pyrovae.evaluation import Evaluation, comparison, evaluate
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
 from pyrovae.models import VAE
-from pyrovae.nn import MLP, Network, Shape
+from pyrovae.nn import MLP, Network, Observed, Shape
 from pyrovae.particles import BATCH_SIZE
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.priors import Prior, StandardNormal, VampPrior
 from pyrovae.report import comparison_page, formatted
 from pyrovae.state import importing, random_state
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
@@ -50,7 +50,7 @@ OBJECTIVES: dict[str, ObjectiveMaker] = {"elbo": Trace_ELBO}
 
 
 def autoencoder(
-    shape: Shape,
+    data: Data,
     guide: GuideMaker,
     *,
     latent_dim: int,
@@ -61,10 +61,27 @@ def autoencoder(
     features: int,
     seed: int,
 ) -> tuple[VAE, Guide]:
-    """Build a VAE and its guide for data of a shape; equal seeds give equal initial models."""
+    """Build a VAE and its guide for data; equal seeds give equal initial models.
+
+    Where values are missing, likelihood and encoder are told so.
+    """
     with random_state(seed):
-        model = VAE(prior=prior(latent_dim), decoder=decoder(latent_dim, shape), likelihood=likelihood())
-        return model, guide(encoder(shape, features), latent_dim)
+        p_z, p_x = prior(latent_dim), likelihood()
+        model = VAE(
+            prior=p_z,
+            decoder=decoder(latent_dim, p_x.features(data.shape)),
+            likelihood=Missing(p_x) if data.missing else p_x,
+        )
+        network = Observed(encoder(_doubled(data.shape), features)) if data.missing else encoder(data.shape, features)
+        made = guide(network, latent_dim)
+        if isinstance(p_z, VampPrior):
+            p_z.attach(made, data)
+        return model, made
+
+
+def _doubled(shape: Shape) -> Shape:
+    """Return the shape of data beside the mask of what is observed."""
+    return 2 * shape if isinstance(shape, int) else (2 * shape[0], *shape[1:])
 
 
 def fit_command(
@@ -392,7 +409,7 @@ def _fit_guide(folder: Path, data: Data, guide: GuideMaker, *, resume: bool, **o
     names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
     parts = {name: options.pop(name) for name in names}
     splits = data.splits(seed=options["seed"])
-    model, maker = autoencoder(data.shape, guide, seed=options["seed"], **parts)
+    model, maker = autoencoder(splits.train, guide, seed=options["seed"], **parts)
     per_epoch = -(-len(splits.train) // max(options["batch_size"], 1))
     if options["epochs"] is None:
         options["epochs"] = max(50, -(-MOST_STEPS // per_epoch))

@@ -54,6 +54,25 @@ def test_guides_are_compared_by_objectives(tmp_path, capsys):
     assert "mean and variance of q(z | x)" in message
 
 
+def test_priors_and_likelihoods_that_need_more_are_given_it(tmp_path, capsys):
+    status, said = run("fit", *BITS, "--out", tmp_path / "vamp", *FAST, "--prior", "VampPrior",
+                       "--prior.num_components", 5, capsys=capsys)  # fmt: skip
+    assert status == 0, said.err
+    status, said = run("evaluate", tmp_path / "vamp", "--num_particles", 20, "--progress", "false", capsys=capsys)
+    assert status == 0, said.err
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=["a", "b", "c"])
+    rows.iloc[::4, 1] = np.nan
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    given = ["--data", "CSV", "--data.path", tmp_path / "table.csv", "--data.standardise", "true", *FAST]
+    given += ["--likelihood", "HeteroscedasticGaussian", "--latent_dim", 2]
+    assert "lacks a value in row 0" in refused(capsys, "fit", *given, "--out", tmp_path / "without")
+    status, said = run(
+        "compare", *given, "--data.missing", "true", "--out", tmp_path / "holes", "--num_particles", 20,
+        "--num_draws", 2, "--guides", '{"mean_field": "MeanField"}', capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, said.err
+
+
 def test_compare_writes_everything(tmp_path, capsys):
     status, said = run(
         "compare", *BITS, "--out", tmp_path / "run", *FAST, "--num_particles", 50, "--num_draws", 5,

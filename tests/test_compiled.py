@@ -158,6 +158,85 @@ def local():
     return model, guides.Local(family, torch.cat([DATA, 1 - DATA]).double())
 
 
+CLASSES = torch.arange(16) % 3
+
+
+def conditional():
+    model = models.ConditionalVAE(
+        prior=priors.ConditionalNormal(nn.MLP(3, 2 * LATENT)), decoder=nn.MLP(LATENT + 3, 12),
+        likelihood=likelihoods.Bernoulli(),
+    )  # fmt: skip
+    return model, guides.MeanField(nn.MLP(12 + 3, 8), LATENT), torch.eye(3)[CLASSES].double()
+
+
+def semi_supervised():
+    model = models.SemiSupervisedVAE(
+        prior=priors.StandardNormal(LATENT), decoder=nn.MLP(LATENT + 3, 12), likelihood=likelihoods.Bernoulli(),
+        num_classes=3,
+    )  # fmt: skip
+    latent = guides.MeanField(nn.MLP(12 + 3, 8), LATENT)
+    return model, guides.ClassConditional(nn.MLP(12, 8), latent, 3), torch.where(CLASSES == 2, -1, CLASSES)
+
+
+def clustering():
+    model = models.GaussianMixtureVAE(
+        num_clusters=3, latent_dim=LATENT, decoder=nn.MLP(LATENT, 12), likelihood=likelihoods.Bernoulli()
+    )
+    return model, guides.Clustered(guides.MeanField(nn.MLP(12, 8), LATENT), model)
+
+
+def with_globals():
+    model = models.BayesianVAE(
+        prior=priors.StandardNormal(LATENT),
+        decoder=nn.MLP(LATENT, 12),
+        likelihood=likelihoods.Bernoulli(),
+        num_data=160,
+    )
+    return model, guides.WithGlobals.of(guides.MeanField(nn.MLP(12, 8), LATENT), model, DATA.double())
+
+
+def vamp():
+    model, guide = vae(prior=priors.VampPrior(LATENT, num_components=4))
+    model.prior.attach(guide, DATA.double())
+    return model, guide
+
+
+def likely(likelihood):
+    return vae(likelihood=likelihood, decoder=nn.MLP(LATENT, likelihood.features(12)))
+
+
+def holes():
+    model, _ = likely(likelihoods.Missing(likelihoods.Gaussian()))
+    return model, guides.MeanField(nn.Observed(nn.MLP(24, 8)), LATENT)
+
+
+LIKELIHOODS = {
+    "HeteroscedasticGaussian": likelihoods.HeteroscedasticGaussian,
+    "StudentT likelihood": likelihoods.StudentT,
+    "Poisson": likelihoods.Poisson,
+    "NegativeBinomial": likelihoods.NegativeBinomial,
+    "ZeroInflated": lambda: likelihoods.ZeroInflated(likelihoods.Poisson()),
+    "Multinomial": likelihoods.Multinomial,
+    "Categorical likelihood": lambda: likelihoods.Categorical(2),
+    "Ordinal": lambda: likelihoods.Ordinal(3),
+    "DiscretisedLogistic": lambda: likelihoods.DiscretisedLogistic(levels=2, num_components=2),
+    "Mixed": lambda: likelihoods.Mixed([(likelihoods.Gaussian(), 6), (likelihoods.Categorical(2), 6)]),
+}
+SHAPE = (1, 3, 4)
+NETWORKS = {
+    "gated": lambda: {"encoder": nn.GatedMLP(12, 8), "decoder": nn.GatedMLP(LATENT, 12)},
+    "dropout": lambda: {"encoder": nn.MLP(12, 8, normalisation=torch.nn.LayerNorm, dropout=0.2)},
+    "residual": lambda: {"encoder": nn.ResidualEncoder(SHAPE, 8), "decoder": nn.ResidualDecoder(LATENT, SHAPE)},
+    "recurrent": lambda: {"encoder": nn.RecurrentEncoder((4, 3), 8), "decoder": nn.RecurrentDecoder(LATENT, (4, 3))},
+    "attention": lambda: {"encoder": nn.AttentionEncoder((4, 3), 8), "decoder": nn.AttentionDecoder(LATENT, (4, 3))},
+}
+PRIORS = {
+    "StudentT prior": lambda: priors.StudentT(LATENT),
+    "SpikeAndSlab": lambda: priors.SpikeAndSlab(LATENT),
+    "Horseshoe": lambda: priors.Horseshoe(LATENT),
+    "NormalizingFlow": lambda: priors.NormalizingFlow(LATENT, num_steps=2),
+    "GaussianProcess": lambda: priors.GaussianProcess(LATENT),
+}
 GUIDES = ("LowRank", "Mixture", "Auxiliary", "Planar", "Radial", "Householder")
 GUIDES += ("MaskedAutoregressive", "SplineCoupling", "SplineAutoregressive")
 OBJECTIVES = {
@@ -187,6 +266,7 @@ PAIRS = {
     "score function": (lambda: discrete({}), Trace_ELBO),
     "enumerated": (lambda: discrete({"enumerate": "parallel"}), TraceEnum_ELBO),
     "bare parameters": (bare, Trace_ELBO),
+    "semi-supervised": (semi_supervised, objectives.SemiSupervisedELBO),
 }
 SLOW_PAIRS = {
     **{name: (partial(vae, getattr(guides, name)), Trace_ELBO) for name in GUIDES},
@@ -219,6 +299,14 @@ SLOW_PAIRS = {
     "exact": (lambda: oracle_pair(guides.Exact), Trace_ELBO),
     "oracle": (lambda: oracle_pair(guides.MeanField), Trace_ELBO),
     "global latent": (bayesian, Trace_ELBO),
+    **{name: (lambda make=make: vae(prior=make()), Trace_ELBO) for name, make in PRIORS.items()},
+    **{name: (lambda make=make: likely(make()), Trace_ELBO) for name, make in LIKELIHOODS.items()},
+    **{name: (lambda make=make: vae(**make()), Trace_ELBO) for name, make in NETWORKS.items()},
+    "VampPrior": (vamp, Trace_ELBO),
+    "missing values": (holes, Trace_ELBO),
+    "conditional": (conditional, Trace_ELBO),
+    "clusters": (clustering, lambda: TraceEnum_ELBO(max_plate_nesting=1)),
+    "Bayesian decoder": (with_globals, Trace_ELBO),
 }
 CASES = [*PAIRS, *(pytest.param(name, marks=slow) for name in SLOW_PAIRS)]
 
@@ -233,19 +321,20 @@ def gradients(request):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
-            pair = Pair(*make())
+            model, guide, *covariates = make()
+            pair, batch = Pair(model, guide), (x, *covariates)
             for module in pair.modules.values():
                 module.double()
-            layout, _, _ = pair.read((x,))
-            params, bare_params = find_params(pair, as_data(x))
+            layout, _, _ = pair.read(batch)
+            params, bare_params = find_params(pair, as_data(batch))
             constraints = pyro.get_param_store().get_state()["constraints"]
             elbo = objective()
             own = [elbo.own.double()] if isinstance(elbo, objectives.Objective) else []
             modules = [*pair.modules.values(), *own]
             state = State(modules, bare_params, {name: constraints[name] for name in bare_params})
-            elbo.loss(pair.model, pair.guide, x)  # guesses its plate nesting
+            elbo.loss(pair.model, pair.guide, *batch)  # guesses its plate nesting
             with pyro.validation_enabled(False):
-                yield Gradients(pair, layout, elbo, params, state), x
+                yield Gradients(pair, layout, elbo, params, state), batch
         finally:
             torch.set_default_dtype(before)
 
@@ -253,19 +342,19 @@ def gradients(request):
 @pytest.mark.parametrize("gradients", CASES, indirect=True)
 def test_loss_and_gradients_are_those_of_the_eager_step(gradients, monkeypatch):
     monkeypatch.setenv("CI", "true")  # under which Inductor is stricter
-    step, x = gradients
-    function = compiled(step.pure, [*step.state.copies(), x])
+    step, (x, *covariates) = gradients
+    function = compiled(step.pure, [*step.state.copies(), x, *covariates])
     buffers = [t for t in step.state.leaves if not t.requires_grad]
     for other in (x, 1 - x):
         before = [t.detach().clone() for t in step.state.leaves]
         torch.manual_seed(3)
-        expected = step.measure((other,))
+        expected = step.measure((other, *covariates))
         after = [t.clone() for t in buffers]
         with torch.no_grad():
             for t, value in zip(step.state.leaves, before, strict=True):
                 t.copy_(value)
             torch.manual_seed(3)
-            found = function(*step.state.values, other)
+            found = function(*step.state.values, other, *covariates)
         assert [f is None for f in found] == [e is None for e in expected]
         for f, e in zip(found, expected, strict=True):
             if e is not None:

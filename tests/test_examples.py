@@ -41,6 +41,53 @@ def test_own_objective():
 
 
 @pytest.mark.own_state
+def test_custom_likelihood():
+    assert set(example("custom_likelihood")["main"](epochs=8, num_particles=20).index) == {"Gaussian", "Laplace"}
+
+
+@pytest.mark.own_state
+def test_semi_supervised():
+    table = example("semi_supervised")["main"](steps=200, seeds=1)
+    assert list(table.index) == ["supervised alone", "M2", "M1+M2"]
+    assert table["mean"].min() > 0.2  # ten classes
+
+
+@pytest.mark.own_state
+def test_clustering():
+    table = example("clustering")["main"](steps=300, seeds=1)
+    assert table[("ARI", "mean")]["GaussianMixtureVAE"] > 0.1
+
+
+@pytest.mark.own_state
+def test_completion():
+    gain, error = example("completion")["main"](epochs=5, num_particles=20)
+    assert abs(gain) < 100
+    assert error > 0
+
+
+@pytest.mark.own_state
+def test_layers():
+    assert set(example("layers")["main"](epochs=3, num_particles=20).index) == {"ladder", "bottom-up", "one layer"}
+
+
+@pytest.mark.own_state
+def test_priors_by_models():
+    assert len(example("priors_by_models")["main"](epochs=2, num_particles=20)) == 8
+
+
+@pytest.mark.own_state
+def test_bayesian_decoder():
+    gain, _ = example("bayesian_decoder")["main"](epochs=30, num_draws=2, num_particles=20)
+    assert abs(gain) < 1000
+
+
+@pytest.mark.own_state
+def test_imputation():
+    table = example("imputation")["main"](epochs=60, num_particles=50, seeds=1)
+    assert table["mean"]["VAE"] < 1.1 * table["mean"]["column mean"]
+
+
+@pytest.mark.own_state
 def test_own_model(monkeypatch, capsys):
     fit = pyrovae.fit
     monkeypatch.setattr(pyrovae, "fit", lambda *a, **k: fit(*a, **{**k, "epochs": 10}), raising=False)

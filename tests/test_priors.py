@@ -25,6 +25,7 @@ from pyrovae import (
     priors,
 )
 from pyrovae.priors.sparse import scaled_exponential_integral
+from pyrovae.priors.sphere import PowerSpherical
 
 pytestmark = pytest.mark.usefixtures("apart")
 Z, D = 3, 6
@@ -75,7 +76,7 @@ def test_the_densities_on_the_sphere_integrate_to_one_and_their_draws_have_the_s
     def run():
         uniform = priors.UniformSphere(3).double()()
         loc = torch.nn.functional.normalize(torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64), dim=-1)
-        q = priors.PowerSpherical(loc, torch.tensor(6.0, dtype=torch.float64))
+        q = PowerSpherical(loc, torch.tensor(6.0, dtype=torch.float64))
         z = uniform.sample((200_000,))
         ratio = (q.log_prob(z) - uniform.log_prob(z)).exp()
         assert abs(float(ratio.mean()) - 1) < SIGMAS * float(ratio.std()) / len(z) ** 0.5

@@ -82,16 +82,19 @@ class PartlyObserved(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of what is observed, 0 elsewhere."""
         observed = ~value.isnan() if self.mask_of is None else self.mask_of
-        inside = torch.as_tensor(inner(self.base_dist.support)).to(value)
+        inside = inner(self.base_dist.support).to(value)
         found = self.base_dist.log_prob(torch.where(observed, value, inside))
         return torch.where(observed, found, torch.zeros_like(found))
 
 
-def inner(support: Constraint) -> float:
-    """Return a number inside a univariate constraint, to stand where a value is missing."""
+def inner(support: Any) -> Tensor:
+    """Return a number inside a univariate constraint (or one for each column), to stand where a value is missing."""
+    if isinstance(support, constraints.cat):
+        return torch.cat([inner(c).expand(n) for c, n in zip(support.cseq, support.lengths, strict=True)])
     if support.is_discrete or support is constraints.boolean:
-        return float(getattr(support, "lower_bound", 0))
-    return float(biject_to(support)(torch.zeros(())))
+        return torch.tensor(float(getattr(support, "lower_bound", 0)))
+    free: Tensor = biject_to(support)(torch.zeros(()))
+    return free
 
 
 class Missing(nn.Module):

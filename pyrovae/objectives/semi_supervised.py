@@ -32,21 +32,25 @@ class SemiSupervisedELBO(TraceEnum_ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
         """Return the loss, summed over the batch; its gradient fits the pair."""
+        beyond = self._beyond(guide, batch)
+        bound: Tensor = super().differentiable_loss(model, guide, *batch)
+        return bound + beyond
+
+    def _beyond(self, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
         log_labels: Any = getattr(guide, "log_labels", None)
         if log_labels is None or len(batch) != 2:
             raise ValueError(
                 "SemiSupervisedELBO needs data (x, labels) and a guide with log_labels(x, labels), such as "
                 f"guides.ClassConditional, got {len(batch)} tensors and a {type(guide).__name__}"
             )
-        beyond = -self.classification_weight * log_labels(*batch).sum()
+        beyond: Tensor = -self.classification_weight * log_labels(*batch).sum()
         self.beyond_bound = beyond.detach()
-        bound: Tensor = super().differentiable_loss(model, guide, *batch)
-        return bound + beyond
+        return beyond
 
     def loss(self, model: Program, guide: Program, *batch: Tensor) -> float:
         """Return the loss as a number."""
         with torch.no_grad():
-            return float(self.differentiable_loss(model, guide, *batch))
+            return float(super().loss(model, guide, *batch) + self._beyond(guide, batch))
 
     def loss_and_grads(self, model: Program, guide: Program, *batch: Tensor) -> float:
         """Return the loss and leave its gradient with the parameters."""

@@ -9,7 +9,7 @@ from pyrovae.priors.laplace import Laplace
 from pyrovae.priors.mixture_of_gaussians import MixtureOfGaussians
 from pyrovae.priors.prior import Fixed, Prior, as_prior
 from pyrovae.priors.sparse import Horseshoe, SpikeAndSlab, StudentT
-from pyrovae.priors.sphere import PowerSpherical, UniformSphere
+from pyrovae.priors.sphere import UniformSphere
 from pyrovae.priors.standard_normal import StandardNormal
 from pyrovae.priors.vamp import VampPrior
 
@@ -23,7 +23,6 @@ __all__ = [
     "Laplace",
     "MixtureOfGaussians",
     "NormalizingFlow",
-    "PowerSpherical",
     "Prior",
     "SpikeAndSlab",
     "StandardNormal",

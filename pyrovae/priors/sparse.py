@@ -61,7 +61,7 @@ class SpikeAndSlab(Prior):
             raise ValueError(f"slab_weight must be between 0 and 1, got {slab_weight!r}")
         self.latent_dim, self.slab_weight = latent_dim, slab_weight
         self.spike_scale, self.slab_scale = positive("spike_scale", spike_scale), positive("slab_scale", slab_scale)
-        self.register_buffer("scales", torch.tensor([spike_scale, slab_scale]).expand(latent_dim, 2), persistent=False)
+        self.register_buffer("scales", torch.tensor([[spike_scale, slab_scale]] * latent_dim), persistent=False)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return the distribution."""
