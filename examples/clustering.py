@@ -40,9 +40,9 @@ def main(steps=3000, seeds=3):
         pyrovae.fit(plain, guide.latent, x, steps=steps, objective=annealed, **options)
         with torch.no_grad():
             codes, codes_test = (guide.latent.posterior(part).mean for part in (x, x_test))
-            model.start_at(guide.latent.posterior(x).sample(), seed=seed)
+            model.start_at(guide.latent.posterior(x).sample((5,)).flatten(0, 1), seed=seed)
         summed_out = objectives.TraceEnum_ELBO(max_plate_nesting=1)
-        pyrovae.fit(model, guide, x, steps=steps // 3, objective=summed_out, **options)
+        pyrovae.fit(model, guide, x, steps=steps, objective=summed_out, **options)
         pixels = KMeans(CLUSTERS, n_init=10, random_state=seed).fit(x)
         plain_codes = KMeans(CLUSTERS, n_init=10, random_state=seed).fit(codes)
         found = {

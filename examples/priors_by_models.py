@@ -13,7 +13,7 @@ import argparse
 import torch
 
 import pyrovae
-from pyrovae import guides, likelihoods, models, nn, priors
+from pyrovae import guides, likelihoods, models, nn, objectives, priors
 
 LATENT = 8
 PRIORS = {
@@ -48,8 +48,10 @@ def main(epochs=300, num_particles=1000):
             model, guide = make(prior(top))
             if isinstance(model.prior, priors.VampPrior):
                 model.prior.attach(guide, train)
-            options = {"validation_data": validation, "patience": 50, "progress": False}
-            fits[f"{model_name}, {prior_name}"] = pyrovae.fit(model, guide, train, epochs=epochs, **options)
+            annealed = objectives.BetaELBO(objectives.linear(5 * epochs))
+            options = {"validation_data": validation, "patience": 150, "progress": False}
+            name = f"{model_name}, {prior_name}"
+            fits[name] = pyrovae.fit(model, guide, train, objective=annealed, epochs=epochs, **options)
     table = pyrovae.compare(fits, test, num_particles=num_particles, progress=False)
     print(table.round(2).to_string())
     for name in MODELS:

@@ -50,7 +50,8 @@ class ClassConditional(nn.Module):
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return q(y | x) of every class, ``[N, C]``."""
-        return self.logits(x).softmax(-1)
+        with torch.no_grad():
+            return self.logits(x).softmax(-1)
 
     def log_labels(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return log q(y = label | x) where there is one, and 0 elsewhere, ``[N]``."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from pyrovae.checks import at_least
 from pyrovae.guides.draw import Draw
 from pyrovae.nn import Network
 
@@ -43,7 +44,8 @@ class Guide(nn.Module):
                 f"the encoder, a {type(encoder).__name__}, does not say how many features it returns: give it an "
                 "attribute out_features"
             )
-        self.encoder, self.latent_dim, self.latent, self.support = encoder, latent_dim, latent, support
+        self.encoder, self.latent_dim = encoder, at_least("latent_dim", latent_dim, 1)
+        self.latent, self.support = latent, support
         self.num_features = int(encoder.out_features)  # type: ignore[arg-type]
         self.to_support = None if support is None else biject_to(_constraint(support))
         self.free_dim = latent_dim if self.to_support is None else self.to_support.inverse_shape((latent_dim,))[-1]

@@ -119,9 +119,9 @@ def _support(name: str, fn: Any) -> str:
     inner = fn.support
     while hasattr(inner, "base_constraint"):
         inner = inner.base_constraint
-    for known in ("real", "real_vector", "positive", "unit_interval", "simplex"):
+    for known in ("real", "real_vector", "positive", "nonnegative", "unit_interval", "simplex"):
         if inner is getattr(constraints, known) or str(inner) == str(getattr(constraints, known)):
-            return "real" if known == "real_vector" else known
+            return {"real_vector": "real", "nonnegative": "positive"}.get(known, known)
     raise ValueError(
         f"global latent {name!r} has support {inner}, of which this guide has no Gaussian: it takes real, positive, "
         "unit_interval and simplex ones"

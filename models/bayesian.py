@@ -71,8 +71,9 @@ class BayesianVAE(nn.Module):
             name.removeprefix("decoder."): pyro.sample(name, self._weight_prior(weight))
             for name, weight in self.start.items()
         }
+        prior = self.prior()
         with pyro.plate("data", self.num_data, subsample_size=x.shape[0]):
-            z: Tensor = pyro.sample("z", self.prior())
+            z: Tensor = pyro.sample("z", prior)
             features = torch.func.functional_call(self.decoder, weights, (z,))
             pyro.sample("x", self.likelihood(features), obs=x)
         return z

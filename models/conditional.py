@@ -28,6 +28,7 @@ class ConditionalVAE(nn.Module):
         prior: a distribution of z with batch shape ``()``, or a module that returns one from the covariates.
         decoder: network from z and the covariates, as so many tensors, to the likelihood's features.
         likelihood: turns those features into the distribution of x.
+        num_data: of the whole set, for a prior with latents of its own, beside which a batch has to count for all data.
 
     Example:
         >>> from pyrovae import likelihoods, nn, priors
@@ -36,18 +37,27 @@ class ConditionalVAE(nn.Module):
         ...     decoder=nn.MLP(8 + 10, 64), likelihood=likelihoods.Bernoulli())
     """
 
-    def __init__(self, *, prior: Any, decoder: Network | nn.Module, likelihood: Likelihood | nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        prior: Any,
+        decoder: Network | nn.Module,
+        likelihood: Likelihood | nn.Module,
+        num_data: int | None = None,
+    ) -> None:
         super().__init__()
         self.prior = as_prior(prior)
         self.decoder = decoder
         self.likelihood = likelihood
+        self.num_data = num_data
 
     def forward(self, x: Tensor, *covariates: Tensor) -> Tensor:
         """Sample z given the covariates and observe ``x``, ``[N, D]``; return z."""
         if not covariates:
             raise ValueError("a ConditionalVAE needs covariates beside x: pass data as a tuple (x, c)")
         pyro.module("model", self)
-        with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.prior(*covariates))
+        prior = self.prior(*covariates)
+        with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
+            z: Tensor = pyro.sample("z", prior)
             pyro.sample("x", self.likelihood(self.decoder(z, *covariates)), obs=x)
         return z

@@ -63,21 +63,21 @@ class GaussianMixtureVAE(nn.Module):
         """Start the clusters where a Gaussian mixture of codes has them, which scikit-learn fits.
 
         Args:
-            codes: of the data, ``[N, latent_dim]``: draws of the fitted guide of a VAE with the same decoder (its means
-                would be too close together).
+            codes: of the data, ``[N, latent_dim]``: draws of the fitted guide of a VAE with the same decoder, several a
+                datum (its means would be too close together).
             seed: of the mixture's own start.
         """
         if codes.dim() != 2 or codes.shape[1] != self.latent_dim:
             raise ValueError(f"codes [N, {self.latent_dim}] were expected, got {tuple(codes.shape)}")
         with importing():
             from sklearn import mixture
-        found = mixture.GaussianMixture(self.num_clusters, covariance_type="diag", n_init=5, random_state=seed)
+        found = mixture.GaussianMixture(self.num_clusters, covariance_type="diag", n_init=20, random_state=seed)
         found.fit(codes.detach().cpu().double().numpy())
         with torch.no_grad():
             self.logits.copy_(torch.from_numpy(found.weights_).log())
             self.loc.copy_(torch.from_numpy(found.means_))
             scale = torch.from_numpy(found.covariances_).sqrt().clamp(min=1e-2)
-            self.raw_scale.copy_(torch.expm1(scale).log() - SHIFT)
+            self.raw_scale.copy_(scale + (-torch.expm1(-scale)).log() - SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample y and z, and observe ``x``, ``[N, D]``; return z."""

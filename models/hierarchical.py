@@ -26,8 +26,8 @@ class HierarchicalVAE(nn.Module):
 
         z_l ~ N(loc_l(z_{l+1}, ..., zL), ...),   x ~ p(x | decoder(z1, ..., zL))
 
-    Guides: :class:`~pyrovae.guides.Hierarchical` (bottom-up), :class:`~pyrovae.guides.Ladder` (top-down). The KL of
-    each layer: :func:`pyrovae.rates`.
+    Guides: :class:`~pyrovae.guides.Hierarchical` (bottom-up), :class:`~pyrovae.guides.Ladder` (top-down). The
+    rate of each layer: :func:`pyrovae.rates`.
 
     Source: Rezende, Mohamed and Wierstra, "Stochastic backpropagation and approximate inference in deep generative
     models", 2014; Sonderby et al., "Ladder variational autoencoders", 2016; Maaloe et al., "BIVA", 2019, for the skips.
@@ -39,6 +39,7 @@ class HierarchicalVAE(nn.Module):
         decoder: network from the lowest layer to the likelihood's features.
         likelihood: turns those features into the distribution of x.
         skip: whether networks take all the layers above, side by side, the next one first.
+        num_data: of the whole set, for a prior with latents of its own, beside which a batch has to count for all data.
 
     Attributes:
         latent_dims: sizes of the layers that are known, from the lowest; the topmost is the prior's.
@@ -52,13 +53,14 @@ class HierarchicalVAE(nn.Module):
         decoder: Network | nn.Module,
         likelihood: Likelihood | nn.Module,
         skip: bool = False,
+        num_data: int | None = None,
     ) -> None:
         super().__init__()
         self.prior = as_prior(prior)
         self.transitions = nn.ModuleList(transitions)
         self.decoder = decoder
         self.likelihood = likelihood
-        self.skip = skip
+        self.skip, self.num_data = skip, num_data
         widths: list[Any] = [getattr(network, "out_features", None) for network in transitions]
         if not all(isinstance(width, int) and width % 2 == 0 for width in widths):
             raise ValueError(f"transitions must have an even number of out_features, got {widths}")
@@ -78,8 +80,9 @@ class HierarchicalVAE(nn.Module):
         """Sample every layer and observe ``x``, ``[N, D]``; return z1."""
         pyro.module("model", self)
         layers = len(self.latent_dims)
-        with pyro.plate("data", x.shape[0]):
-            above: list[Tensor] = [pyro.sample(f"z{layers}", self.prior())]
+        prior = self.prior()
+        with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
+            above: list[Tensor] = [pyro.sample(f"z{layers}", prior)]
             for layer in range(layers - 1, 0, -1):
                 above.insert(0, pyro.sample(f"z{layer}", self.conditional(layer, above)))
             pyro.sample("x", self.likelihood(self.decoder(self._seen(above))), obs=x)

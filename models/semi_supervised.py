@@ -39,6 +39,7 @@ class SemiSupervisedVAE(nn.Module):
         likelihood: turns those features into the distribution of x.
         num_classes: number of classes.
         learn_probabilities: whether the classes' probabilities are learned; otherwise all are alike.
+        num_data: of the whole set, for a prior with latents of its own, beside which a batch has to count for all data.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class SemiSupervisedVAE(nn.Module):
         likelihood: Likelihood | nn.Module,
         num_classes: int,
         learn_probabilities: bool = False,
+        num_data: int | None = None,
     ) -> None:
         super().__init__()
         self.prior = as_prior(prior)
         self.decoder = decoder
         self.likelihood = likelihood
+        self.num_data = num_data
         self.num_classes = at_least("num_classes", num_classes, 2)
         self.learn_probabilities = learn_probabilities
         self.class_logits: Tensor
@@ -65,9 +68,10 @@ class SemiSupervisedVAE(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Sample y and z, and observe ``x``, ``[N, D]``, and ``labels``, ``[N]``; return y, one-hot."""
         pyro.module("model", self)
-        with pyro.plate("data", x.shape[0]):
+        prior = self.prior()
+        with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
             y: Tensor = pyro.sample("y", dist.OneHotCategorical(logits=self.class_logits))
-            z = pyro.sample("z", self.prior())
+            z = pyro.sample("z", prior)
             pyro.sample("x", self.likelihood(self.decoder(z, y)), obs=x)
             pyro.sample("label", Reported(y), obs=labels)
         return y
@@ -76,7 +80,8 @@ class SemiSupervisedVAE(nn.Module):
 class Reported(dist.TorchDistribution):
     """What is reported of a class: the class itself, or nothing (-1), which says nothing of it.
 
-    A report is false with a probability of e^-80, so that no density is zero.
+    The density is that of the class given whether it is reported, which the model does not say anything of. A report is
+    false with a probability of e^-80, so that no density is zero. A draw reports every class.
 
     Args:
         y: the class, one-hot, ``[..., C]``.
@@ -102,6 +107,10 @@ class Reported(dist.TorchDistribution):
         """Return the class."""
         with torch.no_grad():
             return self.y.argmax(-1).expand(self._extended_shape(torch.Size(sample_shape)))
+
+    def as_observed(self, drawn: Tensor, data: Tensor) -> Tensor:
+        """Return draws that are missing where labels are."""
+        return torch.where(data == MISSING, data, drawn)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return 0 for a true report or none."""

@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -24,7 +25,7 @@ from pyrovae import models as model_catalogue
 from pyrovae import nn as nn_catalogue
 from pyrovae import objectives as objective_catalogue
 from pyrovae import priors as prior_catalogue
-from pyrovae.checks import writable_folder
+from pyrovae.checks import at_least, writable_folder
 from pyrovae.data import Data, Splits
 from pyrovae.evaluation import Evaluation, comparison, evaluate
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
@@ -65,8 +66,8 @@ def autoencoder(
 
     Where values are missing, likelihood and encoder are told so.
     """
-    with random_state(seed):
-        p_z, p_x = prior(latent_dim), likelihood()
+    with random_state(seed), _made_by_the_command_line():
+        p_z, p_x = prior(at_least("latent_dim", latent_dim, 1)), likelihood()
         model = VAE(
             prior=p_z,
             decoder=decoder(latent_dim, p_x.features(data.shape)),
@@ -77,6 +78,16 @@ def autoencoder(
         if isinstance(p_z, VampPrior):
             p_z.attach(made, data)
         return model, made
+
+
+@contextmanager
+def _made_by_the_command_line() -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:  # of a class that wants what there is no option for
+        raise ValueError(
+            f"a part cannot be made from options alone: {error}: make it in Python, or use another"
+        ) from None
 
 
 def _doubled(shape: Shape) -> Shape:
@@ -109,7 +120,8 @@ def fit_command(
 ) -> None:
     """Fit a variational autoencoder by SVI and save it.
 
-    The data are split at random into training, validation and test sets (the published test set where there is one).
+    The data are split at random: 7 in 10 for training, 1 for validation, 2 for testing (the published test set where
+    there is one). Where values are missing (--data.missing true), likelihood and encoder are told so.
     Under torchrun the processes share every batch.
 
     Args:
@@ -278,6 +290,7 @@ def compare_command(
         pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
         pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
     comparison_page(folder, fits, evaluations, table, shown, pictures, configuration=_text(folder / CONFIG))
+    print(f"{len(test)} test data, nats per datum:")
     print(formatted(table).to_string())
     print(f"wrote {folder / 'report.html'}")
 
@@ -317,7 +330,7 @@ class _Parser(ArgumentParser):
         text = " ".join(message.split())
         text = re.sub(
             r"Expected a dot import path string: (\S+)",
-            r"\1 is neither a name that `pyrovae list` shows nor an import path",
+            r"\1 is neither a name that fits here (`pyrovae list` shows all, --help those that fit) nor an import path",
             text,
         )
         print(

@@ -308,7 +308,12 @@ def _run(role: str, program: Program, batch: Batch, described: str) -> Any:
     try:
         return poutine.trace(program).get_trace(*batch)
     except Exception as error:
-        raise ValueError(f"the {role} fails on a batch of {described}: {type(error).__name__}: {error}") from error
+        hint = "" if all(t.is_floating_point() for t in batch) else " (networks take floating numbers: x.float())"
+        if any(t.is_floating_point() and bool(t.isnan().any()) for t in batch):
+            hint = " (the data hold NaN: an encoder that takes missing values is nn.Observed)"
+        raise ValueError(
+            f"the {role} fails on a batch of {described}{hint}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
@@ -330,6 +335,7 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         if site["is_observed"]:
             if not local:
                 raise ValueError(f"observed site {name!r} is outside the data plate {plate!r}: move it inside")
+            _same_events(name, site)
             observed.append(_observed(name, site, batch))
             continue
         inside = name not in guide_sites or plate in {frame.name for frame in data_frames(guide_sites[name])}
@@ -357,6 +363,17 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         subsampled=plate_size(model_trace, plate) != num_data,
         uneven=tuple(n for n in latents if _differ(model_sites[n]["scale"], guide_sites[n]["scale"])),
     )
+
+
+def _same_events(name: str, site: Site) -> None:
+    """Refuse a distribution that would be stretched over the columns of what it is to be the distribution of."""
+    expected, value = tuple(site["fn"].event_shape), site["value"]
+    found = tuple(value.shape[value.dim() - len(expected) :]) if expected else ()
+    if found != expected:
+        raise ValueError(
+            f"observed site {name!r} has data of {found} columns, but the model gives it a distribution of {expected}: "
+            "make the decoder as wide as the likelihood asks (likelihood.features(shape))"
+        )
 
 
 def _differ(one: Any, other: Any) -> bool:

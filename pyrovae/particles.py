@@ -227,9 +227,18 @@ def _check_support(layout: Layout, data: Data) -> None:
                 low, high = float(value[row].min()), float(value[row].max())
                 raise ValueError(
                     f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside "
-                    f"the likelihood's support {site.support}: rescale or binarise the data, or choose another "
-                    "likelihood"
+                    f"the likelihood's support {site.support}: {_advice(site.support, value[row])}"
                 )
+
+
+def _advice(support: Any, values: Tensor) -> str:
+    if bool(values.isnan().any()):
+        return "where values are missing, wrap the likelihood in likelihoods.Missing and the encoder in nn.Observed"
+    if getattr(_innermost(support), "upper_bound", None) is not None and support.is_discrete:
+        return "code categories and labels within these bounds, both included, or choose another likelihood"
+    if support.is_discrete and _innermost(support) is not constraints.boolean:
+        return "give whole numbers from there on, or choose another likelihood"
+    return "rescale or binarise the data, or choose another likelihood"
 
 
 def non_finite_site(model_trace: Any, guide_trace: Any) -> str:

@@ -130,7 +130,7 @@ def comparison_page(
         Section("Configuration", code=configuration),
     ]
     subtitle = f"{len(first)} test data, {first.num_particles} importance samples each, torch {torch.__version__}"
-    write_page(folder / "report.html", f"{len(fits)} guides compared", subtitle, sections)
+    write_page(folder / "report.html", f"{len(fits)} fits compared", subtitle, sections)
 
 
 def _html(table: pd.DataFrame) -> str:

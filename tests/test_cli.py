@@ -51,7 +51,7 @@ def test_guides_are_compared_by_objectives(tmp_path, capsys):
     assert status == 0
     assert "objectives is empty" in refused(capsys, "compare", *BITS, "--out", tmp_path / "d", "--objectives", "{}")
     message = refused(capsys, "fit", *BITS, "--out", tmp_path / "e", *FAST, "--guide", "Flow", "--objective", "DIPVAE")
-    assert "mean and variance of q(z | x)" in message
+    assert "mean and covariance of q(z | x)" in message
 
 
 def test_priors_and_likelihoods_that_need_more_are_given_it(tmp_path, capsys):

@@ -216,7 +216,7 @@ LIKELIHOODS = {
     "Poisson": likelihoods.Poisson,
     "NegativeBinomial": likelihoods.NegativeBinomial,
     "ZeroInflated": lambda: likelihoods.ZeroInflated(likelihoods.Poisson()),
-    "Multinomial": likelihoods.Multinomial,
+    "Multinomial": lambda: likelihoods.Multinomial(total_count=10),
     "Categorical likelihood": lambda: likelihoods.Categorical(2),
     "Ordinal": lambda: likelihoods.Ordinal(3),
     "DiscretisedLogistic": lambda: likelihoods.DiscretisedLogistic(levels=2, num_components=2),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SIGMAS, seeded
+from conftest import SIGMAS, make_vae, seeded
 from scipy import integrate
 
 from pyrovae import data, evaluate, fit, guides, likelihoods, models, nn, priors
@@ -62,6 +62,34 @@ def test_densities_integrate_to_one(name):
             lambda v: float(density.log_prob(torch.tensor([v]).double()).exp()), *CONTINUOUS[name][1], limit=200
         )
     assert total == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("logit", [0.0, 0.05, -0.2, 17.0, -50.0, 200.0])
+def test_a_continuous_bernoulli_is_normalised_however_large_its_logit(logit):
+    density = likelihoods.ContinuousBernoulli()(torch.tensor([logit])).base_dist
+    x = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    heights = (logit * x - math.log(math.expm1(logit) / logit) if logit else 0 * x).exp()  # e^(L x) over its integral
+    found = density.log_prob(x.float()[:, None])[:, 0].double().exp()
+    torch.testing.assert_close(found, heights, rtol=2e-4, atol=1e-5)
+    assert float(density.mean) == pytest.approx(float((x * heights).mean()), abs=1e-3)
+
+
+def test_a_grade_far_from_its_feature_is_as_unlikely_as_it_is_and_has_its_gradient():
+    likelihood = likelihoods.Ordinal(5)
+    feature = torch.tensor([-40.0], requires_grad=True)
+    found = likelihood(feature).log_prob(torch.tensor([4.0]))
+    (grad,) = torch.autograd.grad(found.sum(), feature)
+    assert float(found.detach()) == pytest.approx(float(-40 - likelihood.cuts[-1].detach()), abs=1e-4)
+    assert float(grad) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_negative_binomial_of_next_to_no_overdispersion_is_a_poisson():
+    likelihood = likelihoods.NegativeBinomial()
+    with torch.no_grad():
+        likelihood.raw_dispersion.fill_(1e6)
+        found = likelihood(torch.tensor([5.0])).log_prob(torch.tensor([4.0]))
+        expected = likelihoods.Poisson()(torch.tensor([5.0])).log_prob(torch.tensor([4.0]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", DISCRETE)
@@ -215,3 +243,30 @@ def test_a_table_with_holes_is_fitted_by_what_is_there():
 def test_a_decoder_of_the_wrong_width_is_told_how_wide_it_has_to_be():
     with pytest.raises(ValueError, match="takes 2 features a column, got 7 in all"):
         likelihoods.HeteroscedasticGaussian()(torch.zeros(2, 7))
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_a_decoder_of_the_wrong_width_is_not_stretched_over_the_columns(width):
+    decoder, encoder = seeded(lambda: (nn.MLP(2, width, hidden=()), nn.MLP(6, 8, hidden=())))
+    model = models.VAE(prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihoods.Bernoulli())
+    guide = seeded(lambda: guides.MeanField(encoder, 2))
+    with pytest.raises(ValueError, match=rf"has data of \(6,\) columns, but .* of \({width},\)"):
+        fit(model, guide, torch.zeros(9, 6), epochs=1, progress=False)
+
+
+def test_what_networks_cannot_take_is_hinted_at():
+    model, guide = make_vae()
+    with pytest.raises(ValueError, match=r"networks take floating numbers: x\.float\(\)"):
+        fit(model, guide, torch.zeros(9, 12, dtype=torch.int64), epochs=1, progress=False)
+    with pytest.raises(ValueError, match="missing values is"):
+        fit(
+            model,
+            guide,
+            data.Data(torch.tensor([[torch.nan] + [0.0] * 11] * 9), missing=True),
+            epochs=1,
+            progress=False,
+        )
+    with pytest.raises(ValueError, match="validation_data: the guide fails"):
+        fit(model, guide, torch.zeros(9, 12), validation_data=torch.zeros(9, 11), epochs=1, progress=False)
+    with pytest.raises(ValueError, match="latent_dim must be a whole number of at least 1, got 0"):
+        guides.MeanField(guide.encoder, 0)

@@ -620,3 +620,47 @@ def test_prior_of_any_kind_for_samples_alone():
     for objective in (objectives.MMD(), adversaries()["AdversarialAutoencoder"]()):
         fitted = fit(model, guide, bits(40), steps=20, objective=objective, progress=False)
         assert fitted.history["loss"].notna().all()
+
+
+def test_a_guides_own_correlations_count_in_the_covariance_of_the_aggregate_posterior():
+    """q(z | x) = N(0, [[1, .9], [.9, 1]]) for every x: 100 * 2 * 0.81 = 162 a datum, exactly."""
+
+    def correlated(x):
+        with pyro.plate("data", len(x)):
+            covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]]).expand(len(x), 2, 2)
+            pyro.sample("z", dist.MultivariateNormal(x.new_zeros(len(x), 2), covariance))
+
+    model, x = seeded(lambda: models.LinearGaussian(2, 5)), torch.randn(30, 5)
+    losses = [
+        seeded(lambda w=w: objectives.DIPVAE(off_diagonal=w, diagonal=0.0).loss(model, correlated, x))
+        for w in (0.0, 100.0)
+    ]
+    assert (losses[1] - losses[0]) / 30 == pytest.approx(162, rel=1e-4)
+
+
+def test_renyi_bounds_near_one_are_next_to_the_elbo():
+    model, guide, x = pair(400)
+    values = [
+        seeded(lambda a=a: objectives.Renyi(a, 5).loss(model.float(), guide.float(), x.float())) / 400
+        for a in (1.0, 1 - 2e-6, 1 - 1e-4)
+    ]
+    assert values[1] == pytest.approx(values[0], abs=1e-4)
+    assert values[2] == pytest.approx(values[0], abs=1e-3)
+
+
+def test_dreams_have_the_holes_of_the_data():
+    """A classifier whose labels are all missing learns from dreams, which are unlabelled too."""
+    model = models.SemiSupervisedVAE(
+        prior=priors.StandardNormal(2), decoder=nn.MLP(2 + 3, 6), num_classes=3,
+        likelihood=likelihoods.Missing(likelihoods.Gaussian()),
+    )  # fmt: skip
+    latent = guides.MeanField(nn.Observed(nn.MLP(12 + 3, 8)), 2)
+    guide = guides.ClassConditional(nn.Observed(nn.MLP(12, 8)), latent, 3)
+    x, labels = torch.randn(40, 6), torch.full((40,), -1)
+    x[:, ::2] = torch.nan
+    seen = []
+    guide.classifier.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].isnan().float().mean()))
+    loss = objectives.WakeSleep(2, sleep=1.0).differentiable_loss(model, guide, x, labels)
+    (grad,) = torch.autograd.grad(loss, [guide.head.weight])
+    assert float(grad.abs().max()) > 0
+    assert all(float(share) == 0.5 for share in seen)

@@ -223,6 +223,18 @@ def test_codes_given_those_before_them_add_up_to_one_and_learn_their_dependence(
         seeded(lambda: priors.Autoregressive(3, 4))().expand([1]).log_prob(torch.tensor([[0.0, 4.0, 1.0]]))
 
 
+def test_hyperpriors_are_drawn_once_whatever_the_model():
+    prior = priors.Hierarchical(
+        lambda s: dist.Normal(torch.zeros(2), s).to_event(1), {"s": dist.HalfNormal(torch.ones(2)).to_event(1)}
+    )
+    parts = {"prior": prior, "likelihood": likelihoods.Bernoulli(), "num_data": 50}
+    model = models.ConditionalVAE(**parts, decoder=nn.MLP(2 + 3, D))
+    batch = bits(10, D), torch.zeros(10, 3)
+    guide = guides.WithGlobals.of(guides.MeanField(nn.MLP(D + 3, 8), 2), model, *batch)
+    assert guide.sites == (("prior.s", (2,), "positive"),)
+    fit(model, guide, batch, epochs=2, progress=False)
+
+
 def test_a_gaussian_process_is_smooth_and_has_unit_variance():
     prior = priors.GaussianProcess([0.0, 1.0, 2.0, 8.0], num_codes=2, length=3.0)
     covariance = prior().covariance_matrix.detach()
@@ -284,6 +296,8 @@ def test_the_two_checks_of_a_prior():
     assert (same["pvalue"] > 1e-4).all()  # the exact posterior's aggregate is the prior
     moved = prior_against_posterior(model, guide, x + 4, progress=False)
     assert moved["pvalue"].min() < 1e-6
+    with pytest.raises(ValueError, match="'log' is not a finite number"):
+        prior_predictive_check(model, guide, x, {"log": lambda x: x.log().sum()}, **options)
     with pytest.raises(ValueError, match="statistics is empty"):
         prior_predictive_check(model, guide, x, {})
     with pytest.raises(ValueError, match="is not observed"):

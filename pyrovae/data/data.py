@@ -147,6 +147,17 @@ class Data:
         other._draw_once(Static(seed=seed))
         return other
 
+    def labelled(self, known: Tensor | None = None) -> "Data":
+        """Return the set with its labels as a second tensor of every batch, as semi-supervised models take them.
+
+        Args:
+            known: which labels may be seen, ``[N]`` of bool; the others become -1. None: all.
+        """
+        if self.labels is None:
+            raise ValueError("the set has no labels")
+        labels = self.labels if known is None else torch.where(known.to(self.labels.device), self.labels, -1)
+        return self._copy((*self.tensors, labels), self.labels)
+
     def splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
         """Split at random into train, validation and test sets.
 

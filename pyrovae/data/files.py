@@ -100,7 +100,8 @@ class CSV(Data):
                 row = int(column.isna().to_numpy().argmax())
                 raise ValueError(
                     f"column {name!r} of {path!r} lacks a value in row {row} ({int(column.isna().sum())} in all): "
-                    "drop or impute them first, or say missing=True and use likelihoods.Missing"
+                    "drop or impute them first, or say missing=True (--data.missing true) and use likelihoods.Missing, "
+                    "which the command line does by itself"
                 )
         values = table.to_numpy(np.float64)
         if standardise:

@@ -69,7 +69,10 @@ class MNIST(Data):
     def _download(self, root: Path) -> None:
         from torchvision import datasets
 
-        getattr(datasets, self.folder)(str(root), download=True)
+        try:
+            getattr(datasets, self.folder)(str(root), download=True)
+        except (RuntimeError, OSError) as error:  # no server answers
+            raise ValueError(f"{self.folder} cannot be downloaded: {' '.join(str(error).split())}") from None
 
 
 class FashionMNIST(MNIST):

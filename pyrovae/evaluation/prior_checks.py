@@ -73,10 +73,17 @@ def prior_predictive_check(
                 seen.append(part.observed[name])
         drawn = [torch.cat(own) for own in parts.values()]
     sets, observed = torch.cat(drawn, dim=1), torch.cat(seen)
+    if observed.is_floating_point():  # what is missing of the data is missing of the sets
+        sets = torch.where(observed.isnan(), torch.nan, sets)
     rows = {}
     for label, statistic in statistics.items():
         value = float(statistic(observed))
         simulated = np.array([float(statistic(one)) for one in sets])
+        if not (np.isfinite(value) and np.isfinite(simulated).all()):
+            raise ValueError(
+                f"the statistic {label!r} is not a finite number (of the data: {value}): use one that is, and that "
+                "leaves NaN out, such as torch.nanmean, where values are missing"
+            )
         above = (1 + (simulated >= value).sum(), 1 + (simulated <= value).sum())
         pvalue = min(1.0, 2 * min(above) / (num_sets + 1))
         rows[label] = {"observed": value, "mean": simulated.mean(), "sd": simulated.std(ddof=1), "pvalue": pvalue}
@@ -123,7 +130,7 @@ def prior_against_posterior(
                 kept.setdefault(name, []).append(pair)
     rows = {}
     for name, pairs in kept.items():
-        q, p = (torch.cat([pair[i] for pair in pairs]).flatten(1).double().numpy() for i in (0, 1))
+        q, p = (_rows(torch.cat([pair[i] for pair in pairs])) for i in (0, 1))
         for d in range(q.shape[1]):
             test = stats.ks_2samp(q[:, d], p[:, d])
             rows[f"{name}[{d}]" if q.shape[1] > 1 else name] = {
@@ -135,3 +142,7 @@ def prior_against_posterior(
                 "pvalue": float(test.pvalue),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("latent")
+
+
+def _rows(values: Tensor) -> np.ndarray:
+    return np.asarray(values.reshape(len(values), -1).double().numpy())

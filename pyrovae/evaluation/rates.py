@@ -24,8 +24,10 @@ def rates(
 ) -> pd.DataFrame:
     """Return E_q[log q(z_l | ...) - log p(z_l | ...)] of every latent site, in nats per datum.
 
-    In a model of layers it is the KL of each layer given those it depends on; all of them add up to the whole KL, and
-    the reconstruction less that is the ELBO. A layer next to zero is not used.
+    All of them add up to the whole KL, and the reconstruction less that is the ELBO. With a guide that samples the
+    layers in the model's order, from the top (``guides.Ladder``), each is the KL of that layer given those above, and
+    one next to zero is not used. With another order (``guides.Hierarchical``, ``guides.Clustered``) the sum alone is a
+    KL: what one site is charged another is credited, and a single rate may be negative.
 
     Source: Sonderby et al., "Ladder variational autoencoders", 2016, figure 4.
 

@@ -2,6 +2,7 @@
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae.checks import at_least
@@ -53,7 +54,20 @@ class Ordinal(Likelihood):
 
 
 class OrderedGrades(dist.OrderedLogistic):
-    """Ordered logistic distribution with a mean, for its categories are numbers."""
+    """Ordered logistic distribution with a mean, for its categories are numbers, and a density right far out."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log P(grade): sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a-b)) of the cuts around."""
+        if self._validate_args:
+            self._validate_sample(value)
+        predictor, grade = torch.broadcast_tensors(self.predictor, value.long())
+        last = self.cutpoints.shape[-1]
+        first, final = grade == 0, grade == last
+        cuts = self.cutpoints.expand(*grade.shape, last)
+        below, above = (cuts.gather(-1, k.clamp(0, last - 1)[..., None])[..., 0] for k in (grade - 1, grade))
+        inner = torch.where(first | final, 0.0, (-torch.expm1(torch.where(first | final, -1.0, below - above))).log())
+        upper = torch.where(final, 0.0, F.logsigmoid(above - predictor))
+        return upper + torch.where(first, 0.0, F.logsigmoid(predictor - below)) + inner
 
     @property
     def mean(self) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -36,7 +37,19 @@ class NegativeBinomial(Likelihood):
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every count."""
         dispersion = positive(self.raw_dispersion)
-        return dist.NegativeBinomial(dispersion, logits=positive(features).log() - dispersion.log())
+        return Overdispersed(dispersion, logits=positive(features).log() - dispersion.log())
+
+
+class Overdispersed(dist.NegativeBinomial):
+    """Negative binomial distribution whose gamma functions are taken in double precision, where r is large."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability."""
+        if self._validate_args:
+            self._validate_sample(value)
+        r, x, logits = self.total_count.double(), value.double(), self.logits.double()
+        orders = torch.lgamma(r + x) - torch.lgamma(1 + x) - torch.lgamma(r)
+        return (orders + r * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
 
 
 class ZeroInflated(Likelihood):
@@ -106,11 +119,14 @@ class Counts(dist.TorchDistribution):
 class Multinomial(Likelihood):
     """x ~ Multinomial(n, softmax(features)), n being each datum's own total: compositions, words of a document.
 
+    The density is that of x given its total. A draw knows no datum: it has ``total_count``, so that predictive checks
+    and dreams are of data with that total.
+
     Args:
-        total_count: n of draws; the density takes that of the datum.
+        total_count: n of draws and of the mean.
     """
 
-    def __init__(self, *, total_count: int = 100) -> None:
+    def __init__(self, *, total_count: int) -> None:
         super().__init__()
         self.total_count = at_least("total_count", total_count, 1)
 

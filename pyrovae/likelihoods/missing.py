@@ -79,6 +79,10 @@ class PartlyObserved(TorchDistribution):
         """Draw every value, missing or not, with a gradient."""
         return self.base_dist.rsample(torch.Size(sample_shape))
 
+    def as_observed(self, drawn: Tensor, data: Tensor) -> Tensor:
+        """Return draws with the holes of data."""
+        return torch.where(data.isnan(), data, drawn)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of what is observed, 0 elsewhere."""
         observed = ~value.isnan() if self.mask_of is None else self.mask_of

@@ -61,4 +61,5 @@ def positive(raw: Tensor) -> Tensor:
 
 def raw_positive(scale: float) -> float:
     """Return the real number that :func:`positive` maps to ``scale``, above 1e-5."""
-    return math.log(math.expm1(scale - LEAST)) - SHIFT
+    above = scale - LEAST
+    return above + math.log(-math.expm1(-above)) - SHIFT

@@ -117,6 +117,8 @@ class AdversarialAutoencoder(Adversarial):
     In place of the KL, q(z) is driven to where D takes it for p(z): any prior that can be sampled will do. It is no
     bound, and the guide may be of any family: its density is not used.
 
+    A learned prior gets no gradient, for its density is not used; one whose draws have none stays as it is.
+
     Source: Makhzani, Shlens, Jaitly, Goodfellow and Frey, "Adversarial autoencoders", 2016.
 
     Args:

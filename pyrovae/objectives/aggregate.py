@@ -1,6 +1,7 @@
 """Regularisers on the aggregate posterior q(z) = mean over data of q(z | x), estimated from a batch."""
 
 import math
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -65,6 +66,7 @@ class BetaTCVAE(Objective):
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse a guide whose latents are not independent given x."""
+        _one_site("BetaTCVAE", layout)
         for name in layout.latents:
             try:
                 factors(guide_trace.nodes[name]["fn"])
@@ -84,7 +86,8 @@ class MMD(Objective):
     With b = 0, the Wasserstein autoencoder (WAE-MMD); InfoVAE with information weight a has b = 1 - a, l = a + l' - 1.
     The prior need only be sampled. The kernel is a sum of inverse multiquadratics, C / (C + |z - z'|^2) for C around
     2 D. MMD^2 is estimated without bias from a draw of each datum and as many draws of the prior, and multiplied by the
-    number of data, so that l weighs it against nats per datum. It is no bound.
+    number of data, so that l weighs it against nats per datum. It is no bound. With b = 0 the prior's density is not
+    used: a learned one whose draws carry no gradient (a mixture, a VampPrior) stays as it is.
 
     Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon,
     "InfoVAE: balancing learning and inference in variational autoencoders", 2019.
@@ -138,12 +141,12 @@ class DIPVAE(Objective):
         """Return the objective, summed over the data that the batch stands for."""
         drawn = self.draw(model, guide, batch, known)
         n = len(batch[0])
-        fns = [drawn.flat.nodes[name]["fn"] for name in known.layout.latents]
-        means = torch.cat([fn.mean.reshape(n, -1) for fn in fns], dim=1)
-        centred = means - means.mean(0)
+        (name,) = known.layout.latents
+        fn = drawn.flat.nodes[name]["fn"]
+        centred = fn.mean - fn.mean.mean(0)
         covariance = centred.T @ centred / n
         if self.variances:
-            covariance = covariance + torch.cat([fn.variance.reshape(n, -1) for fn in fns], dim=1).mean(0).diag()
+            covariance = covariance + _covariance(fn).mean(0)
         off = covariance.square().sum() - covariance.diagonal().square().sum()
         away = (covariance.diagonal() - 1).square().sum()
         penalty = self.weight("off_diagonal") * off + self.weight("diagonal") * away
@@ -151,17 +154,40 @@ class DIPVAE(Objective):
         return drawn.scale * ((reconstruction(drawn) - kl).sum() - n * penalty)
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse a guide whose mean or variance has no closed form."""
-        for name in layout.latents:
-            fn = guide_trace.nodes[name]["fn"]
-            try:
-                moments = fn.mean, fn.variance
-            except NotImplementedError:
-                raise ValueError(
-                    f"DIPVAE needs the mean and variance of q(z | x), which the {type(fn).__name__} of site {name!r} "
-                    "does not have in closed form: use a Gaussian guide"
-                ) from None
-            del moments
+        """Refuse a guide whose mean or covariance has no closed form."""
+        _one_site("DIPVAE", layout)
+        (name,) = layout.latents
+        fn = guide_trace.nodes[name]["fn"]
+        try:
+            known = fn.event_dim == 1 and fn.mean.dim() == 2 and _covariance(fn).dim() == 3
+        except NotImplementedError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"DIPVAE needs the mean and covariance of q(z | x), which the {type(fn).__name__} of site {name!r} "
+                "does not have in closed form: use a Gaussian guide of vectors"
+            )
+
+
+def _one_site(named: str, layout: Layout) -> None:
+    if len(layout.latents) > 1:
+        raise ValueError(
+            f"{named} is of one latent site, and the pair has {', '.join(layout.latents)}: use an objective "
+            "without the aggregate posterior's correlations, or put the latents into one site"
+        )
+
+
+def _covariance(fn: Any) -> Tensor:
+    """Return the covariance matrices of a batch of distributions of vectors, ``[N, D, D]``.
+
+    Raises:
+        NotImplementedError: where they have no closed form.
+    """
+    if hasattr(fn, "covariance_matrix"):
+        found: Tensor = fn.covariance_matrix
+        return found
+    factors(fn)  # raises where the latents are not independent
+    return torch.diag_embed(fn.variance)
 
 
 def from_prior(model: Program, batch: Batch) -> Trace:

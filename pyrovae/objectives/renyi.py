@@ -35,9 +35,13 @@ class Renyi(Objective):
         """Return the objective, summed over the data that the batch stands for."""
         drawn = self.draw(model, guide, batch, known)
         log_weights, power = drawn.log_weights, 1 - self.alpha
-        if abs(power) < 1e-6:
-            return drawn.scale * log_weights.mean(0).sum()
-        return drawn.scale * (grouped(power * log_weights, 1) / power).sum()
+        mean = log_weights.mean(0)
+        if power == 0:
+            return drawn.scale * mean.sum()
+        apart = power * (log_weights - mean)
+        near = apart.abs().amax(0) < 0.1  # where the logarithm of a mean of exponentials would cancel
+        close = torch.where(near, apart, torch.zeros_like(apart)).expm1().mean(0).log1p() / power
+        return drawn.scale * torch.where(near, mean + close, grouped(power * log_weights, 1) / power).sum()
 
 
 class Chi(Objective):

@@ -1,5 +1,7 @@
 """Reweighted wake-sleep."""
 
+from typing import Any
+
 import pyro
 import torch
 from pyro import poutine
@@ -20,6 +22,9 @@ class WakeSleep(Objective):
         wake theta:  gradient of sum_k v_k log p(x, z_k)      (that of the importance-weighted bound)
         wake phi:    gradient of sum_k v_k log q(z_k | x)
         sleep phi:   gradient of log q(z | x) on dreams
+
+    Where values of the data are missing, so they are in the dreams. Wake phi's gradient is biased, towards zero and of
+    order 1/K, strongly so where q misses the posterior; wake theta's is that of a bound, sleep phi's is unbiased.
 
     No latent has to be reparametrised. The loss is the importance-weighted bound's; what the guide follows is the
     gradient of another function. KL(p || q) is what it lowers, so a guide covers more than the posterior, not less.
@@ -63,7 +68,8 @@ class WakeSleep(Objective):
             seen = list(batch)
             for site in known.layout.observed:
                 assert site.source is not None
-                seen[site.source] = dream.nodes[site.name]["value"].to(batch[site.source].dtype)
+                node, data = dream.nodes[site.name], batch[site.source]
+                seen[site.source] = _as_observed(node["fn"], node["value"].to(data.dtype), data)
             given = poutine.Trace()
             for name, drawn_site in sample_sites(dream):
                 if name in known.layout.latents:
@@ -90,3 +96,11 @@ class WakeSleep(Objective):
                         f"sleep needs dreams in the place of data, but observed site {site.name!r} is not a tensor of "
                         "the batch as it is: use sleep=0"
                     )
+
+
+def _as_observed(fn: Any, dream: Tensor, data: Tensor) -> Tensor:
+    """Return a dream in which is missing what is missing of the data, where the likelihood has a way to say so."""
+    while not hasattr(fn, "as_observed") and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    found: Tensor = fn.as_observed(dream, data) if hasattr(fn, "as_observed") else dream
+    return found

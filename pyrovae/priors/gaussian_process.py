@@ -40,7 +40,9 @@ class GaussianProcess(Prior):
         super().__init__()
         self.times = list(map(float, range(times) if isinstance(times, int) else times))
         self.num_codes, self.length = at_least("num_codes", num_codes, 1), positive("length", length)
-        self.noise = positive("noise", noise)
+        if not 0 < noise < 1:
+            raise ValueError(f"noise is a share of the variance, between 0 and 1, got {noise!r}")
+        self.noise = noise
         self.latent_dim = self.num_codes * len(self.times)
         self.register_buffer("grid", torch.tensor(self.times), persistent=False)
         self.raw_length = nn.Parameter(torch.full((num_codes,), raw_positive(length)))

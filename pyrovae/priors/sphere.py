@@ -123,10 +123,10 @@ class PowerSpherical(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         size, k = self.event_shape[0], self.concentration
-        alpha, beta = 0.5 * (size - 1) + k, 0.5 * (size - 1)
-        constant = (
-            -(alpha + beta) * math.log(2) + torch.lgamma(alpha + beta) - torch.lgamma(alpha) - beta * math.log(math.pi)
-        )
+        beta = 0.5 * (size - 1)
+        alpha = k.double() + beta  # differences of gamma functions cancel in single precision
+        gammas = torch.lgamma(alpha + beta) - torch.lgamma(alpha)
+        constant = (gammas - (alpha + beta) * math.log(2) - beta * math.log(math.pi)).to(k.dtype)
         # exactly on the far side the density is 0: a floor keeps its logarithm finite
         cosine = (self.loc * value).sum(-1).clamp(min=-1 + 1e-6)
         return constant + k * cosine.log1p()

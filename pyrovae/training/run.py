@@ -101,7 +101,10 @@ class Run:
         with modes(self.pair.modules.values(), training=False), torch.no_grad(), Restore(self.pending):
             self.layout = read(self.pair, self.data)
             if self.validation is not None:
-                read(self.pair, self.validation)
+                try:
+                    read(self.pair, self.validation)
+                except ValueError as error:
+                    raise ValueError(f"validation_data: {error}") from error
         if self.layout.uneven:
             raise ValueError(
                 f"latent site {self.layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
