@@ -412,7 +412,7 @@ def test_every_pair_of_guide_and_objective_fits_or_says_why_not(name, objective,
     before = {n: p.detach().clone() for m in (model, guide) for n, p in m.named_parameters() if p.requires_grad}
 
     def run():
-        return fit(model, guide, x, steps=30, batch_size=24, lr=1e-2, objective=seeded(made), progress=False)
+        return fit(model, guide, x, steps=20, batch_size=24, lr=1e-2, objective=seeded(made), progress=False)
 
     reason = refusal(name, objective)
     if reason is not None:

@@ -252,7 +252,7 @@ def test_a_bayesian_decoder_recovers_its_weights_with_their_uncertainty(tmp_path
     for size in (50, 800):
         x = seeded(lambda: 2 * torch.randn(size, 1) + 1 + 0.5 * torch.randn(size, 1), seed=size)  # noqa: B023
         model, guide = bayesian(size)
-        fitted = fit(model, guide, x, steps=3000, batch_size=50, lr=lambda step: 0.02 * 0.9985**step, progress=False)
+        fitted = fit(model, guide, x, steps=2000, batch_size=50, lr=lambda step: 0.03 * 0.998**step, progress=False)
         shift = guide.posterior("decoder.shift")
         found[size] = float(shift.stddev.detach())
         assert abs(float(shift.mean.detach()) - float(x.mean())) < 4 * found[size] + 0.02
