@@ -1,6 +1,6 @@
 """Which digits belong together, with no label seen? Ten clusters of handwritten digits, beside k-means.
 
-    y ~ Categorical(pi),   z ~ N(loc_y, diag(scale_y^2)),   x ~ ContinuousBernoulli(decoder(z)),   q(z | x) p(y | z)
+    y ~ Categorical(pi),   z ~ N(loc_y, diag(scale_y^2)),   x ~ N(decoder(z), 0.15^2),   q(z | x) p(y | z)
 
 A plain VAE is fitted first, its KL annealed; the clusters start from a Gaussian mixture of its codes. Scored against
 the labels of held-out digits by the adjusted Rand index (0 is chance) and normalised mutual information.
@@ -31,7 +31,7 @@ def main(steps=3000, seeds=3):
             num_clusters=CLUSTERS,
             latent_dim=LATENT,
             decoder=nn.MLP(LATENT, 64),
-            likelihood=likelihoods.ContinuousBernoulli(),
+            likelihood=likelihoods.Gaussian(fixed=0.15),
         )
         guide = guides.Clustered(guides.MeanField(nn.MLP(64, 128), LATENT), model)
         plain = models.VAE(prior=priors.StandardNormal(LATENT), decoder=model.decoder, likelihood=model.likelihood)
