@@ -37,6 +37,7 @@ class SplineCoupling(Flow):
         support: of the latent, a constraint of torch or its name, to which the flow is mapped; None is the real line.
 
     Example:
+        >>> import torch
         >>> from pyrovae import nn
         >>> q = SplineCoupling(nn.MLP(64, 32), 3).posterior(torch.zeros(5, 64))
         >>> q.log_prob(q.sample()).shape

@@ -422,14 +422,16 @@ def counting():
 
 def leaving():
     """Computes with numpy, which no graph sees."""
+
+    def weighed(program):
+        def outside(x):
+            with poutine.scale(scale=float(x.detach().numpy().mean())):
+                return program(x)
+
+        return outside
+
     model, guide = make_vae()
-
-    def outside(x):
-        weight = float(x.detach().numpy().mean())
-        with poutine.scale(scale=weight):
-            return model(x)
-
-    return outside, guide
+    return weighed(model), weighed(guide)
 
 
 UNTRACEABLE = {

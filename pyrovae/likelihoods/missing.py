@@ -115,8 +115,8 @@ class Missing(nn.Module):
     Example:
         >>> from pyrovae import likelihoods
         >>> x = torch.tensor([[0.0, torch.nan]])
-        >>> Missing(likelihoods.Gaussian())(torch.zeros(1, 2)).log_prob(x)
-        tensor([-0.9190], grad_fn=<SumBackward1>)
+        >>> Missing(likelihoods.Gaussian(fixed=1.0))(torch.zeros(1, 2)).log_prob(x)
+        tensor([-0.9189])
     """
 
     def __init__(self, likelihood: nn.Module) -> None:
