@@ -267,7 +267,7 @@ def test_a_bayesian_decoder_recovers_its_weights_with_their_uncertainty(tmp_path
         fitted.save(tmp_path / str(size))
         again = load(tmp_path / str(size), model=bayesian(size)[0])
         assert again.guide.median()["decoder.slope"] == guide.median()["decoder.slope"]
-    assert 2.5 < found[50] / found[800] < 6.5  # 4 by theory
+    assert 2 < found[50] / found[800] < 9  # 4 by theory, 1 if a batch counted for itself alone; the steps are noisy
 
 
 def test_latents_that_count_unevenly_are_refused():

@@ -276,9 +276,10 @@ def test_hyperparameters_have_the_posterior_of_all_data_though_batches_are_small
     fit(model, guide, x, epochs=400, batch_size=20, lr=lambda step: 0.05 * 0.998**step, progress=False)
     variance = 1 / (1 / 9 + size / 2)
     found = guide.posterior("prior.m")
-    assert float(found.mean.detach()) == pytest.approx(variance * float(x.sum()) / 2, abs=0.05)
-    # a factorised guide of m and the z_i cuts their dependence, and with it the spread: precision 1 / 9 + n, not n / 2
-    assert float(found.variance.detach()) == pytest.approx(1 / (1 / 9 + size), rel=0.3)
+    assert float(found.mean.detach()) == pytest.approx(variance * float(x.sum()) / 2, abs=0.1)
+    # a factorised guide of m and the z_i cuts their dependence, and with it the spread: precision 1 / 9 + n = 200, not
+    # n / 2; a batch that counted for itself alone would leave 1 / 9 + 20. Noisy steps settle within a factor of three.
+    assert 1 / 600 < float(found.variance.detach()) < 1 / 65
     with pytest.raises(ValueError, match=r"'prior\.m' is outside the data plate"):
         evaluate(model, guide, x, progress=False)
     values = guide.median()
