@@ -155,8 +155,9 @@ def test_classes_are_summed_out_to_the_log_evidence():
     )
     result = evaluate(model, guide, (x, labels), num_particles=20_000, progress=False)
     assert ((result.log_evidence - expected).abs() < 5 * result.log_evidence_se + 1e-6).all()  # below 4e-6
-    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x, labels)
-    assert -loss <= float(expected.sum())
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    bounds = -torch.tensor([elbo.loss(model, guide, x, labels) for _ in range(400)])
+    assert bounds.mean() < expected.sum() + SIGMAS * bounds.std() / 400**0.5  # false alarm below 4e-5
 
 
 def blobs(size, num_classes=3):
