@@ -6,16 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-    from pyrovae.arviz import elpd, to_arviz
+    from pyrovae.arviz import elpd, hmc, to_arviz
     from pyrovae.evaluation import (
+        Annealing,
         Evaluation,
+        Evidence,
+        Gaps,
+        Sandwich,
+        ais,
+        bdmc,
         compare,
         comparison,
         evaluate,
+        evidence,
+        gaps,
+        guide_error,
         pareto_khat,
         prior_against_posterior,
         prior_predictive_check,
         rates,
+        worst,
     )
     from pyrovae.pair import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
@@ -28,16 +38,26 @@ except PackageNotFoundError:  # an uninstalled checkout
 
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
 _NAMES = {
+    "Annealing": "evaluation",
     "Evaluation": "evaluation",
+    "Evidence": "evaluation",
     "Fit": "training",
     "FitError": "training",
     "FitInterrupted": "training",
+    "Gaps": "evaluation",
+    "Sandwich": "evaluation",
+    "ais": "evaluation",
+    "bdmc": "evaluation",
     "compare": "evaluation",
     "comparison": "evaluation",
     "elpd": "arviz",
     "evaluate": "evaluation",
+    "evidence": "evaluation",
     "fit": "training",
+    "gaps": "evaluation",
     "given": "pair",
+    "guide_error": "evaluation",
+    "hmc": "arviz",
     "load": "training",
     "log_weights": "weights",
     "pareto_khat": "evaluation",
@@ -45,21 +65,32 @@ _NAMES = {
     "prior_predictive_check": "evaluation",
     "rates": "evaluation",
     "to_arviz": "arviz",
+    "worst": "evaluation",
 }
 
 __all__ = [
+    "Annealing",
     "Evaluation",
+    "Evidence",
     "Fit",
     "FitError",
     "FitInterrupted",
+    "Gaps",
+    "Sandwich",
+    "ais",
+    "bdmc",
     "compare",
     "comparison",
     "data",
     "elpd",
     "evaluate",
+    "evidence",
     "fit",
+    "gaps",
     "given",
+    "guide_error",
     "guides",
+    "hmc",
     "likelihoods",
     "load",
     "log_weights",
@@ -73,6 +104,7 @@ __all__ = [
     "priors",
     "rates",
     "to_arviz",
+    "worst",
 ]
 
 

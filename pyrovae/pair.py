@@ -93,6 +93,11 @@ def data_frames(site: Site) -> list[Any]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
+def outer_plates(site: Site) -> list[str]:
+    """Return the names of the plates left of the data plate, from the left."""
+    return [str(frame.name) for frame in sorted(data_frames(site), key=lambda frame: frame.dim) if frame.dim < -1]
+
+
 def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
     """Iterate over a trace's sample sites, subsampling and deterministic sites left out."""
     for name, site in trace.nodes.items():

@@ -162,7 +162,7 @@ class Weigher:
     def _compile(self, key: Any, batch: tuple[Tensor, ...], repeats: int) -> None:
         """Compile a chunk, with its random numbers as inputs."""
         modules = list(self.asked.pair.modules.values())
-        self._state = self._state or _state(modules)
+        self._state = self._state or program_state(modules)
         state, held, taken = self._state, len(self._state.leaves), len(batch)
         draws: list[Draw] = []
 
@@ -240,7 +240,7 @@ class Weigher:
             tqdm.write(line)
 
 
-def _state(modules: list[torch.nn.Module]) -> State:
+def program_state(modules: list[torch.nn.Module]) -> State:
     """Return what the programs read: their modules' tensors, and the bare parameters in the store."""
     owned = {id(p) for module in modules for p in module.parameters()}
     store = pyro.get_param_store().get_state()

@@ -1,8 +1,12 @@
 """Questions asked of a pair: per datum, in nats, with standard errors."""
 
+from pyrovae.evaluation.ais import Annealing, Sandwich, ais, bdmc
 from pyrovae.evaluation.compare import compare, comparison, programs
 from pyrovae.evaluation.draws import GROUPS, Draws, draw
-from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, weigh
+from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, weigh, worst
+from pyrovae.evaluation.evidence import Evidence, evidence
+from pyrovae.evaluation.gaps import Gaps, gaps
+from pyrovae.evaluation.guide_error import guide_error
 from pyrovae.evaluation.prior_checks import prior_against_posterior, prior_predictive_check
 from pyrovae.evaluation.psis import pareto_khat
 from pyrovae.evaluation.rates import rates
@@ -10,16 +14,26 @@ from pyrovae.evaluation.rates import rates
 __all__ = [
     "GROUPS",
     "KHAT_LIMIT",
+    "Annealing",
     "Draws",
     "Evaluation",
+    "Evidence",
+    "Gaps",
+    "Sandwich",
+    "ais",
+    "bdmc",
     "compare",
     "comparison",
     "draw",
     "evaluate",
+    "evidence",
+    "gaps",
+    "guide_error",
     "pareto_khat",
     "prior_against_posterior",
     "prior_predictive_check",
     "programs",
     "rates",
     "weigh",
+    "worst",
 ]

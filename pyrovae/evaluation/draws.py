@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import data_frames, sample_sites
+from pyrovae.pair import outer_plates, sample_sites
 from pyrovae.particles import Particles, Question
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
@@ -61,7 +61,7 @@ def draw(
             },
             observed={name: part.values(site)[0].cpu() for name, site in observed.items()},
             log_weight=part.log_weight.cpu(),
-            plates={name: _plates(site) for name, site in sample_sites(part.model_trace)},
+            plates={name: outer_plates(site) for name, site in sample_sites(part.model_trace)},
         )
 
 
@@ -71,7 +71,3 @@ def _run(asked: Question, program: Any, part: Particles, stream: int) -> Any:
     noise.repeats = part.log_weight.shape[0]
     with noise, torch.no_grad():
         return poutine.trace(program).get_trace(*part.rows)
-
-
-def _plates(site: dict[str, Any]) -> list[str]:
-    return [str(frame.name) for frame in sorted(data_frames(site), key=lambda frame: frame.dim) if frame.dim < -1]

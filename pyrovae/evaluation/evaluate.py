@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
 from pyrovae.checks import at_least
@@ -43,6 +45,13 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.elbo)
 
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Return an interval for every datum's log p(x), ``[N]`` each: the estimate, its bias taken off, and its error.
+
+        Trust it where k-hat is below 0.7.
+        """
+        return interval(self.log_evidence, self.log_evidence_se, self.num_particles, level)
+
     def summary(self) -> dict[str, float]:
         """Return means over the data, in nats per datum.
 
@@ -54,13 +63,35 @@ class Evaluation:
             "num_particles": self.num_particles,
             "elbo": float(self.elbo.mean()),
             "elbo_se": standard_error(self.elbo),
-            "elbo_mc_se": _combined(self.elbo_se),
+            "elbo_mc_se": combined_error(self.elbo_se),
             "log_evidence": float(self.log_evidence.mean()),
             "log_evidence_se": standard_error(self.log_evidence),
-            "log_evidence_mc_se": _combined(self.log_evidence_se),
+            "log_evidence_mc_se": combined_error(self.log_evidence_se),
             "khat_over_0.7": float((~(self.khat <= KHAT_LIMIT)).double().mean()),
             "ess": float(self.ess.mean()),
         }
+
+
+def worst(evaluation: Evaluation, count: int = 10) -> pd.DataFrame:
+    """List the data whose importance weights are least to be trusted: those of the highest k-hat, first.
+
+    Args:
+        evaluation: of any data.
+        count: how many to list.
+
+    Returns:
+        A row a datum, by its number in the set: ``khat``, ``ess``, ``gap`` (log evidence - ELBO, in nats), ``elbo``.
+    """
+    at_least("count", count, 1)
+    order = evaluation.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count]
+    columns = {
+        "khat": evaluation.khat,
+        "ess": evaluation.ess,
+        "gap": evaluation.log_evidence - evaluation.elbo,
+        "elbo": evaluation.elbo,
+    }
+    table = pd.DataFrame({name: values[order].numpy() for name, values in columns.items()}, index=order.numpy())
+    return table.rename_axis("datum")
 
 
 def standard_error(values: Tensor) -> float:
@@ -68,8 +99,28 @@ def standard_error(values: Tensor) -> float:
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
-def _combined(errors: Tensor) -> float:
+def combined_error(errors: Tensor) -> float:
+    """Return the Monte Carlo standard error of the mean of ``[N]`` independent estimates with these errors."""
     return float(errors.square().sum().sqrt() / len(errors))
+
+
+def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log of the mean weight and its standard error by the delta method, ``[N]``, of ``[K, N]``."""
+    weights = log_weights.double()
+    largest = weights.max(0).values
+    relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
+    mean = relative.mean(0)
+    spread = relative.std(0) if len(weights) > 1 else torch.full_like(mean, math.nan)
+    return largest + mean.log(), spread / mean / math.sqrt(len(weights))
+
+
+def interval(estimate: Tensor, error: Tensor, count: int, level: float) -> tuple[Tensor, Tensor]:
+    """Return an interval around a log mean, ``[N]`` each: up by half the squared error, t quantiles either way."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be a probability between 0 and 1, got {level!r}")
+    width = float(stats.t.ppf(0.5 + level / 2, max(count - 1, 1))) * error
+    centre = estimate + 0.5 * error.square()
+    return centre - width, centre + width
 
 
 def weigh(log_weights: Tensor) -> dict[str, Tensor]:
@@ -77,15 +128,14 @@ def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     weights = log_weights.double()
     num_particles = weights.shape[0]
     largest = weights.max(0).values
-    relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
-    log_mean = largest + relative.mean(0).log()
-    many = num_particles > 1
-    nan = torch.full_like(log_mean, math.nan)
+    relative = (weights - largest).exp()
+    log_evidence, log_evidence_se = log_mean(weights)
+    spread = weights.std(0) if num_particles > 1 else torch.full_like(log_evidence, math.nan)
     return {
         "elbo": weights.mean(0),
-        "elbo_se": weights.std(0) / math.sqrt(num_particles) if many else nan,
-        "log_evidence": log_mean,
-        "log_evidence_se": relative.std(0) / relative.mean(0) / math.sqrt(num_particles) if many else nan,
+        "elbo_se": spread / math.sqrt(num_particles),
+        "log_evidence": log_evidence,
+        "log_evidence_se": log_evidence_se,
         "khat": pareto_khat(weights),
         "ess": relative.sum(0).square() / relative.square().sum(0),
     }

@@ -1,5 +1,5 @@
 """Figures, drawn on matplotlib objects of their own."""
 
-from pyrovae.plots.figures import comparison, pictures, reliability, training
+from pyrovae.plots.figures import comparison, gaps, pictures, reliability, training, worst
 
-__all__ = ["comparison", "pictures", "reliability", "training"]
+__all__ = ["comparison", "gaps", "pictures", "reliability", "training", "worst"]

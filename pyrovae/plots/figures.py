@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyrovae.evaluation import KHAT_LIMIT, Evaluation
+from pyrovae.data import Data
+from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps
+from pyrovae.evaluation import worst as least_reliable
 
 _WIDTH = 6.4
 
@@ -90,6 +93,56 @@ def reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
     axes[0].set_ylabel("share of the data")
     axes[1].set_xlabel("log evidence - ELBO (nats)")
     axes[0].legend(fontsize="small")
+    return figure
+
+
+def gaps(found: Mapping[str, Gaps]) -> Figure:
+    """Draw where the bound loses: the mean approximation and amortization gap, a bar each, one above the other.
+
+    Whiskers are two standard errors of the paired differences either way.
+
+    Args:
+        found: what :func:`pyrovae.gaps` returned, by name: of training and held-out data, say, or of several guides.
+    """
+    figure, axes = _figure(1, height=1.2 + 0.7 * len(found))
+    rows = np.arange(len(found))[::-1]
+    summaries = [one.summary() for one in found.values()]
+    kinds = {"approximation": "approximation gap: the family", "amortization": "amortization gap: the encoder"}
+    for number, (kind, label) in enumerate(kinds.items()):
+        means, errors = ([summary[key] for summary in summaries] for key in (kind, f"{kind}_se"))
+        shift = 0.2 - 0.4 * number
+        axes[0].barh(
+            rows + shift, means, 0.36, xerr=2 * np.array(errors), color=f"C{number}", label=label, capsize=3,
+            error_kw={"linewidth": 1},
+        )  # fmt: skip
+    axes[0].axvline(0, color="0.6", linewidth=1)
+    axes[0].set_yticks(rows, list(found))
+    axes[0].set_xlabel("nats per datum")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
+    return figure
+
+
+def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
+    """Draw the pictures whose importance weights are least to be trusted, under each its number and its k-hat.
+
+    Args:
+        evaluation: of the data.
+        data: pictures, a set with an ``image_shape``.
+        count: how many to draw.
+    """
+    if data.image_shape is None:
+        raise ValueError("the data are not pictures: give Data an image_shape=(channels, rows, columns)")
+    if len(data) != len(evaluation):
+        raise ValueError(f"the evaluation is of {len(evaluation)} data, but the set has {len(data)}")
+    table = least_reliable(evaluation, count)
+    images = data.fixed().batch(torch.tensor(list(table.index)))[0].reshape(-1, *data.image_shape)
+    figure = Figure(figsize=(_WIDTH * 1.5, _WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
+    grid = figure.subplots(1, len(table), squeeze=False)[0]
+    for axis, image, (datum, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):
+        shown = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        axis.imshow(shown.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(f"no. {datum}\nk-hat {row['khat']:.2f}", fontsize="small")
+        axis.set_axis_off()
     return figure
 
 

@@ -1,0 +1,205 @@
+"""Where the bound loses: what the guide's family cannot express, and what its encoder does not find."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.checks import at_least, positive
+from pyrovae.data import as_data
+from pyrovae.evaluation.evaluate import combined_error, standard_error
+from pyrovae.evaluation.evidence import evidence
+from pyrovae.evaluation.family import Member, member
+from pyrovae.noise import DatumNoise
+from pyrovae.pair import Batch, Program, Repeated, log_density
+from pyrovae.particles import Question, chunks, question
+
+DATA_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Estimates for each of N data. Nats.
+
+    Attributes:
+        log_evidence: log p(x), ``[N]``.
+        log_evidence_se: its Monte Carlo standard error, ``[N]``.
+        optimal_elbo: ELBO of the family's best member, fitted to the datum alone, ``[N]``.
+        optimal_elbo_se: its Monte Carlo standard error, ``[N]``.
+        elbo: of the guide, ``[N]``.
+        elbo_se: its Monte Carlo standard error, ``[N]``.
+    """
+
+    log_evidence: Tensor
+    log_evidence_se: Tensor
+    optimal_elbo: Tensor
+    optimal_elbo_se: Tensor
+    elbo: Tensor
+    elbo_se: Tensor
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    @property
+    def approximation(self) -> Tensor:
+        """Log p(x) less the best member's ELBO, ``[N]``: what no member of the family can reach."""
+        return self.log_evidence - self.optimal_elbo
+
+    @property
+    def amortization(self) -> Tensor:
+        """The best member's ELBO less the guide's, ``[N]``: what the encoder does not find."""
+        return self.optimal_elbo - self.elbo
+
+    def summary(self) -> dict[str, float]:
+        """Return means over the data, each with the standard error of its PAIRED differences over the data."""
+        found: dict[str, float] = {"num_data": len(self)}
+        for name in ("log_evidence", "optimal_elbo", "elbo", "approximation", "amortization"):
+            values = getattr(self, name)
+            found[name], found[f"{name}_se"] = float(values.mean()), standard_error(values)
+        found["log_evidence_mc_se"] = combined_error(self.log_evidence_se)
+        found["optimal_elbo_mc_se"] = combined_error(self.optimal_elbo_se)
+        found["elbo_mc_se"] = combined_error(self.elbo_se)
+        return found
+
+
+def gaps(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    log_evidence: tuple[Tensor, Tensor] | None = None,
+    num_particles: int = 1000,
+    num_steps: int = 500,
+    particles_per_step: int = 8,
+    lr: float = 0.03,
+    batch_size: int = DATA_AT_ONCE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Gaps:
+    """Split each datum's log p(x) - ELBO into an approximation gap and an amortization gap.
+
+    The best member of the guide's family is found for every datum by itself: from where the encoder puts it, its free
+    parameters (those that the head puts out: location and scale, a flow's context; of a plain Pyro guide, those of its
+    distributions) climb the datum's own ELBO by Adam, with a step length that falls to 0. What a family shares (the
+    networks of a flow's steps) stays as it is.
+
+    On training data the amortization gap says what the encoder lacks in capacity; how much larger it is on held-out
+    data, how badly it generalises.
+
+    Source: Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders", 2018.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set.
+        log_evidence: estimates and their standard errors, ``[N]`` each, where they are at hand (of :func:`ais`, say);
+            None: by :func:`evidence`.
+        num_particles: of the ELBOs, and of the importance weights of :func:`evidence`.
+        num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
+        particles_per_step: a datum.
+        lr: Adam's first step length, in units of the parameters.
+        batch_size: data fitted at once.
+        seed: of all particles.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, a discrete latent, or a guide whose
+            latents depend on each other's draws.
+
+    Example:
+        A mean-field guide of a model whose posterior is correlated cannot reach the evidence.
+
+        >>> from pyrovae import guides, models, nn
+        >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
+        >>> found = gaps(model, guides.MeanField(nn.MLP(5, 8), 2), torch.ones(7, 5), num_steps=50, progress=False)
+        >>> bool((found.approximation > -0.5).all() and (found.amortization > -0.5).all())
+        True
+    """
+    at_least("num_particles", num_particles, 2)
+    at_least("num_steps", num_steps, 1)
+    at_least("particles_per_step", particles_per_step, 1)
+    at_least("batch_size", batch_size, 1)
+    positive("lr", lr)
+    data = as_data(data).fixed()
+    if log_evidence is not None and any(len(t) != len(data) for t in log_evidence):
+        raise ValueError(f"log_evidence holds {[len(t) for t in log_evidence]} values for {len(data)} data")
+    bounds: list[list[Tensor]] = []
+    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        _refuse_discrete(asked)
+        bar = tqdm(total=len(data), desc="gaps", unit="data", disable=not progress, mininterval=0.5)
+        with bar:
+            for indices, batch in asked.data.batches(batch_size):
+                start = member(asked, batch)
+                noise = DatumNoise(asked.seed * 2**20 + 5, indices, asked.data.device)
+                fitted = _fitted(asked, batch, start, noise, num_steps, particles_per_step, lr)
+                bounds.append(
+                    [
+                        found.cpu()
+                        for params in (start.params, fitted)
+                        for found in _judged(asked, batch, start, params, indices, num_particles)
+                    ]
+                )
+                bar.update(len(indices))
+    elbo, elbo_se, optimal, optimal_se = (torch.cat(part) for part in zip(*bounds, strict=True))
+    if log_evidence is None:
+        options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device}
+        found = evidence(model, guide, data, progress=progress, **options)
+        log_evidence = found.log_evidence, found.log_evidence_se
+    return Gaps(log_evidence[0].double(), log_evidence[1].double(), optimal, optimal_se, elbo, elbo_se)
+
+
+def _refuse_discrete(asked: Question) -> None:
+    with Repeated():
+        trace = poutine.trace(asked.pair.model).get_trace(*asked.data.batch(slice(0, 1)))
+    for name in asked.layout.latents:
+        if trace.nodes[name]["fn"].support.is_discrete:
+            raise ValueError(f"latent site {name!r} is discrete: its distribution cannot be fitted along a gradient")
+
+
+def _log_weights(asked: Question, batch: Batch, q: Member, params: list[Tensor], repeats: int, noise: Any) -> Tensor:
+    """Return log p(x, z) - log q(z) of draws of every datum's q, ``[repeats, data]``."""
+    rows = tuple(t.repeat_interleave(repeats, 0) for t in batch)
+    noise.repeats = repeats
+    values = {}
+    log_q: Tensor | float = 0.0
+    for name, site in q.distributions(params, repeats).items():
+        with noise:
+            values[name] = site.rsample()
+        density = site.log_prob(values[name])
+        log_q = log_q + (density.flatten(0, -2).sum(0) if density.dim() > 1 else density)
+    with Repeated():
+        trace = poutine.trace(poutine.condition(asked.pair.model, data=values)).get_trace(*rows)
+    return (log_density(trace, len(rows[0])) - log_q).unflatten(0, (-1, repeats)).T
+
+
+def _fitted(
+    asked: Question, batch: Batch, q: Member, noise: DatumNoise, num_steps: int, repeats: int, lr: float
+) -> list[Tensor]:
+    """Return the parameters of every datum's best member, by Adam from the encoder's."""
+    with torch.enable_grad():
+        params = [p.clone().requires_grad_() for p in q.params]
+        optimizer = torch.optim.Adam(params, lr=lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+        for _ in range(num_steps):
+            bound = _log_weights(asked, batch, q, params, repeats, noise).mean(0).sum()
+            for param, found in zip(params, torch.autograd.grad(-bound, params), strict=True):
+                param.grad = found.nan_to_num(0, 0, 0)
+            optimizer.step()
+            schedule.step()
+    return [p.detach() for p in params]
+
+
+def _judged(
+    asked: Question, batch: Batch, q: Member, params: list[Tensor], indices: range, num_particles: int
+) -> tuple[Tensor, Tensor]:
+    """Return the ELBO of every datum's q and its standard error, with the same random numbers for every q."""
+    noise = DatumNoise(asked.seed * 2**20 + 6, indices, asked.data.device)
+    parts = [_log_weights(asked, batch, q, params, repeats, noise) for _, repeats in chunks(num_particles)]
+    weights = torch.cat(parts).double()
+    return weights.mean(0), weights.std(0) / num_particles**0.5

@@ -1,0 +1,160 @@
+"""Latents as unconstrained numbers, a row a datum and chain, whatever sites, supports and plates a pair has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyrovae.pair import Batch, Program, Repeated, Site, Trace, log_density, outer_plates
+from pyrovae.particles import Question
+
+
+class PriorGuide:
+    """The model's own prior as a guide: samples every latent, leaves the data alone.
+
+    Args:
+        model: generative program ``model(*batch)``.
+    """
+
+    def __init__(self, model: Program) -> None:
+        self.model = model
+
+    def __call__(self, *batch: Tensor) -> Any:
+        """Sample the latents of every datum of the batch."""
+        return poutine.block(self.model, hide_fn=lambda site: site["is_observed"])(*batch)
+
+
+class Unconstrained(Messenger):
+    """Gives latent sites the values that unconstrained numbers stand for, each through its own support.
+
+    Attributes:
+        values: of the sites met so far, in their supports.
+        log_jacobian: log |dz/du| of every row, summed over the sites met so far.
+
+    Args:
+        free: unconstrained values by site, with the site's plates.
+        rows: length of the batch.
+    """
+
+    def __init__(self, free: Mapping[str, Tensor], rows: int) -> None:
+        super().__init__()
+        self.free, self.rows = free, rows
+        self.values: dict[str, Tensor] = {}
+        self.log_jacobian: Tensor | float = 0.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.free or msg["is_observed"]:
+            return
+        free, to_support = self.free[msg["name"]], biject_to(msg["fn"].support)
+        value = to_support(free)
+        jacobian = to_support.log_abs_det_jacobian(free, value)
+        events = jacobian.dim() - (value.dim() - msg["fn"].event_dim)
+        jacobian = jacobian.flatten(-events).sum(-1) if events else jacobian
+        jacobian = jacobian.flatten(0, -2).sum(0) if jacobian.dim() > 1 else jacobian
+        self.log_jacobian = self.log_jacobian + jacobian.expand(self.rows)
+        self.values[msg["name"]] = value
+        msg["value"], msg["done"] = value, True
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Columns of a site; the shape of its numbers for one datum; the data's dimension, counted from the right."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    data_dim: int
+
+
+class Coordinates:
+    """The unconstrained numbers of all latents of a datum, side by side, ``[rows, dim]``.
+
+    Args:
+        question: the pair and its data.
+
+    Raises:
+        ValueError: for a latent that is discrete or has no unconstrained coordinates, naming the site.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.pair = question.pair
+        batch = question.data.batch(slice(0, 1))
+        with Repeated():
+            trace = poutine.trace(self.pair.model).get_trace(*batch)
+        self.plates: dict[str, list[str]] = {}  # left of the data plate, by site
+        self._places: dict[str, _Place] = {}
+        self.dim = 0
+        for name in question.layout.latents:
+            site = trace.nodes[name]
+            to_support = _to_support(name, site)
+            free = to_support.inv(_whole(site))
+            events = site["fn"].event_dim + to_support.domain.event_dim - to_support.codomain.event_dim
+            shape = free.movedim(-1 - events, 0).shape[1:]
+            self.plates[name] = outer_plates(site)
+            self._places[name] = _Place(self.dim, self.dim + shape.numel(), tuple(shape), -1 - events)
+            self.dim += shape.numel()
+
+    def of(self, trace: Trace) -> Tensor:
+        """Return the latents in a trace as unconstrained numbers, ``[rows, dim]``."""
+        found = []
+        for name, place in self._places.items():
+            free = biject_to(trace.nodes[name]["fn"].support).inv(_whole(trace.nodes[name]))
+            found.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
+        return torch.cat(found, dim=1)
+
+    def split(self, free: Tensor) -> dict[str, Tensor]:
+        """Return the numbers of every site, with the dimensions that the site has."""
+        return {
+            name: free[:, place.start : place.stop].reshape(-1, *place.shape).movedim(0, place.data_dim)
+            for name, place in self._places.items()
+        }
+
+    def joint(self, rows: Batch, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(z) + log |dz/du| and log p(x | z), each ``[rows]``, in nats."""
+        handler, trace = self._run(self.pair.model, rows, free)
+        prior = log_density(trace, len(free), observed=False) + handler.log_jacobian
+        return prior, log_density(trace, len(free), observed=True)
+
+    def guide(self, rows: Batch, free: Tensor) -> Tensor:
+        """Return log q(z | x) + log |dz/du|, ``[rows]``, in nats."""
+        handler, trace = self._run(self.pair.guide, rows, free)
+        return log_density(trace, len(free)) + handler.log_jacobian
+
+    def values(self, rows: Batch, free: Tensor) -> dict[str, Tensor]:
+        """Return the latents of every site in its own support, ``[rows, ...]``; further plates come next."""
+        handler, trace = self._run(self.pair.model, rows, free)
+        return {
+            name: value.movedim(value.dim() - 1 - trace.nodes[name]["fn"].event_dim, 0)
+            for name, value in handler.values.items()
+        }
+
+    def _run(self, program: Program, rows: Batch, free: Tensor) -> tuple[Unconstrained, Trace]:
+        handler = Unconstrained(self.split(free), len(free))
+        with Repeated(), handler:
+            return handler, poutine.trace(program).get_trace(*rows)
+
+
+def _whole(site: Site) -> Tensor:
+    value: Tensor = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape)
+    return value
+
+
+def _to_support(name: str, site: Site) -> Any:
+    support = site["fn"].support
+    advice = "judge the pair by importance sampling (evaluate), which takes it as it is"
+    if support.is_discrete:
+        raise ValueError(
+            f"latent site {name!r} is discrete, and cannot be moved along a gradient: sum it out in the model, or "
+            f"{advice}"
+        )
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        raise ValueError(
+            f"latent site {name!r} has support {support}, which has no unconstrained coordinates: {advice}"
+        ) from None
