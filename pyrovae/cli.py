@@ -27,14 +27,14 @@ from pyrovae import objectives as objective_catalogue
 from pyrovae import priors as prior_catalogue
 from pyrovae.checks import at_least, writable_folder
 from pyrovae.data import Data, Splits
-from pyrovae.evaluation import Evaluation, comparison, evaluate
+from pyrovae.evaluation import Evaluation, comparison, evaluate, gaps
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
 from pyrovae.models import VAE
 from pyrovae.nn import MLP, Network, Observed, Shape
 from pyrovae.particles import BATCH_SIZE
 from pyrovae.priors import Prior, StandardNormal, VampPrior
-from pyrovae.report import comparison_page, formatted
+from pyrovae.report import comparison_page, formatted, gap_table
 from pyrovae.state import importing, random_state
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
 from pyrovae.training.group import Group, launched, wait_for_all
@@ -222,6 +222,7 @@ def compare_command(
     num_particles: int = 1000,
     num_draws: int = 100,
     max_arviz_data: int = 200,
+    gaps_of: int = 0,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -251,6 +252,7 @@ def compare_command(
         num_particles: importance samples a datum.
         num_draws: draws a datum in the netCDF files.
         max_arviz_data: the netCDF files hold this many of the test data, the first ones.
+        gaps_of: of this many test data, the first ones, also find the guide's approximation and amortization gaps.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         resume: continue what an earlier run in the same folder left.
@@ -289,9 +291,13 @@ def compare_command(
         predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
         pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
         pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
-    comparison_page(folder, fits, evaluations, table, shown, pictures, configuration=_text(folder / CONFIG))
+    found = {n: gaps(f.model, f.guide, test.subset(slice(0, gaps_of)), **options) for n, f in fits.items() if gaps_of}
+    comparison_page(folder, fits, evaluations, table, test, pictures, found, configuration=_text(folder / CONFIG))
     print(f"{len(test)} test data, nats per datum:")
     print(formatted(table).to_string())
+    if found:
+        print(f"gaps of the first {min(gaps_of, len(test))}:")
+        print(formatted(gap_table(found)).to_string())
     print(f"wrote {folder / 'report.html'}")
 
 

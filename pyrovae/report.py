@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pyrovae import plots
 from pyrovae.data import Data
-from pyrovae.evaluation import Evaluation
+from pyrovae.evaluation import Evaluation, Gaps
 from pyrovae.training import Fit
 
 _FORMATS = {"khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}"}
@@ -83,10 +83,24 @@ _CAPTIONS = {
     "reliability": "Left: share of the test data with a k-hat at or below the value; beyond 0.7 the importance weights "
     "are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to posterior.",
     "training": "Bound while training: mean over an epoch, and on the validation data.",
+    "gaps": "Mean gaps of each guide; whiskers are two standard errors of paired differences.",
+    "worst": "The test data whose importance weights under the best guide are least to be trusted, with their k-hat.",
     "pictures": "Test data; the mean of each guide's posterior predictive draws of them; new data drawn from each "
     "fitted model.",
 }
+_GAPS = (
+    "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each datum: what the family "
+    "cannot express (approximation), and what the encoder does not find (amortization)."
+)
 _PICTURES = 16
+
+
+def gap_table(gaps: Mapping[str, Gaps]) -> pd.DataFrame:
+    """Tabulate gaps by name: both, with the standard errors of their paired differences, and what they lie between."""
+    columns = ["log_evidence", "optimal_elbo", "elbo"]
+    columns += [f"{kind}{end}" for kind in ("approximation", "amortization") for end in ("", "_se")]
+    rows = {name: found.summary() for name, found in gaps.items()}
+    return pd.DataFrame({name: {key: row[key] for key in columns} for name, row in rows.items()}).T
 
 
 def comparison_page(
@@ -96,6 +110,7 @@ def comparison_page(
     table: pd.DataFrame,
     shown: Data,
     pictures: Mapping[str, Any],
+    gaps: Mapping[str, Gaps],
     *,
     configuration: str,
 ) -> None:
@@ -106,8 +121,9 @@ def comparison_page(
         fits: by name.
         evaluations: of the same test data, by name.
         table: of :func:`pyrovae.comparison`.
-        shown: test data, drawn as pictures when they are pictures.
+        shown: the test data, drawn as pictures when they are pictures.
         pictures: rows of pictures to draw below them, by what they show.
+        gaps: where each bound loses, by name; none leaves that out.
         configuration: of the run, shown as it is.
     """
     figures = {
@@ -120,12 +136,20 @@ def comparison_page(
         originals = shown.batch(slice(0, count))[0].cpu().numpy()
         rows = {"test data": originals, **{title: images[:count] for title, images in pictures.items()}}
         figures["pictures"] = plots.pictures(rows, shown.image_shape)
+        figures["worst"] = plots.worst(evaluations[table.index[0]], shown)
+    if gaps:
+        figures["gaps"] = plots.gaps(gaps)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
     first = evaluations[table.index[0]]
     sections = [
         Section("Comparison", _COMPARISON, table, {_CAPTIONS["comparison"]: figures.pop("comparison")}),
+        *(
+            [Section("Where the bound loses", _GAPS, gap_table(gaps), {_CAPTIONS["gaps"]: figures.pop("gaps")})]
+            if gaps
+            else []
+        ),
         Section("Details", figures={_CAPTIONS[name]: figure for name, figure in figures.items()}),
         Section("Configuration", code=configuration),
     ]

@@ -193,7 +193,7 @@ def test_what_cannot_be_annealed_is_declined_by_name():
     sphere = seeded(
         lambda: models.VAE(prior=priors.UniformSphere(3), decoder=nn.MLP(3, 5), likelihood=likelihoods.Gaussian())
     )
-    with pytest.raises(ValueError, match="'z' has support .* no unconstrained coordinates"):
+    with pytest.raises(ValueError, match=r"'z' has support .* no unconstrained coordinates"):
         pyrovae.ais(sphere, torch.zeros(4, 5), progress=False)
     model, _ = make_vae()
     for family in (guides.Planar, guides.Auxiliary):

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, standard_error
+from pyrovae.evaluation.gaps import Gaps, gaps
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE
 from pyrovae.training import Fit
@@ -20,6 +21,7 @@ def compare(
     data: Any,
     *,
     num_particles: int = 1000,
+    with_gaps: bool = False,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -31,6 +33,7 @@ def compare(
         candidates: fits, or (model, guide) pairs, by name.
         data: a tensor, a tuple of tensors, or a data set; the same for all.
         num_particles: importance samples a datum.
+        with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does.
         batch_size: data held by a call of the programs.
         seed: of the particles, the same for all.
         device: None means CUDA where there is one.
@@ -44,19 +47,15 @@ def compare(
     """
     if not isinstance(candidates, Mapping):
         raise ValueError(f"candidates must be a dict of fits or pairs by name, got a {type(candidates).__name__}")
-    evaluations = {
-        name: evaluate(
-            *programs(candidate),
-            data,
-            num_particles=num_particles,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-        for name, candidate in candidates.items()
-    }
-    return comparison(evaluations, {name: c.seconds for name, c in candidates.items() if isinstance(c, Fit)})
+    options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
+    pairs = {name: programs(candidate) for name, candidate in candidates.items()}
+    evaluations = {name: evaluate(*pair, data, batch_size=batch_size, **options) for name, pair in pairs.items()}
+    split = {}
+    if with_gaps:
+        for name, pair in pairs.items():
+            known = evaluations[name].log_evidence, evaluations[name].log_evidence_se
+            split[name] = gaps(*pair, data, log_evidence=known, **options)
+    return comparison(evaluations, {name: c.seconds for name, c in candidates.items() if isinstance(c, Fit)}, split)
 
 
 def programs(candidate: Any) -> tuple[Program, Program]:
@@ -72,13 +71,18 @@ def programs(candidate: Any) -> tuple[Program, Program]:
     raise ValueError(f"a candidate is a Fit or a tuple (model, guide), got {type(candidate).__name__}")
 
 
-def comparison(evaluations: Mapping[str, Evaluation], seconds: Mapping[str, float] | None = None) -> pd.DataFrame:
+def comparison(
+    evaluations: Mapping[str, Evaluation],
+    seconds: Mapping[str, float] | None = None,
+    split: Mapping[str, Gaps] | None = None,
+) -> pd.DataFrame:
     """Tabulate evaluations of the same data, best log evidence first.
 
-    Columns, all but the last three in nats per datum and means over the data: ``log_evidence`` with its standard error
-    over the data; ``difference`` to the best with the standard error of the PAIRED differences; ``elbo`` with its
+    Columns, in nats per datum and means over the data where not said otherwise: ``log_evidence`` with its standard
+    error over the data; ``difference`` to the best with the standard error of the PAIRED differences; ``elbo`` with its
     standard error; ``khat_over_0.7``, the share of data whose importance weights are not to be trusted; ``ess``, the
-    mean effective sample size; ``seconds`` of fitting, NaN when not known.
+    mean effective sample size; ``seconds`` of fitting, NaN when not known. With gaps, the ``approximation`` and the
+    ``amortization`` gap and their standard errors stand before the seconds.
 
     Raises:
         ValueError: for no evaluations, or evaluations of different numbers of data.
@@ -101,7 +105,14 @@ def comparison(evaluations: Mapping[str, Evaluation], seconds: Mapping[str, floa
             "elbo_se": standard_error(e.elbo),
             "khat_over_0.7": float((~(e.khat <= KHAT_LIMIT)).double().mean()),
             "ess": float(e.ess.mean()),
+            **(_gap_columns(split[name]) if split else {}),
             "seconds": (seconds or {}).get(name, math.nan),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.sort_values("log_evidence", ascending=False, kind="stable").rename_axis("name")
+
+
+def _gap_columns(found: Gaps) -> dict[str, float]:
+    summary = found.summary()
+    kinds = ("approximation", "amortization")
+    return {key: summary[key] for kind in kinds for key in (kind, f"{kind}_se")}
