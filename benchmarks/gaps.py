@@ -111,13 +111,16 @@ def main() -> None:
             gap_rows.append(gap_row(label, gaps, seconds))
             drawn[label] = gaps
             print(evidence_rows[-1], gap_rows[-1], sep="\n", flush=True)
+    minutes = (time.perf_counter() - started) / 60
     text = "\n".join([
-        f"A VAE of 784-{WIDTH}-{WIDTH}-{LATENT} after {options.epochs} epochs of MNIST, binarised once; {options.data:,}",
-        "images each, nats per image, standard errors in brackets. Made by `python benchmarks/gaps.py --root DATA` in",
-        f"{(time.perf_counter() - started) / 60:.0f} minutes, fits included, on {torch.get_num_threads()} CPU threads.",
+        f"A VAE of 784-{WIDTH}-{WIDTH}-{LATENT} after {options.epochs} epochs of MNIST, binarised once;",
+        f"{options.data:,} images each, nats per image, standard errors in brackets. Made by",
+        f"`python benchmarks/gaps.py --root DATA` in {minutes:.0f} minutes, fits included, on",
+        f"{torch.get_num_threads()} CPU threads.",
         "",
-        f"Log evidence by importance sampling ({options.particles:,} particles) and by annealing from the prior (16",
-        f"chains, {options.temperatures:,} temperatures); Monte Carlo errors in brackets, of the difference the paired one.",
+        f"Log evidence by importance sampling ({options.particles:,} particles) and by annealing from the prior",
+        f"(16 chains, {options.temperatures:,} temperatures); Monte Carlo errors in brackets, of the difference the",
+        "paired one.",
         "",
         "| guide, data | importance | annealing | difference | k-hat > 0.7 | seconds | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -80,9 +80,10 @@ def main() -> None:
         rows.append((label, time.perf_counter() - started, mean, error))
     base = rows[0][2]
     text = "\n".join([
-        f"Posteriors of a VAE of 64-64-8 on handwritten digits: {len(x):,} data by 16 chains by {options.draws} draws after",
-        f"as many of warm-up, and annealing over {options.draws} temperatures. One run, {torch.get_num_threads()} CPU threads.",
-        f"Made by `python benchmarks/sampling.py`. Largest R-hat of `hmc` {worst:.3f}, median bulk effective sample size of a datum {np.median(ess):,.0f} (its worst latent).",
+        f"Posteriors of a VAE of 64-64-8 on handwritten digits: {len(x):,} data by 16 chains by {options.draws} draws",
+        f"after as many of warm-up, and annealing over {options.draws} temperatures. One run,",
+        f"{torch.get_num_threads()} CPU threads. Made by `python benchmarks/sampling.py`. Largest R-hat of `hmc`",
+        f"{worst:.3f}, median bulk effective sample size of a datum {np.median(ess):,.0f} (its worst latent).",
         "",
         "| sampler | seconds | ms per effective draw of a datum | beside `hmc` |",
         "| --- | --- | --- | --- |",

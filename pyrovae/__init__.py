@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-    from pyrovae.arviz import elpd, hmc, to_arviz
+    from pyrovae.arviz import elpd, globals_to_arviz, hmc, to_arviz
     from pyrovae.evaluation import (
         Annealing,
         Evaluation,
@@ -56,6 +56,7 @@ _NAMES = {
     "fit": "training",
     "gaps": "evaluation",
     "given": "pair",
+    "globals_to_arviz": "arviz",
     "guide_error": "evaluation",
     "hmc": "arviz",
     "load": "training",
@@ -88,6 +89,7 @@ __all__ = [
     "fit",
     "gaps",
     "given",
+    "globals_to_arviz",
     "guide_error",
     "guides",
     "hmc",

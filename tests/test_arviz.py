@@ -10,7 +10,7 @@ import xarray as xr
 from conftest import SIGMAS, bits, make_oracle, make_vae
 
 from pyrovae import compare, comparison, elpd, evaluate, guides, nn, to_arviz
-from pyrovae.arviz import ARVIZ_1
+from pyrovae.arviz.labels import ARVIZ_1
 from pyrovae.data import Data
 
 GROUPS = {

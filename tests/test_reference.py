@@ -318,3 +318,48 @@ def test_a_pair_of_plain_svi_is_sampled_with_its_parameters(apart):
     truth = dist.Normal(centre, math.sqrt(2)).log_prob(x)
     assert not found.log_evidence.requires_grad
     assert ((found.log_evidence - truth).abs() < 5 * found.log_evidence_se + 1e-3).all()
+
+
+@pytest.fixture(scope="module")
+def shared_mean():
+    """x_i = m + z_i + noise, m shared: a fit of q(m), and log p(x_i | the others) in closed form."""
+
+    class Model(torch.nn.Module):
+        num_data = 40
+
+        def forward(self, x):
+            centre = pyro.sample("centre", dist.Normal(x.new_zeros(()), 1.0))
+            with pyro.plate("data", self.num_data, subsample_size=len(x)):
+                z = pyro.sample("z", dist.Normal(centre, 0.6))
+                pyro.sample("x", dist.Normal(z, 0.8), obs=x[:, 0])
+
+    class Own(torch.nn.Module):
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.64 * x.mean() + 0.36 * x[:, 0], 0.5))
+
+    x = 1.5 + seeded(lambda: torch.randn(40, 1))
+    model = Model()
+    guide = guides.WithGlobals.of(Own(), model, x, scale=0.15)
+    with torch.no_grad():
+        guide.loc["centre"].copy_(x.sum() / 41)
+        guide.raw_scale["centre"].copy_(nn.raw_positive(1.1 * 41**-0.5))  # a little too wide
+    total = x.sum() - x[:, 0]
+    truth = dist.Normal(total / 40, (1 + 1 / 40) ** 0.5).log_prob(x[:, 0])
+    return model, guide, x, truth
+
+
+def test_what_all_data_share_is_left_out_one_datum_at_a_time(shared_mean):
+    model, guide, x, truth = shared_mean
+    found = pyrovae.globals_to_arviz(model, guide, x, num_draws=500, num_particles=200, progress=False)
+    log_p, log_q = (found.sample_stats[name] for name in ("log_p", "log_q"))
+    exact = dist.Normal(x.sum() / 41, 41**-0.5)
+    drawn = torch.as_tensor(found.posterior["centre"].to_numpy().copy())
+    difference = log_p.to_numpy() - exact.log_prob(drawn).numpy()
+    assert difference.std() < 0.25  # log p(x), up to the noise of 40 importance-weighted estimates
+    assert log_q.to_numpy() == pytest.approx(guide.posterior("centre").log_prob(drawn).detach().numpy(), abs=1e-4)
+    if hasattr(az, "loo_approximate_posterior"):
+        loo = az.loo_approximate_posterior(found, log_p=log_p, log_q=log_q, pointwise=True)
+        assert loo.elpd_i.to_numpy() == pytest.approx(truth.numpy(), abs=0.05)
+    with pytest.raises(ValueError, match="no global latents to draw"):
+        pyrovae.globals_to_arviz(model, guides.Local, x, progress=False)

@@ -1,0 +1,123 @@
+"""Reference posteriors as an ArviZ object, with ArviZ's own diagnostics."""
+
+from typing import Any
+
+import arviz as az
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+
+from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond
+from pyrovae.checks import at_least
+from pyrovae.compiled import check_mode
+from pyrovae.pair import Program
+from pyrovae.particles import question
+from pyrovae.sampling.chains import Sampler
+
+
+def hmc(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_chains: int = 4,
+    num_warmup: int = 500,
+    num_draws: int = 500,
+    num_steps: int = 8,
+    dense: bool = True,
+    max_bytes: int = 4 * 2**30,
+    batch_size: int = 256,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Any:
+    """Sample the exact posterior of every datum's latents, given the model's parameters, by Hamiltonian Monte Carlo.
+
+    All data and all chains of a batch move at once, in unconstrained coordinates. Chains start at the guide's draws;
+    each datum has a step size and a metric of its own, adapted while warming up. Trajectories have random lengths of up
+    to half a period of a Gaussian posterior.
+
+    - ``posterior``: draws of every latent site, dimensions ``chain``, ``draw``, ``datum``, further plates, events.
+    - ``sample_stats``: ``lp`` (log p(x, z), with the Jacobian of unconstrained coordinates, in nats),
+      ``acceptance_rate`` and ``diverging`` of every draw; ``step_size`` of every datum; ``rhat``, ``ess_bulk`` and
+      ``ess_tail`` of every datum, by ArviZ, the worst over its latents. Do not trust a datum with ``rhat`` above 1.01.
+    - ``observed_data``.
+
+    Source: Neal, "MCMC using Hamiltonian dynamics", 2011; Vehtari et al., "Rank-normalization, folding, and
+    localization: an improved R-hat", 2021.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``, where chains start.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_chains: chains a datum.
+        num_warmup: transitions of every chain that adapt it, and are thrown away.
+        num_draws: transitions of every chain that are kept.
+        num_steps: leapfrog steps of a transition; each costs a gradient of the model.
+        dense: whether a metric holds correlations (memory grows with the square of the number of latents of a datum),
+            or scales alone.
+        max_bytes: refuse draws that take more memory than this.
+        batch_size: data whose chains move at once.
+        seed: of the chains.
+        compile: whether the model's gradient is traced once and compiled; "auto" does so where it saves more time than
+            it costs.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, a latent that cannot be moved along a
+            gradient, or draws beyond ``max_bytes``.
+    """
+    at_least("num_chains", num_chains, 1)
+    at_least("num_warmup", num_warmup, 20)
+    at_least("num_draws", num_draws, 4)
+    at_least("num_steps", num_steps, 1)
+    at_least("batch_size", batch_size, 1)
+    check_mode(compile)
+    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        label = "hmc" if progress else None
+        sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
+        refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
+        parts = list(sampler.batches())
+        plates = sampler.coordinates.plates
+        names = {site.source: site.name for site in asked.layout.observed if site.source is not None}
+        observed = asked.data.to(torch.device("cpu")).batch(slice(0, len(asked.data)))
+    posterior: dict[str, Any] = {}
+    for name in parts[0].values:
+        values = torch.cat([part.values[name] for part in parts], dim=2).numpy()
+        posterior[name] = ("chain", "draw", *own_dims(name, values.ndim - 3, plates[name])), values
+    drawn = ("chain", "draw", "datum")
+    stats: dict[str, Any] = {
+        "lp": (drawn, torch.cat([part.log_joint for part in parts], dim=2).numpy()),
+        "acceptance_rate": (drawn, torch.cat([part.acceptance for part in parts], dim=2).numpy()),
+        "diverging": (drawn, torch.cat([part.divergent for part in parts], dim=2).numpy()),
+        "step_size": ("datum", torch.cat([part.step_size for part in parts]).numpy()),
+    }
+    draws = labelled(posterior)
+    stats.update(_mixing(draws))
+    seen = {n: (own_dims(n, observed[i].dim() - 1, []), observed[i].numpy()) for i, n in names.items()}
+    groups = {"posterior": draws, "sample_stats": labelled(stats), "observed_data": labelled(seen)}
+    return assemble(groups)
+
+
+def _mixing(draws: xr.Dataset) -> dict[str, tuple[str, np.ndarray]]:
+    """Return R-hat and effective sample sizes of every datum, the worst over its latents."""
+    found = {
+        "rhat": (az.rhat(draws), "max"),
+        "ess_bulk": (az.ess(draws, method="bulk"), "min"),
+        "ess_tail": (az.ess(draws, method="tail"), "min"),
+    }
+    return {
+        name: ("datum", getattr(np, kind)([_worst(v, kind) for v in values.data_vars.values()], axis=0))
+        for name, (values, kind) in found.items()
+    }
+
+
+def _worst(values: xr.DataArray, kind: str) -> np.ndarray:
+    others = [dim for dim in values.dims if dim != "datum"]
+    return np.asarray(getattr(values, kind)(others) if others else values)

@@ -1,0 +1,47 @@
+"""Labels: what an ArviZ object's dimensions are called, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``)."""
+
+from importlib.metadata import version
+from typing import Any
+
+import arviz as az
+import numpy as np
+import pyro
+import xarray as xr
+
+ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
+
+
+def refuse_beyond(max_bytes: int, needed: int) -> None:
+    """Refuse draws that take more memory than allowed."""
+    if needed > max_bytes:
+        raise ValueError(
+            f"the draws would take {needed / 2**30:.1f} GiB, more than max_bytes={max_bytes / 2**30:.1f} GiB: "
+            "pass fewer data, a smaller num_draws, or fewer groups"
+        )
+
+
+def labelled(variables: dict[str, Any]) -> xr.Dataset:
+    """Return variables ``{name: (dims, values)}`` as a dataset whose dimensions are numbered from 0."""
+    dataset = xr.Dataset(variables, attrs=_attributes())
+    return dataset.assign_coords({str(dim): np.arange(size) for dim, size in dataset.sizes.items()})
+
+
+def own_dims(name: str, ndim: int, plates: list[str]) -> tuple[str, ...]:
+    """Return the names of a site's dimensions from the datum on, of which there are ``ndim`` after it."""
+    own = ndim - len(plates)
+    events = [f"{name}_dim"] if own == 1 else [f"{name}_dim_{i}" for i in range(own)]
+    return ("datum", *plates, *events)
+
+
+def _attributes() -> dict[str, str]:
+    return {
+        "inference_library": "pyro",
+        "inference_library_version": str(pyro.__version__),
+        "creation_library": "pyrovae",
+        "creation_library_version": version("pyrovae"),
+    }
+
+
+def assemble(groups: dict[str, xr.Dataset]) -> Any:
+    """Return groups as the object that this ArviZ has for them."""
+    return xr.DataTree.from_dict(groups) if ARVIZ_1 else az.InferenceData(**groups)

@@ -1,0 +1,81 @@
+"""Draws of what all data share, and how likely they make each datum."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.checks import at_least
+from pyrovae.data import as_data
+from pyrovae.evaluation.evaluate import evaluate
+from pyrovae.pair import Program, Repeated, given
+from pyrovae.state import random_state
+
+
+@dataclass(frozen=True)
+class Shared:
+    """S draws of the global latents from their guide.
+
+    Attributes:
+        values: by site, ``[S, ...]``.
+        log_likelihood: log p(x_i | w_s), local latents integrated out by importance sampling, ``[S, N]``, nats.
+        log_p: log p(w_s) + sum_i log p(x_i | w_s), ``[S]``.
+        log_q: log q(w_s), ``[S]``.
+    """
+
+    values: dict[str, Tensor]
+    log_likelihood: Tensor
+    log_p: Tensor
+    log_q: Tensor
+
+
+def shared(
+    model: Program,
+    guide: Any,
+    data: Any,
+    *,
+    num_draws: int,
+    num_particles: int,
+    seed: int,
+    device: Any,
+    progress: bool,
+) -> Shared:
+    """Draw the global latents of a pair, and judge the data under every draw.
+
+    Raises:
+        ValueError: for a guide without ``draw()``, ``posterior(name)`` and ``local``, as
+            :class:`~pyrovae.guides.WithGlobals` has them.
+    """
+    at_least("num_draws", num_draws, 2)
+    if not all(hasattr(guide, name) for name in ("draw", "posterior", "local")):
+        raise ValueError(
+            "the guide has no global latents to draw: it needs draw(), posterior(name) and local, as guides.WithGlobals"
+        )
+    data = as_data(data).fixed()
+    values: dict[str, list[Tensor]] = {}
+    likelihoods, log_p, log_q = [], [], []
+    options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": False}
+    with random_state(seed), torch.no_grad():
+        for _ in tqdm(range(num_draws), desc="global draws", disable=not progress, mininterval=0.5):
+            drawn = guide.draw()
+            found = evaluate(given(model, drawn), guide.local, data, compile=False, **options).log_evidence
+            likelihoods.append(found)
+            log_p.append(found.sum() + _log_prior(model, drawn, data.batch(slice(0, 1))))
+            log_q.append(sum(float(guide.posterior(name).log_prob(value).sum()) for name, value in drawn.items()))
+            for name, value in drawn.items():
+                values.setdefault(name, []).append(value.cpu())
+    return Shared(
+        values={name: torch.stack(own) for name, own in values.items()},
+        log_likelihood=torch.stack(likelihoods),
+        log_p=torch.stack(log_p),
+        log_q=torch.tensor(log_q, dtype=torch.float64),
+    )
+
+
+def _log_prior(model: Program, drawn: dict[str, Tensor], batch: tuple[Tensor, ...]) -> float:
+    with Repeated(), poutine.block():
+        trace = poutine.trace(poutine.condition(model, data=drawn)).get_trace(*batch)
+    return sum(float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in drawn.items())
