@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import SIGMAS, bits, make_vae, planted
+from conftest import SIGMAS, bits, make_oracle, make_vae, planted, seeded
 
-from pyrovae import data, evaluate, fit, log_weights
+from pyrovae import ais, data, evaluate, fit, gaps, guides, hmc, log_weights, nn
 from pyrovae.training import FitError
 from pyrovae.training.capture import Captured
 
@@ -85,3 +85,17 @@ def test_a_mapped_file_stays_on_the_host(tmp_path):
     fitted = quick(*make_vae(), mapped, steps=8)
     assert mapped.tensors[0].device.type == "cpu"
     assert len(fitted.history) == 8
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_evidence_and_posteriors_are_the_oracles(compile):
+    model, x = make_oracle(2, 5, 20)
+    truth, exact = model.log_evidence(x).detach(), model.posterior(x)
+    guide = seeded(lambda: guides.MeanField(nn.MLP(5, 16), 2)).double()
+    found = ais(model, x, num_temperatures=300, compile=compile, progress=False)
+    assert ((found.log_evidence - truth).abs() < 5 * found.log_evidence_se + 0.05).all()
+    draws = hmc(model, guide, x, num_warmup=200, num_draws=200, compile=compile, progress=False).posterior["z"]
+    error = (torch.as_tensor(draws.mean(("chain", "draw")).to_numpy()) - exact.mean) / exact.variance.sqrt()
+    assert error.abs().max() < 0.3
+    split = gaps(model, guide, x, log_evidence=(truth, truth * 0), progress=False)
+    assert (split.amortization > -SIGMAS * split.optimal_elbo_se).all()

@@ -8,11 +8,14 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from sklearn.metrics import adjusted_rand_score
 
 from pyrovae import (
+    ais,
     compare,
     evaluate,
     fit,
+    gaps,
     given,
     guides,
+    hmc,
     likelihoods,
     load,
     log_weights,
@@ -112,6 +115,40 @@ def test_every_model_runs_under_plain_svi(name):
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), objective)
     losses = [svi.step(*data) for _ in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
+
+
+DECLINED = {
+    "SemiSupervisedVAE": dict.fromkeys(("prior", "guide", "hmc", "gaps"), "'y' is discrete"),
+    "GaussianMixtureVAE": dict.fromkeys(("prior", "guide", "hmc", "gaps"), "'y' is discrete"),
+    "HierarchicalVAE": {"gaps": "'z2' depends on another draw"},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_annealed_sampled_and_split_or_says_why_not(name):
+    data = tuple(t[:20] for t in DATA[name]())
+    model, guide, _ = seeded(MODELS[name])
+    quiet = {"progress": False}
+    short = {"num_temperatures": 60, "num_chains": 4, **quiet}
+    calls = {
+        "prior": lambda: ais(model, data, **short).log_evidence,
+        "guide": lambda: ais(model, data, guide=guide, **short).log_evidence,
+        "hmc": lambda: torch.as_tensor(
+            hmc(model, guide, data, num_warmup=20, num_draws=10, **quiet).sample_stats["lp"].to_numpy().copy()
+        ),
+        "gaps": lambda: gaps(model, guide, data, num_steps=10, num_particles=100, **quiet).approximation,
+    }
+    truth = evaluate(model, guide, data, num_particles=3000, **quiet).log_evidence
+    for question, call in calls.items():
+        refused = DECLINED.get(name, {}).get(question)
+        if refused:
+            with pytest.raises(ValueError, match=refused):
+                call()
+            continue
+        found = call()
+        assert found.isfinite().all()
+        if question in ("prior", "guide"):
+            assert found.mean() == pytest.approx(float(truth.mean()), abs=0.5)
 
 
 @pytest.mark.parametrize("name", MODELS)
