@@ -210,3 +210,17 @@ def test_what_cannot_be_annealed_is_declined_by_name():
 
     with pytest.raises(ValueError, match="'x' is not a tensor of the batch"):
         pyrovae.bdmc(own, torch.zeros(4, 2), num_temperatures=5, progress=False)
+
+
+def test_a_density_that_is_not_a_number_is_named_by_its_datum():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            loc = torch.where((x[:, :1] > 2) & (z[:, :1] > 0), math.nan, z)
+            pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False).to_event(1), obs=x)
+
+    x = torch.zeros(5, 2)
+    pyrovae.ais(model, x, num_temperatures=5, progress=False)
+    x[3] = 3.0
+    with pytest.raises(ValueError, match="weights of datum 3 are not finite"):
+        pyrovae.ais(model, x, num_temperatures=5, progress=False)

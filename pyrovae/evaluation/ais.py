@@ -149,7 +149,7 @@ def ais(
     with _annealer(model, guide, data, schedule, batch_size, seed, compile, device, label) as annealer:
         for indices, batch in annealer.batches():
             parts.append(annealer.forwards(indices, batch, annealer.plan(indices, batch)))
-    log_weights = torch.cat([part.log_weights.cpu() for part in parts], dim=1)
+    log_weights = _finite(torch.cat([part.log_weights.cpu() for part in parts], dim=1))
     acceptance = torch.cat([part.acceptance.cpu() for part in parts]).double()
     return Annealing(*log_mean(log_weights), acceptance, log_weights)
 
@@ -204,9 +204,20 @@ def bdmc(
             lower.append(annealer.forwards(indices, made, plan).log_weights.cpu())
             upper.append(annealer.backwards(indices, made, exact, plan).log_weights.cpu())
             simulated.append(tuple(t.cpu() for t in made))
-    below, below_se = log_mean(torch.cat(lower, dim=1))
-    above, above_se = log_mean(torch.cat(upper, dim=1))
+    below, below_se = log_mean(_finite(torch.cat(lower, dim=1)))
+    above, above_se = log_mean(_finite(torch.cat(upper, dim=1)))
     return Sandwich(below, below_se, -above, above_se, tuple(torch.cat(t) for t in zip(*simulated, strict=True)))
+
+
+def _finite(log_weights: Tensor) -> Tensor:
+    """Refuse log weights, ``[C, N]``, of which no mean can be taken."""
+    bad = (log_weights.isnan() | (log_weights == torch.inf)).any(0) | (log_weights == -torch.inf).all(0)
+    if bool(bad.any()):
+        raise ValueError(
+            f"the weights of datum {int(bad.nonzero()[0])} are not finite numbers: the model or the guide "
+            "returns NaN or infinity where its chains are (evaluate names the site)"
+        )
+    return log_weights
 
 
 def _schedule(chains: int, temperatures: int, steps: int, step_size: float) -> Schedule:
