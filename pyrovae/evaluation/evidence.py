@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import positive
-from pyrovae.data import as_data
+from pyrovae.data import Data, as_data
 from pyrovae.evaluation.ais import ais
-from pyrovae.evaluation.evaluate import KHAT_LIMIT, combined_error, evaluate, standard_error
+from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, combined_error, evaluate, standard_error
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE
+
+TOLERANCE = 0.1  # nats of standard error that an importance-weighted estimate may have
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def evidence(
     data: Any,
     *,
     num_particles: int = 1000,
-    tolerance: float = 0.1,
+    tolerance: float = TOLERANCE,
     num_chains: int = 16,
     num_temperatures: int = 500,
     anneal_from_guide: bool = True,
@@ -91,13 +93,20 @@ def evidence(
     data = as_data(data).fixed()
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     weighted = evaluate(model, guide, data, num_particles=num_particles, batch_size=batch_size, **options)
+    start = guide if anneal_from_guide else None
+    chains: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures, "guide": start}
+    return annealed_where_needed(model, data, weighted, tolerance=tolerance, **chains, **options)
+
+
+def annealed_where_needed(
+    model: Program, data: Data, weighted: Evaluation, *, tolerance: float = TOLERANCE, **options: Any
+) -> Evidence:
+    """Keep importance-weighted estimates that are to be trusted, and anneal the other data."""
     trusted = (weighted.khat <= KHAT_LIMIT) & (weighted.log_evidence_se <= tolerance)
     log_evidence, error = weighted.log_evidence.clone(), weighted.log_evidence_se.clone()
     rest = (~trusted).nonzero().flatten()
     if len(rest):
-        start = guide if anneal_from_guide else None
-        chains: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
-        annealed = ais(model, data.subset(rest), guide=start, **chains, **options)
+        annealed = ais(model, data.subset(rest), **options)
         better = annealed.log_evidence > log_evidence[rest]
         log_evidence[rest] = torch.where(better, annealed.log_evidence, log_evidence[rest])
         error[rest] = torch.where(better, annealed.log_evidence_se, error[rest])

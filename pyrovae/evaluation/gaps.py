@@ -11,14 +11,15 @@ from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive
 from pyrovae.data import as_data
-from pyrovae.evaluation.evaluate import combined_error, standard_error
-from pyrovae.evaluation.evidence import evidence
+from pyrovae.evaluation.evaluate import Evaluation, combined_error, standard_error, weigh
+from pyrovae.evaluation.evidence import annealed_where_needed
 from pyrovae.evaluation.family import Member, member
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Program, Repeated, log_density
-from pyrovae.particles import Question, chunks, question
+from pyrovae.particles import Question, question
 
 DATA_AT_ONCE = 256
+AT_ONCE = 32  # particles of each
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,27 @@ class Gaps:
     Attributes:
         log_evidence: log p(x), ``[N]``.
         log_evidence_se: its Monte Carlo standard error, ``[N]``.
-        optimal_elbo: ELBO of the family's best member, fitted to the datum alone, ``[N]``.
-        optimal_elbo_se: its Monte Carlo standard error, ``[N]``.
-        elbo: of the guide, ``[N]``.
-        elbo_se: its Monte Carlo standard error, ``[N]``.
+        optimal: what :func:`pyrovae.evaluate` says of the family's best member, fitted to each datum alone.
+        guide: the same of the guide.
     """
 
     log_evidence: Tensor
     log_evidence_se: Tensor
-    optimal_elbo: Tensor
-    optimal_elbo_se: Tensor
-    elbo: Tensor
-    elbo_se: Tensor
+    optimal: Evaluation
+    guide: Evaluation
 
     def __len__(self) -> int:
-        return len(self.elbo)
+        return len(self.log_evidence)
+
+    @property
+    def optimal_elbo(self) -> Tensor:
+        """ELBO of the best member, ``[N]``."""
+        return self.optimal.elbo
+
+    @property
+    def elbo(self) -> Tensor:
+        """ELBO of the guide, ``[N]``."""
+        return self.guide.elbo
 
     @property
     def approximation(self) -> Tensor:
@@ -61,8 +68,8 @@ class Gaps:
             values = getattr(self, name)
             found[name], found[f"{name}_se"] = float(values.mean()), standard_error(values)
         found["log_evidence_mc_se"] = combined_error(self.log_evidence_se)
-        found["optimal_elbo_mc_se"] = combined_error(self.optimal_elbo_se)
-        found["elbo_mc_se"] = combined_error(self.elbo_se)
+        found["optimal_elbo_mc_se"] = combined_error(self.optimal.elbo_se)
+        found["elbo_mc_se"] = combined_error(self.guide.elbo_se)
         return found
 
 
@@ -98,8 +105,9 @@ def gaps(
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
         log_evidence: estimates and their standard errors, ``[N]`` each, where they are at hand (of :func:`ais`, say);
-            None: by :func:`evidence`.
-        num_particles: of the ELBOs, and of the importance weights of :func:`evidence`.
+            None: by importance sampling from the best member, and by annealing from the prior where its weights are not
+            to be trusted, as :func:`evidence` decides it.
+        num_particles: of the ELBOs and of the importance weights.
         num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
         particles_per_step: a datum.
         lr: Adam's first step length, in units of the parameters.
@@ -129,29 +137,25 @@ def gaps(
     data = as_data(data).fixed()
     if log_evidence is not None and any(len(t) != len(data) for t in log_evidence):
         raise ValueError(f"log_evidence holds {[len(t) for t in log_evidence]} values for {len(data)} data")
-    bounds: list[list[Tensor]] = []
+    weighed: list[list[dict[str, Tensor]]] = []
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
         _refuse_discrete(asked)
-        bar = tqdm(total=len(data), desc="gaps", unit="data", disable=not progress, mininterval=0.5)
-        with bar:
+        with tqdm(total=len(data), desc="gaps", unit="data", disable=not progress, mininterval=0.5) as bar:
             for indices, batch in asked.data.batches(batch_size):
                 start = member(asked, batch)
                 noise = DatumNoise(asked.seed * 2**20 + 5, indices, asked.data.device)
                 fitted = _fitted(asked, batch, start, noise, num_steps, particles_per_step, lr)
-                bounds.append(
-                    [
-                        found.cpu()
-                        for params in (start.params, fitted)
-                        for found in _judged(asked, batch, start, params, indices, num_particles)
-                    ]
-                )
+                both = fitted, start.params
+                weighed.append([_weighed(asked, batch, start, params, indices, num_particles) for params in both])
                 bar.update(len(indices))
-    elbo, elbo_se, optimal, optimal_se = (torch.cat(part) for part in zip(*bounds, strict=True))
+    optimal, own = (
+        Evaluation(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]}, num_particles=num_particles)
+        for parts in zip(*weighed, strict=True)
+    )
     if log_evidence is None:
-        options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device}
-        found = evidence(model, guide, data, progress=progress, **options)
+        found = annealed_where_needed(model, data, optimal, seed=seed, device=device, progress=progress)
         log_evidence = found.log_evidence, found.log_evidence_se
-    return Gaps(log_evidence[0].double(), log_evidence[1].double(), optimal, optimal_se, elbo, elbo_se)
+    return Gaps(log_evidence[0].double(), log_evidence[1].double(), optimal, own)
 
 
 def _refuse_discrete(asked: Question) -> None:
@@ -195,11 +199,11 @@ def _fitted(
     return [p.detach() for p in params]
 
 
-def _judged(
+def _weighed(
     asked: Question, batch: Batch, q: Member, params: list[Tensor], indices: range, num_particles: int
-) -> tuple[Tensor, Tensor]:
-    """Return the ELBO of every datum's q and its standard error, with the same random numbers for every q."""
+) -> dict[str, Tensor]:
+    """Judge every datum's q, with the same random numbers for every q."""
     noise = DatumNoise(asked.seed * 2**20 + 6, indices, asked.data.device)
-    parts = [_log_weights(asked, batch, q, params, repeats, noise) for _, repeats in chunks(num_particles)]
-    weights = torch.cat(parts).double()
-    return weights.mean(0), weights.std(0) / num_particles**0.5
+    sizes = [min(AT_ONCE, num_particles - first) for first in range(0, num_particles, AT_ONCE)]
+    parts = [_log_weights(asked, batch, q, params, repeats, noise) for repeats in sizes]
+    return {name: values.cpu() for name, values in weigh(torch.cat(parts)).items()}
