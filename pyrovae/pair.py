@@ -407,12 +407,12 @@ def _data_plate(sites: list[Site], num_data: int) -> str:
 
 def _observed(name: str, site: Site, batch: Batch) -> Observed:
     value = site["value"]
-    source = next((i for i, t in enumerate(batch) if value is t or _same_memory(value, t)), None)
+    same = [i for i, t in enumerate(batch) if value is t] or [i for i, t in enumerate(batch) if _same_memory(value, t)]
     base = site["fn"]
     while hasattr(base, "base_dist"):
         base = base.base_dist
     checked = isinstance(base, Distribution) and base._validate_args
-    return Observed(name, site["fn"].support if checked else None, source)
+    return Observed(name, site["fn"].support if checked else None, same[0] if same else None)
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:

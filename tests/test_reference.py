@@ -87,7 +87,7 @@ def test_annealing_agrees_with_quadrature(quadrature):
     q = quadrature
     guide = mean_field(9, 2)
     for start in (None, guide):
-        found = pyrovae.ais(q.model, q.x, guide=start, num_chains=64, num_temperatures=500, progress=False)
+        found = pyrovae.ais(q.model, q.x, guide=start, num_chains=64, num_temperatures=300, progress=False)
         assert ((found.log_evidence - q.log_evidence).abs() < 5 * found.log_evidence_se + 1e-3).all()
     weighted = pyrovae.evaluate(q.model, guide, q.x, num_particles=20_000, progress=False)
     fine = weighted.khat < 0.5
@@ -97,12 +97,14 @@ def test_annealing_agrees_with_quadrature(quadrature):
 
 def test_chains_agree_with_quadrature(quadrature):
     q = quadrature
-    found = pyrovae.hmc(q.model, mean_field(9, 2), q.x, num_chains=8, num_warmup=300, num_draws=500, progress=False)
+    found = pyrovae.hmc(
+        q.model, mean_field(9, 2), q.x, num_chains=8, num_warmup=300, num_draws=300, num_steps=6, progress=False
+    )
     draws = found.posterior["z"]
     ess = az.ess(draws)["z"].to_numpy() if hasattr(az.ess(draws), "data_vars") else az.ess(draws).to_numpy()
     error = np.abs(draws.mean(("chain", "draw")).to_numpy() - q.mean.numpy())
     assert (error < 5 * q.sd.numpy() / np.sqrt(ess)).all()
-    assert draws.std(("chain", "draw")).to_numpy() == pytest.approx(q.sd.numpy(), rel=0.15)
+    assert draws.std(("chain", "draw")).to_numpy() == pytest.approx(q.sd.numpy(), rel=0.2)
     assert float(found.sample_stats["rhat"].max()) < 1.02
     correlation = [np.corrcoef(draws[:, :, i].to_numpy().reshape(-1, 2).T)[0, 1] for i in range(len(q.x))]
     assert np.abs(correlation - q.correlation.numpy()).max() < 0.12
@@ -111,7 +113,7 @@ def test_chains_agree_with_quadrature(quadrature):
 def test_gaps_agree_with_quadrature(quadrature):
     q = quadrature
     best = q.best_mean_field()
-    found = pyrovae.gaps(q.model, mean_field(9, 2), q.x, num_particles=3000, num_steps=600, progress=False)
+    found = pyrovae.gaps(q.model, mean_field(9, 2), q.x, num_particles=2000, num_steps=400, progress=False)
     short = best - found.optimal_elbo  # what the fit by noisy gradients is short of
     assert (short > -SIGMAS * found.optimal.elbo_se).all()
     assert (short < SIGMAS * found.optimal.elbo_se + 0.02).all()
@@ -123,8 +125,7 @@ def test_gaps_agree_with_quadrature(quadrature):
 # the oracle
 
 
-@pytest.mark.parametrize("dims", [(2, 5), (20, 40)])
-@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(("dims", "dense"), [((2, 5), True), ((20, 40), True), ((20, 40), False)])
 def test_chains_find_the_posterior_of_the_oracle(dims, dense):
     model, x = make_oracle(*dims, 12)
     options = {"num_warmup": 200, "num_draws": 200, "num_steps": 4, "dense": dense, "progress": False}
@@ -162,7 +163,8 @@ def test_gaps_are_the_oracles():
 
 def test_an_exact_guide_has_no_gap():
     model, x = make_oracle(2, 5, 10)
-    found = pyrovae.gaps(model, guides.Exact(model), x, progress=False)
+    truth = model.log_evidence(x).detach()
+    found = pyrovae.gaps(model, guides.Exact(model), x, log_evidence=(truth, truth * 0), progress=False)
     assert found.approximation.abs().max() < 0.05
     assert found.amortization.abs().max() < 0.05
 
@@ -363,3 +365,107 @@ def test_what_all_data_share_is_left_out_one_datum_at_a_time(shared_mean):
         assert loo.elpd_i.to_numpy() == pytest.approx(truth.numpy(), abs=0.05)
     with pytest.raises(ValueError, match="no global latents to draw"):
         pyrovae.globals_to_arviz(model, guides.Local, x, progress=False)
+
+
+def test_a_gap_is_seen_where_the_best_member_knows_one_of_two_modes():
+    """x near z squared: the best Gaussian takes one mode and loses log 2."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z.square(), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.sqrt(), 0.3))
+
+    x = torch.tensor([4.0, 5.0]).double()
+    found = pyrovae.gaps(model, guide, x, num_steps=200, progress=False)
+    assert found.approximation.numpy() == pytest.approx(math.log(2), abs=0.2)
+    assert found.optimal.khat.min() < 0.7  # which says nothing of it
+
+
+def test_gaps_keep_masks():
+    """Of a masked datum nothing is known and nothing is lost."""
+    kept = torch.tensor([True, False, True, False])
+
+    def model(x, mask):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
+            pyro.sample("z", dist.Normal(0.3 * x, 0.9))
+
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = pyrovae.gaps(model, guide, (x, kept), num_steps=100, num_particles=4000, progress=False)
+    truth = torch.where(kept, dist.Normal(0.0, math.sqrt(2)).log_prob(x), 0.0)
+    assert found.optimal_elbo.numpy() == pytest.approx(truth.numpy(), abs=0.02)
+    assert (found.elbo[~kept] == 0).all()
+    assert found.log_evidence[~kept].numpy() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_family_with_a_further_latent_is_not_taken_for_one_of_one():
+    class Two(guides.MeanField):
+        def forward(self, x):
+            pyro.module("guide", self)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", self.posterior(x))
+                pyro.sample("w", dist.Normal(z.sum(-1), 1.0))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z.sum(-1) + w, 1.0), obs=x[:, 0])
+
+    guide = seeded(lambda: Two(nn.MLP(1, 8), 2))
+    with pytest.raises(ValueError, match="'w' depends on another draw"):
+        pyrovae.gaps(model, guide, torch.zeros(4, 1), num_steps=2, progress=False)
+
+
+def test_a_chain_that_starts_where_the_density_is_zero_leaves():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.factor("hard", torch.where(z > 0, 0.0, -math.inf))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+
+    x = torch.tensor([-1.0, 0.0, 1.0])
+    found = pyrovae.hmc(model, guide, x, num_warmup=200, num_draws=400, progress=False)
+    assert float(found.sample_stats["rhat"].max()) < 1.05
+    assert float(found.posterior["z"].min()) > 0
+    half = dist.Normal(0.0, 1.0)
+    loc, scale = x / 2, math.sqrt(0.5)
+    truth = loc + scale * (half.log_prob(loc / scale).exp() / half.cdf(loc / scale))
+    assert found.posterior["z"].mean(("chain", "draw")).to_numpy() == pytest.approx(truth.numpy(), abs=0.1)
+
+
+def test_one_chain_or_very_many():
+    model, x = make_oracle(2, 5, 3)
+    options = {"num_warmup": 20, "num_draws": 10, "progress": False}
+    for chains in (1, 210):
+        found = pyrovae.hmc(model, mean_field(5, 2), x, num_chains=chains, **options)
+        assert found.posterior["z"].shape == (chains, 10, 3, 2)
+        assert bool(np.isfinite(found.sample_stats["rhat"].to_numpy()).all())
+    with pytest.raises(ValueError, match="made with other data"):
+        pyrovae.guide_error(model, mean_field(5, 2), x.flip(0), found, progress=False)
+
+
+def test_draws_of_a_subsampled_plate_go_to_arviz():
+    def model(x):
+        with pyro.plate("data", 1000, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 1000, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    found = pyrovae.to_arviz(model, guide, torch.zeros(50), num_draws=40, num_particles=40, progress=False)
+    assert found.prior_predictive["x"].shape == (1, 40, 50)

@@ -75,7 +75,7 @@ def hmc(
     """
     at_least("num_chains", num_chains, 1)
     at_least("num_warmup", num_warmup, 20)
-    at_least("num_draws", num_draws, 4)
+    at_least("num_draws", num_draws, 8)
     at_least("num_steps", num_steps, 1)
     at_least("batch_size", batch_size, 1)
     check_mode(compile)
@@ -106,7 +106,11 @@ def hmc(
 
 
 def _mixing(draws: xr.Dataset) -> dict[str, tuple[str, np.ndarray]]:
-    """Return R-hat and effective sample sizes of every datum, the worst over its latents."""
+    """Return R-hat and effective sample sizes of every datum, the worst over its latents; one chain counts as two."""
+    half = draws.sizes["draw"] // 2
+    if draws.sizes["chain"] == 1:
+        first, second = draws.isel(draw=slice(0, half)), draws.isel(draw=slice(half, 2 * half))
+        draws = xr.concat([first, second.assign_coords(draw=first["draw"])], dim="chain")
     found = {
         "rhat": (az.rhat(draws), "max"),
         "ess_bulk": (az.ess(draws, method="bulk"), "min"),

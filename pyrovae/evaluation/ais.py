@@ -1,6 +1,6 @@
 """Log evidence per datum by annealed importance sampling, and a sandwich of it on simulated data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -143,15 +143,40 @@ def ais(
         >>> bool(((found.log_evidence - model.log_evidence(x)).abs() < 0.5).all())
         True
     """
+    return anneal(
+        model, data, guide=guide, num_chains=num_chains, num_temperatures=num_temperatures, num_steps=num_steps,
+        step_size=step_size, batch_size=batch_size, seed=seed, compile=compile, device=device, progress=progress,
+    )  # fmt: skip
+
+
+def anneal(
+    model: Program,
+    data: Any,
+    *,
+    guide: Program | None,
+    num_chains: int,
+    num_temperatures: int,
+    num_steps: int = 1,
+    step_size: float = 0.5,
+    batch_size: int = DATA_AT_ONCE,
+    seed: int,
+    compile: bool | str = "auto",
+    device: torch.device | str | None,
+    progress: bool,
+    names: Sequence[int] | None = None,
+) -> Annealing:
+    """Do what :func:`ais` does, for data that a message about one calls by ``names``."""
     schedule = _schedule(num_chains, num_temperatures, num_steps, step_size)
-    parts = []
     label = "ais" if progress else None
+    weights, acceptance = [], []
     with _annealer(model, guide, data, schedule, batch_size, seed, compile, device, label) as annealer:
         for indices, batch in annealer.batches():
-            parts.append(annealer.forwards(indices, batch, annealer.plan(indices, batch)))
-    log_weights = _finite(torch.cat([part.log_weights.cpu() for part in parts], dim=1))
-    acceptance = torch.cat([part.acceptance.cpu() for part in parts]).double()
-    return Annealing(*log_mean(log_weights), acceptance, log_weights)
+            part = annealer.forwards(indices, batch, annealer.plan(indices, batch))
+            called = indices if names is None else names[indices.start : indices.stop]
+            weights.append(_finite(part.log_weights.cpu(), called))
+            acceptance.append(part.acceptance.cpu())
+    log_weights = torch.cat(weights, dim=1)
+    return Annealing(*log_mean(log_weights), torch.cat(acceptance).double(), log_weights)
 
 
 def bdmc(
@@ -201,20 +226,20 @@ def bdmc(
         for indices, batch in annealer.batches():
             made, exact = annealer.simulate(indices, batch)
             plan = annealer.plan(indices, made)
-            lower.append(annealer.forwards(indices, made, plan).log_weights.cpu())
-            upper.append(annealer.backwards(indices, made, exact, plan).log_weights.cpu())
+            lower.append(_finite(annealer.forwards(indices, made, plan).log_weights.cpu(), indices))
+            upper.append(_finite(annealer.backwards(indices, made, exact, plan).log_weights.cpu(), indices))
             simulated.append(tuple(t.cpu() for t in made))
-    below, below_se = log_mean(_finite(torch.cat(lower, dim=1)))
-    above, above_se = log_mean(_finite(torch.cat(upper, dim=1)))
+    below, below_se = log_mean(torch.cat(lower, dim=1))
+    above, above_se = log_mean(torch.cat(upper, dim=1))
     return Sandwich(below, below_se, -above, above_se, tuple(torch.cat(t) for t in zip(*simulated, strict=True)))
 
 
-def _finite(log_weights: Tensor) -> Tensor:
+def _finite(log_weights: Tensor, names: Sequence[int]) -> Tensor:
     """Refuse log weights, ``[C, N]``, of which no mean can be taken."""
     bad = (log_weights.isnan() | (log_weights == torch.inf)).any(0) | (log_weights == -torch.inf).all(0)
     if bool(bad.any()):
         raise ValueError(
-            f"the weights of datum {int(bad.nonzero()[0])} are not finite numbers: the model or the guide "
+            f"the weights of datum {names[int(bad.nonzero()[0])]} are not finite numbers: the model or the guide "
             "returns NaN or infinity where its chains are (evaluate names the site)"
         )
     return log_weights

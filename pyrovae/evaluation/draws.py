@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import outer_plates, sample_sites
+from pyrovae.pair import Repeated, outer_plates, sample_sites
 from pyrovae.particles import Particles, Question
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
@@ -69,5 +69,5 @@ def _run(asked: Question, program: Any, part: Particles, stream: int) -> Any:
     seed = (asked.seed * 4 + stream) * 2**20 + part.start  # a stream of its own for every use and every part
     noise = DatumNoise(seed, part.indices, asked.data.device)
     noise.repeats = part.log_weight.shape[0]
-    with noise, torch.no_grad():
+    with noise, Repeated(), torch.no_grad():
         return poutine.trace(program).get_trace(*part.rows)

@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import positive
-from pyrovae.data import Data, as_data
-from pyrovae.evaluation.ais import ais
-from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, combined_error, evaluate, standard_error
+from pyrovae.data import as_data
+from pyrovae.evaluation.ais import anneal
+from pyrovae.evaluation.evaluate import KHAT_LIMIT, combined_error, evaluate, standard_error
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE
-
-TOLERANCE = 0.1  # nats of standard error that an importance-weighted estimate may have
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def evidence(
     data: Any,
     *,
     num_particles: int = 1000,
-    tolerance: float = TOLERANCE,
+    tolerance: float = 0.1,
     num_chains: int = 16,
     num_temperatures: int = 500,
     anneal_from_guide: bool = True,
@@ -64,12 +62,8 @@ def evidence(
     """Estimate each datum's log evidence: importance sampling first, annealed importance sampling where it fails.
 
     The rule: a datum keeps its importance-weighted estimate when the Pareto k-hat of its weights is at most 0.7 and the
-    standard error at most ``tolerance``. Every other datum is annealed, and the larger of its two estimates counts,
-    since both lie below log p(x) in expectation (the larger of two noisy ones is biased up, by less than their standard
-    errors).
-
-    Source: for the larger of both, Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders",
-    2018.
+    standard error at most ``tolerance``. Every other datum is annealed, and only that estimate counts: the larger of
+    two noisy ones would be biased up.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -81,7 +75,7 @@ def evidence(
         num_temperatures: of annealing.
         anneal_from_guide: start annealing from the guide; False: from the prior, as guides need that cannot score a z
             that they did not draw.
-        batch_size: data held by a call of the programs.
+        batch_size: data held by a call of the programs in importance sampling; annealing holds 128.
         seed: of particles and chains.
         device: None means CUDA where there is one.
         progress: whether to show a progress bar.
@@ -93,21 +87,12 @@ def evidence(
     data = as_data(data).fixed()
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     weighted = evaluate(model, guide, data, num_particles=num_particles, batch_size=batch_size, **options)
-    start = guide if anneal_from_guide else None
-    chains: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures, "guide": start}
-    return annealed_where_needed(model, data, weighted, tolerance=tolerance, **chains, **options)
-
-
-def annealed_where_needed(
-    model: Program, data: Data, weighted: Evaluation, *, tolerance: float = TOLERANCE, **options: Any
-) -> Evidence:
-    """Keep importance-weighted estimates that are to be trusted, and anneal the other data."""
     trusted = (weighted.khat <= KHAT_LIMIT) & (weighted.log_evidence_se <= tolerance)
     log_evidence, error = weighted.log_evidence.clone(), weighted.log_evidence_se.clone()
     rest = (~trusted).nonzero().flatten()
     if len(rest):
-        annealed = ais(model, data.subset(rest), **options)
-        better = annealed.log_evidence > log_evidence[rest]
-        log_evidence[rest] = torch.where(better, annealed.log_evidence, log_evidence[rest])
-        error[rest] = torch.where(better, annealed.log_evidence_se, error[rest])
+        start = guide if anneal_from_guide else None
+        chains: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
+        annealed = anneal(model, data.subset(rest), guide=start, names=rest.tolist(), **chains, **options)
+        log_evidence[rest], error[rest] = annealed.log_evidence, annealed.log_evidence_se
     return Evidence(log_evidence, error, weighted.khat, ~trusted)

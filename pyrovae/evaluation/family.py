@@ -7,6 +7,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import transform_to
 
@@ -27,11 +28,21 @@ class Member:
         params: free parameters, unconstrained; the data are a dimension of each.
         data_dims: which one, counted from the right.
         builds: from the parameters of a site to its distribution, by site; with the numbers of those parameters.
+        masks: of the sites, ``[..., data]``; None where there is none.
     """
 
     params: list[Tensor]
     data_dims: list[int]
     builds: dict[str, tuple[list[int], Build]]
+    masks: dict[str, Any]
+
+    def log_prob(self, name: str, q: dist.TorchDistribution, value: Tensor, repeats: int) -> Tensor:
+        """Return a site's log density of every row, its mask kept and further plates summed over, ``[rows]``."""
+        mask = self.masks[name]
+        if isinstance(mask, Tensor) and mask.dim() and mask.shape[-1] > 1:
+            mask = mask.repeat_interleave(repeats, -1)
+        density = scale_and_mask(q.log_prob(value), mask=mask)
+        return density.flatten(0, -2).sum(0) if density.dim() > 1 else density
 
     def distributions(self, params: list[Tensor], repeats: int) -> dict[str, dist.TorchDistribution]:
         """Return the distributions of every site, each datum standing ``repeats`` times in a row."""
@@ -55,9 +66,12 @@ def member(question: Question, batch: Batch) -> Member:
     inner = getattr(guide, "family", None)
     family = guide if isinstance(guide, Guide) else inner if isinstance(inner, Guide) else None
     with torch.no_grad(), Repeated():
-        if family is not None and callable(getattr(guide, "params", None)):
+        alone = question.layout.latents == (getattr(family, "latent", None),) and not question.layout.auxiliary
+        if family is not None and alone and callable(getattr(guide, "params", None)):
             params = guide.params(*batch).detach()
-            return Member([params], [-params.dim()], {family.latent: ([0], lambda p: family.member(p[0]))})
+            mask = poutine.trace(question.pair.guide).get_trace(*batch).nodes[family.latent]["mask"]
+            builds: dict[str, tuple[list[int], Build]] = {family.latent: ([0], lambda p: family.member(p[0]))}
+            return Member([params], [-params.dim()], builds, {family.latent: mask})
         return _from_sites(question, batch)
 
 
@@ -81,7 +95,7 @@ def _from_sites(question: Question, batch: Batch) -> Member:
         batch_dims = len(traces[0].nodes[name]["fn"].batch_shape)
         params += free
         data_dims += [batch_dims - 1 - one.dim() for one in free]
-    return Member(params, data_dims, builds)
+    return Member(params, data_dims, builds, {name: traces[0].nodes[name]["mask"] for name in latents})
 
 
 def _freed(name: str, site: Site) -> tuple[list[Tensor], Build]:

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive
 from pyrovae.data import as_data
+from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.evaluate import Evaluation, combined_error, standard_error, weigh
-from pyrovae.evaluation.evidence import annealed_where_needed
 from pyrovae.evaluation.family import Member, member
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Program, Repeated, log_density
@@ -105,8 +105,8 @@ def gaps(
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
         log_evidence: estimates and their standard errors, ``[N]`` each, where they are at hand (of :func:`ais`, say);
-            None: by importance sampling from the best member, and by annealing from the prior where its weights are not
-            to be trusted, as :func:`evidence` decides it.
+            None: by annealing from the prior. Importance weights of the best member would not do: a member fitted to
+            one mode of a posterior knows nothing of the others, so that its k-hat is fine where its gap is largest.
         num_particles: of the ELBOs and of the importance weights.
         num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
         particles_per_step: a datum.
@@ -153,7 +153,7 @@ def gaps(
         for parts in zip(*weighed, strict=True)
     )
     if log_evidence is None:
-        found = annealed_where_needed(model, data, optimal, seed=seed, device=device, progress=progress)
+        found = ais(model, data, seed=seed, device=device, progress=progress)
         log_evidence = found.log_evidence, found.log_evidence_se
     return Gaps(log_evidence[0].double(), log_evidence[1].double(), optimal, own)
 
@@ -175,8 +175,7 @@ def _log_weights(asked: Question, batch: Batch, q: Member, params: list[Tensor],
     for name, site in q.distributions(params, repeats).items():
         with noise:
             values[name] = site.rsample()
-        density = site.log_prob(values[name])
-        log_q = log_q + (density.flatten(0, -2).sum(0) if density.dim() > 1 else density)
+        log_q = log_q + q.log_prob(name, site, values[name], repeats)
     with Repeated():
         trace = poutine.trace(poutine.condition(asked.pair.model, data=values)).get_trace(*rows)
     return (log_density(trace, len(rows[0])) - log_q).unflatten(0, (-1, repeats)).T
@@ -206,4 +205,11 @@ def _weighed(
     noise = DatumNoise(asked.seed * 2**20 + 6, indices, asked.data.device)
     sizes = [min(AT_ONCE, num_particles - first) for first in range(0, num_particles, AT_ONCE)]
     parts = [_log_weights(asked, batch, q, params, repeats, noise) for repeats in sizes]
-    return {name: values.cpu() for name, values in weigh(torch.cat(parts)).items()}
+    weights = torch.cat(parts)
+    bad = (weights.isnan() | (weights == torch.inf)).any(0)
+    if bool(bad.any()):
+        raise ValueError(
+            f"a log weight of datum {indices[int(bad.nonzero()[0])]} is not a finite number: the model or the guide "
+            "returns NaN or infinity there (evaluate names the site)"
+        )
+    return {name: values.cpu() for name, values in weigh(weights).items()}

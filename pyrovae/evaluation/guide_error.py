@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from pyrovae.checks import at_least
-from pyrovae.evaluation.draws import draw
+from pyrovae.evaluation.draws import Draws, draw
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question
 
@@ -31,7 +31,7 @@ def guide_error(
 ) -> pd.DataFrame:
     """Compare draws of q(z | x) with a reference sample of p(z | x), for every datum.
 
-    All latents of a datum are taken together, in their own supports.
+    All latents of a datum are taken together, in their own supports; those that never move are left out.
 
     Source: of the classifier test, Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017.
 
@@ -66,7 +66,9 @@ def guide_error(
     parts: dict[int, list[np.ndarray]] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
         exact = _reference(reference, asked.layout.latents, len(asked.data))
+        known = getattr(reference, "observed_data", None)
         for part in draw(asked, num_draws, ("posterior",), batch_size, "draws" if progress else None):
+            _same_data(known, part)
             sites = [part.groups["posterior"][name] for name in asked.layout.latents]
             flat = [site.reshape(*site.shape[:2], -1).double().numpy() for site in sites]
             parts.setdefault(part.indices.start, []).append(np.concatenate(flat, axis=2))
@@ -87,12 +89,29 @@ def _reference(reference: Any, latents: tuple[str, ...], size: int) -> np.ndarra
             f"the reference has draws of shapes {[v.shape for v in values]}, but there are {size} data: its dimensions "
             "must be chain, draw, datum, ..."
         )
+    if values[0].shape[0] * values[0].shape[1] < 2 * FOLDS:
+        raise ValueError(f"the reference has {values[0].shape[:2]} chains and draws, but {2 * FOLDS} draws are needed")
     return np.concatenate([v.reshape(v.shape[0] * v.shape[1], size, -1) for v in values], axis=2).astype(float)
+
+
+def _same_data(known: Any, part: Draws) -> None:
+    """Refuse a reference that was made with other data, where it says which."""
+    for name, value in part.observed.items():
+        if known is None or name not in known:
+            continue
+        expected = np.asarray(known[name])[part.indices.start : part.indices.stop]
+        if expected.shape != tuple(value.shape) or not np.allclose(expected, value.numpy(), atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the reference was made with other data than data {part.indices.start} to {part.indices.stop - 1} "
+                "here: make it with the same, in the same order"
+            )
 
 
 def _compared(guide: np.ndarray, exact: np.ndarray, classifier: Any, seed: int) -> tuple[float, float, float, float]:
     """Compare the draws of one datum, ``[draws, latents]`` each."""
-    scale = exact.std(0).clip(1e-12)
+    moving = exact.std(0) > 0  # not the entries of a matrix that are what they are
+    guide, exact = guide[:, moving], exact[:, moving]
+    scale = exact.std(0)
     mean = np.sqrt((((guide.mean(0) - exact.mean(0)) / scale) ** 2).mean())
     ratio = np.exp(np.log(guide.std(0).clip(1e-12) / scale).mean())
     above = np.triu_indices(exact.shape[1], 1)

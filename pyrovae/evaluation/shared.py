@@ -12,6 +12,7 @@ from pyrovae.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.evaluation.evaluate import evaluate
 from pyrovae.pair import Program, Repeated, given
+from pyrovae.particles import question
 from pyrovae.state import random_state
 
 
@@ -55,27 +56,27 @@ def shared(
             "the guide has no global latents to draw: it needs draw(), posterior(name) and local, as guides.WithGlobals"
         )
     data = as_data(data).fixed()
-    values: dict[str, list[Tensor]] = {}
-    likelihoods, log_p, log_q = [], [], []
-    options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": False}
     with random_state(seed), torch.no_grad():
-        for _ in tqdm(range(num_draws), desc="global draws", disable=not progress, mininterval=0.5):
-            drawn = guide.draw()
-            found = evaluate(given(model, drawn), guide.local, data, compile=False, **options).log_evidence
-            likelihoods.append(found)
-            log_p.append(found.sum() + _log_prior(model, drawn, data.batch(slice(0, 1))))
-            log_q.append(sum(float(guide.posterior(name).log_prob(value).sum()) for name, value in drawn.items()))
-            for name, value in drawn.items():
-                values.setdefault(name, []).append(value.cpu())
+        draws = [guide.draw() for _ in range(num_draws)]
+    options: dict[str, Any] = {"seed": seed, "device": device}
+    judge: dict[str, Any] = {"num_particles": num_particles, "compile": False, "progress": False, **options}
+    bar = tqdm(draws, desc="global draws", disable=not progress, mininterval=0.5)
+    log_likelihood = torch.stack([evaluate(given(model, w), guide.local, data, **judge).log_evidence for w in bar])
+    with question(given(model, draws[0]), guide.local, data, **options) as asked:
+        batch = asked.data.batch(slice(0, 1))
+        log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64)
+    with torch.no_grad():
+        log_q = [sum(float(guide.posterior(name).log_prob(v).sum()) for name, v in w.items()) for w in draws]
     return Shared(
-        values={name: torch.stack(own) for name, own in values.items()},
-        log_likelihood=torch.stack(likelihoods),
-        log_p=torch.stack(log_p),
+        values={name: torch.stack([w[name].cpu() for w in draws]) for name in draws[0]},
+        log_likelihood=log_likelihood,
+        log_p=log_prior + log_likelihood.sum(1),
         log_q=torch.tensor(log_q, dtype=torch.float64),
     )
 
 
 def _log_prior(model: Program, drawn: dict[str, Tensor], batch: tuple[Tensor, ...]) -> float:
-    with Repeated(), poutine.block():
-        trace = poutine.trace(poutine.condition(model, data=drawn)).get_trace(*batch)
-    return sum(float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in drawn.items())
+    held = {name: value.to(batch[0].device) for name, value in drawn.items()}
+    with Repeated():
+        trace = poutine.trace(poutine.condition(model, data=held)).get_trace(*batch)
+    return sum(float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in held.items())

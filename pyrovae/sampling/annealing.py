@@ -177,13 +177,15 @@ class Annealer:
 
     def ends(self, rows: Batch, free: Tensor) -> list[Tensor]:
         """Return the log densities of both ends of the path, ``[rows]`` each."""
+        if not self.from_prior:
+            return list(self.coordinates.both(rows, free))
         prior, likelihood = self.coordinates.joint(rows, free)
-        return [prior if self.from_prior else self.coordinates.guide(rows, free), prior + likelihood]
+        return [prior, prior + likelihood]
 
     def start(self, rows: Batch, noise: DatumNoise) -> Tensor:
         """Draw from the guide, ``[rows, dim]``."""
-        with noise, Repeated():
-            return self.coordinates.of(poutine.trace(self.question.pair.guide).get_trace(*rows))
+        with noise:
+            return self.coordinates.draw(rows)
 
     def simulate(self, indices: range, batch: Batch) -> tuple[Batch, Tensor]:
         """Draw latents and data from the model; return the batch with these data, and the latents ``[data, dim]``."""
@@ -249,19 +251,19 @@ def _see_that_it_scores(question: Question, coordinates: Coordinates) -> None:
     if question.layout.auxiliary:
         raise ValueError(
             f"the guide's density of the latents is not known, since its site {question.layout.auxiliary[0]!r} is not "
-            "in the model: start from the prior, with guide=None"
+            "in the model: start from the prior (guide=None in ais, anneal_from_guide=False in evidence)"
         )
     batch = question.data.batch(slice(0, 1))
-    with Repeated():
-        free = coordinates.of(poutine.trace(question.pair.guide).get_trace(*batch))
+    free = coordinates.draw(batch)
     try:
-        scored = bool(coordinates.guide(batch, free + 1e-3).isfinite().all())
+        scored = bool(coordinates.both(batch, free + 1e-3)[0].isfinite().all())
         reason = "its density there is not a number"
     except Exception as error:  # in whatever way a flow without an inverse says so
         scored, reason = False, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     if not scored:
         raise ValueError(
-            f"the guide cannot score a z that it did not draw ({reason}): start from the prior, with guide=None"
+            f"the guide cannot score a z that it did not draw ({reason}): start from the prior (guide=None in ais, "
+            "anneal_from_guide=False in evidence)"
         )
 
 

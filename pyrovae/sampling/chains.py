@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Batch, Repeated
+from pyrovae.pair import Batch
 from pyrovae.particles import Question
 from pyrovae.sampling.coordinates import Coordinates
 from pyrovae.sampling.field import Field
@@ -116,7 +115,7 @@ class _Run:
         seed = sampler.question.seed * 2**20 + 3
         self.noise = DatumNoise(seed, indices, sampler.question.data.device)
         self.rows = self._repeated(batch, self.chains)
-        draws = self._guide(batch, GUIDE_DRAWS).unflatten(0, (self.size, -1))
+        draws = self._guide(batch, max(GUIDE_DRAWS, self.chains)).unflatten(0, (self.size, -1))
         self.factor = draws.std(1).clamp(min=1e-6)
         self.moments = _Moments(self.size, draws.shape[2], sampler.dense, draws)
         self.at = functools.partial(sampler.field, self.rows)
@@ -163,10 +162,10 @@ class _Run:
 
     def _guide(self, batch: Batch, repeats: int) -> Tensor:
         self.noise.repeats = repeats
-        with self.noise, Repeated():
-            trace = poutine.trace(self.sampler.question.pair.guide).get_trace(*self._repeated(batch, repeats))
+        with self.noise:
+            found = self.sampler.coordinates.draw(self._repeated(batch, repeats))
         self.noise.repeats = self.chains
-        return self.sampler.coordinates.of(trace)
+        return found
 
     @staticmethod
     def _repeated(batch: Batch, repeats: int) -> Batch:

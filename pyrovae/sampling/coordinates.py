@@ -1,5 +1,6 @@
 """Latents as unconstrained numbers, a row a datum and chain, whatever sites, supports and plates a pair has."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,12 +101,25 @@ class Coordinates:
             self.dim += shape.numel()
 
     def of(self, trace: Trace) -> Tensor:
-        """Return the latents in a trace as unconstrained numbers, ``[rows, dim]``."""
+        """Return the latents in a trace of the model as unconstrained numbers, ``[rows, dim]``."""
         found = []
         for name, place in self._places.items():
-            free = biject_to(trace.nodes[name]["fn"].support).inv(_whole(trace.nodes[name]))
+            site = trace.nodes[name]
+            value = _whole(site)
+            free = biject_to(site["fn"].support).inv(value)
+            if not bool(site["fn"].support.check(value).all()):
+                raise ValueError(f"latent site {name!r} has a value outside its support {site['fn'].support}")
             found.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
         return torch.cat(found, dim=1)
+
+    def draw(self, rows: Batch) -> Tensor:
+        """Draw from the guide, ``[rows, dim]``, in the coordinates of the model's supports.
+
+        Raises:
+            ValueError: when a draw is outside of the model's support.
+        """
+        with Repeated():
+            return self.of(self.pair.traces(rows)[0])
 
     def split(self, free: Tensor) -> dict[str, Tensor]:
         """Return the numbers of every site, with the dimensions that the site has."""
@@ -116,27 +130,31 @@ class Coordinates:
 
     def joint(self, rows: Batch, free: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(z) + log |dz/du| and log p(x | z), each ``[rows]``, in nats."""
-        handler, trace = self._run(self.pair.model, rows, free)
+        handler, trace = self._run(rows, free)
         prior = log_density(trace, len(free), observed=False) + handler.log_jacobian
         return prior, log_density(trace, len(free), observed=True)
 
-    def guide(self, rows: Batch, free: Tensor) -> Tensor:
-        """Return log q(z | x) + log |dz/du|, ``[rows]``, in nats."""
-        handler, trace = self._run(self.pair.guide, rows, free)
-        return log_density(trace, len(free)) + handler.log_jacobian
+    def both(self, rows: Batch, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log q(z | x) + log |dz/du| and log p(x, z) + log |dz/du|, each ``[rows]``, in nats."""
+        handler, trace = self._run(rows, free)
+        with Repeated():
+            guide_trace = poutine.trace(poutine.condition(self.pair.guide, data=handler.values)).get_trace(*rows)
+        log_q = log_density(guide_trace, len(free)) + handler.log_jacobian
+        return log_q, log_density(trace, len(free)) + handler.log_jacobian
 
     def values(self, rows: Batch, free: Tensor) -> dict[str, Tensor]:
         """Return the latents of every site in its own support, ``[rows, ...]``; further plates come next."""
-        handler, trace = self._run(self.pair.model, rows, free)
+        handler, trace = self._run(rows, free)
         return {
             name: value.movedim(value.dim() - 1 - trace.nodes[name]["fn"].event_dim, 0)
             for name, value in handler.values.items()
         }
 
-    def _run(self, program: Program, rows: Batch, free: Tensor) -> tuple[Unconstrained, Trace]:
+    def _run(self, rows: Batch, free: Tensor) -> tuple[Unconstrained, Trace]:
+        """Run the model at unconstrained latents."""
         handler = Unconstrained(self.split(free), len(free))
         with Repeated(), handler:
-            return handler, poutine.trace(program).get_trace(*rows)
+            return handler, poutine.trace(self.pair.model).get_trace(*rows)
 
 
 def _whole(site: Site) -> Tensor:
@@ -152,9 +170,16 @@ def _to_support(name: str, site: Site) -> Any:
             f"latent site {name!r} is discrete, and cannot be moved along a gradient: sum it out in the model, or "
             f"{advice}"
         )
-    try:
-        return biject_to(support)
-    except NotImplementedError:
-        raise ValueError(
-            f"latent site {name!r} has support {support}, which has no unconstrained coordinates: {advice}"
-        ) from None
+    if not isinstance(_base(site["fn"]), torch.distributions.VonMises):  # whose support says the real line
+        with contextlib.suppress(NotImplementedError):
+            return biject_to(support)
+        kind = f"support {support}"
+    else:
+        kind = "a circle for its support"
+    raise ValueError(f"latent site {name!r} has {kind}, which has no unconstrained coordinates: {advice}")
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn

@@ -88,7 +88,7 @@ class Field:
         with torch.enable_grad():
             free = free.detach().requires_grad_()
             logs = self.densities(rows, free)
-            forces = [torch.autograd.grad(log.sum(), free, retain_graph=log is not logs[-1])[0] for log in logs]
+            forces = [_gradient(log, free) for log in logs]
         return [torch.stack(logs).detach(), torch.stack(forces).nan_to_num(0, 0, 0)]
 
     def _compile(self, key: Any, rows: Batch, free: Tensor) -> None:
@@ -109,3 +109,10 @@ class Field:
             if self.choice.mode is True:
                 warnings.warn(f"compile=True, but the programs run eagerly: {error}", stacklevel=2)
             self.choice.give_up(str(error))
+
+
+def _gradient(log: Tensor, free: Tensor) -> Tensor:
+    """Return the gradient of log densities, 0 where they do not depend on the latents (all of them masked)."""
+    if not log.requires_grad:
+        return torch.zeros_like(free)
+    return torch.autograd.grad(log.sum(), free, retain_graph=True)[0]

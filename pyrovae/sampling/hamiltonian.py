@@ -65,14 +65,15 @@ def move(
         here = at(here.free + size * _push(factor, momentum))
         kick = 0.5 if step == num_steps - 1 else 1.0
         momentum = momentum + kick * size * _pull(factor, _mixed(weights, here))
-    change = ((weights * here.logs).sum(0) - 0.5 * momentum.square().sum(1) - energy).nan_to_num(-torch.inf, -torch.inf)
-    acceptance = change.clamp(max=0).exp()
+    end = (weights * here.logs).sum(0) - 0.5 * momentum.square().sum(1)
+    change = torch.where(end.isfinite(), end - energy, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    acceptance = change.clamp(max=0).exp().to(threshold)  # a chain that starts where the density is 0 takes any other
     return Move(here.where(threshold < acceptance, start), acceptance, change < -DIVERGENT)
 
 
 def _mixed(weights: Tensor, here: Point) -> Tensor:
     """Return the gradient of the target of every row."""
-    return (weights[:, :, None] * here.forces).sum(0)
+    return (weights[:, :, None] * here.forces).sum(0).to(here.forces)
 
 
 def _push(factor: Tensor, vector: Tensor) -> Tensor:
