@@ -90,7 +90,7 @@ def test_compare_writes_everything(tmp_path, capsys):
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     assert list(pd.read_csv(out / "table.csv")["name"])
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert "<table" in page
     assert "http://" not in page
     assert "https://" not in page
