@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--data", type=int, default=1000)
     parser.add_argument("--nuts", type=int, default=5, help="data that NUTS is run on")
-    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     model, guide, train = fitted(options.epochs)
