@@ -469,3 +469,15 @@ def test_draws_of_a_subsampled_plate_go_to_arviz():
 
     found = pyrovae.to_arviz(model, guide, torch.zeros(50), num_draws=40, num_particles=40, progress=False)
     assert found.prior_predictive["x"].shape == (1, 40, 50)
+
+
+def test_a_comparison_with_gaps_has_those_of_each_pair():
+    model, x = make_oracle(2, 5, 20)
+    pairs = {"exact": (model, guides.Exact(model)), "mean field": (model, mean_field(5, 2))}
+    table = pyrovae.compare(pairs, x, num_particles=1000, with_gaps=True, progress=False)
+    own = pyrovae.gaps(*pairs["mean field"], x, num_particles=1000, progress=False).summary()
+    for key in ("approximation", "approximation_se", "amortization", "amortization_se"):
+        assert table.loc["mean field", key] == pytest.approx(own[key], abs=1e-6)
+    assert table.loc["mean field", "amortization"] > table.loc["exact", "amortization"] + 1
+    plain = pyrovae.compare(pairs, x, num_particles=100, progress=False)
+    assert "approximation" not in plain

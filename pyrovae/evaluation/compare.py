@@ -33,7 +33,8 @@ def compare(
         candidates: fits, or (model, guide) pairs, by name.
         data: a tensor, a tuple of tensors, or a data set; the same for all.
         num_particles: importance samples a datum.
-        with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does.
+        with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does: below log p(x) by annealing, which does not
+            trust the guide, so that the two may add up to more than log_evidence - elbo.
         batch_size: data held by a call of the programs.
         seed: of the particles, the same for all.
         device: None means CUDA where there is one.
@@ -50,11 +51,7 @@ def compare(
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
     pairs = {name: programs(candidate) for name, candidate in candidates.items()}
     evaluations = {name: evaluate(*pair, data, batch_size=batch_size, **options) for name, pair in pairs.items()}
-    split = {}
-    if with_gaps:
-        for name, pair in pairs.items():
-            known = evaluations[name].log_evidence, evaluations[name].log_evidence_se
-            split[name] = gaps(*pair, data, log_evidence=known, **options)
+    split = {name: gaps(*pair, data, **options) for name, pair in pairs.items() if with_gaps}
     return comparison(evaluations, {name: c.seconds for name, c in candidates.items() if isinstance(c, Fit)}, split)
 
 
