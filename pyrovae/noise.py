@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -37,14 +38,16 @@ class Draw:
         func: the operation.
         args: its positional arguments; a tensor that is filled, or whose shape is taken, stands for that shape.
         kwargs: its keyword arguments.
+        data_dim: the dimension of the data plate at the site that is sampled; None outside of sites.
     """
 
     func: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    data_dim: int | None = None
 
     @classmethod
-    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Draw":
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data_dim: int | None = None) -> "Draw":
         """Describe an operation.
 
         Raises:
@@ -56,7 +59,7 @@ class Draw:
         first = args[0]
         shaped = torch.empty_like(first, device="meta") if isinstance(first, Tensor) else first
         device = {"device": first.device} if isinstance(first, Tensor) else {}
-        return cls(func, (shaped, *args[1:]), {**device, **kwargs})
+        return cls(func, (shaped, *args[1:]), {**device, **kwargs}, data_dim)
 
     def matches(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Whether this is the same operation."""
@@ -79,6 +82,19 @@ class Given(TorchDispatchMode):
         if expected is None or not expected.matches(func, args):
             raise ValueError("the program draws other random numbers from call to call")
         return args[0].copy_(numbers) if func._schema.name.endswith("_") else numbers
+
+
+class _Site(Messenger):
+    """Knows which dimension the data have in what the current site draws."""
+
+    data_dim: int | None = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        shape = getattr(msg["fn"], "batch_shape", ())  # of all plates: they have expanded it by now
+        self.data_dim = len(shape) - 1 if shape else None
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.data_dim = None
 
 
 class DatumNoise(TorchDispatchMode):
@@ -108,9 +124,22 @@ class DatumNoise(TorchDispatchMode):
         self.repeats = 1
         self.outer = 0
         self.record: list[Draw] | None = None
+        self._site = _Site()
+
+    def __enter__(self) -> "DatumNoise":
+        """Begin to draw."""
+        self._site.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """Draw no longer."""
+        super().__exit__(*raised)
+        self._site.__exit__(*raised)
 
     def numbers(self, draw: Draw) -> Tensor:
         """Draw what a program will ask for."""
+        self._site.data_dim = draw.data_dim
         found = self._rows(first_shape(draw.args) or ())
         device = {"device": draw.kwargs.get("device")}
         if draw.func._schema.name.endswith("_"):
@@ -137,7 +166,7 @@ class DatumNoise(TorchDispatchMode):
             shape = first_shape(args)
             found = None if shape is None else self._rows(shape)
             if self.record is not None:
-                self.record.append(Draw.of(func, args, kwargs))
+                self.record.append(Draw.of(func, args, kwargs, self._site.data_dim))
             if found is not None:
                 return self._by_datum(func, *found, args, kwargs)
         return func(*args, **kwargs)
@@ -150,15 +179,20 @@ class DatumNoise(TorchDispatchMode):
         if self.outer:
             dims = [d for d, n in enumerate(shape) if d > 0 and n == len(self.generators)]
             if dims and shape[0] == self.outer:
-                return dims[0], 1
+                return self._one_of(dims), 1
             if shape and shape[0] and shape[0] % (self.outer * len(self.generators)) == 0:
                 raise ValueError(f"noise of shape {tuple(shape)} is not laid out by particle and datum")
             return None
         rows = self.repeats * len(self.generators)
-        dim = next((d for d, n in enumerate(shape) if n == rows), None)
-        if dim is not None:
-            return dim, self.repeats
+        dims = [d for d, n in enumerate(shape) if n == rows]
+        if dims:
+            return self._one_of(dims), self.repeats
         return (0, shape[0] // len(self.generators)) if shape and shape[0] and shape[0] % rows == 0 else None
+
+    def _one_of(self, dims: list[int]) -> int:
+        """Return the dimension of the data, of several as long: a further plate may be on its left, an event right."""
+        known = self._site.data_dim
+        return known if known in dims else dims[0]
 
     def _by_datum(self, func: Any, dim: int, count: int, args: Any, kwargs: Any) -> Any:
         fill = fresh.get(func)

@@ -1,8 +1,10 @@
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import constraints
 
+import pyrovae
 from pyrovae.noise import DatumNoise, datum_seed
 
 ROWS = 6
@@ -115,3 +117,22 @@ def test_seeds_of_a_call_are_distinct():
     seeds = {datum_seed(5, i) for i in range(10_000)}
     assert len(seeds) == 10_000
     assert datum_seed(5, 0) != datum_seed(6, 0)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])  # 2 rows: as long as the plate
+def test_a_further_plate_as_long_as_the_batch_does_not_take_its_noise(batch_size, compile):
+    def model(x):
+        with pyro.plate("data", len(x)), pyro.plate("groups", 2, dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x.expand(2, -1, -1))
+
+    def guide(x):
+        with pyro.plate("data", len(x)), pyro.plate("groups", 2, dim=-2):
+            pyro.sample("z", dist.Normal(x.expand(2, -1, -1) / 2, 1.0).to_event(1))
+
+    x = torch.arange(24.0).reshape(8, 3) / 10
+    options = {"num_particles": 1, "progress": False}
+    expected = pyrovae.log_weights(model, guide, x, batch_size=3, compile=False, **options)
+    found = pyrovae.log_weights(model, guide, x, batch_size=batch_size, compile=compile, **options)
+    torch.testing.assert_close(found, expected)
