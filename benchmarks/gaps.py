@@ -17,7 +17,7 @@ import torch
 import pyrovae
 from pyrovae import guides, likelihoods, models, nn, plots, priors
 
-LATENT, WIDTH = 50, 200
+LATENT, WIDTH, BATCH, LR = 50, 200, 100, 1e-3
 GUIDES = {
     "factorised Gaussian": lambda encoder: guides.MeanField(encoder, LATENT),
     "inverse autoregressive flow": lambda encoder: guides.Flow(encoder, LATENT, num_steps=2, hidden=(WIDTH,)),
@@ -31,13 +31,13 @@ factorised Gaussian -89.80, -91.23, -92.57, gaps 1.43 and 1.34; auxiliary flow -
 
 def pair(family):
     torch.manual_seed(0)
-    wide = (WIDTH, WIDTH)
+    wide, shape = (WIDTH, WIDTH), torch.nn.Tanh
     model = models.VAE(
         prior=priors.StandardNormal(LATENT),
-        decoder=nn.MLP(LATENT, 784, hidden=wide),
+        decoder=nn.MLP(LATENT, 784, hidden=wide, activation=shape),
         likelihood=likelihoods.Bernoulli(),
     )
-    return model, family(nn.MLP(784, WIDTH, hidden=wide))
+    return model, family(nn.MLP(784, WIDTH, hidden=wide, activation=shape))
 
 
 def judged(model, guide, data, options):
@@ -94,10 +94,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder that holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=Path("docs"))
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--data", type=int, default=500)
     parser.add_argument("--particles", type=int, default=5000)
-    parser.add_argument("--temperatures", type=int, default=500)
+    parser.add_argument("--temperatures", type=int, default=1000)
     parser.add_argument("--progress", action="store_true")
     options = parser.parse_args()
     splits = pyrovae.data.MNIST(root=options.root, binarise=pyrovae.data.Dynamic()).splits(seed=0)
@@ -106,9 +106,11 @@ def main() -> None:
     started = time.perf_counter()
     for name, family in GUIDES.items():
         model, guide = pair(family)
+        steps = options.epochs * -(-len(splits.train) // BATCH)
         fitted = pyrovae.fit(
-            model, guide, splits.train, epochs=options.epochs, batch_size=100, progress=options.progress
-        )
+            model, guide, splits.train, steps=steps, batch_size=BATCH, progress=options.progress,
+            lr=lambda step, last=steps: LR * 0.5 * (1 + math.cos(math.pi * step / last)),
+        )  # fmt: skip
         print(f"{name}: fitted in {fitted.seconds:.0f} s", flush=True)
         for part, data in parts.items():
             label = f"{name}, {part}"
@@ -119,7 +121,8 @@ def main() -> None:
             print(evidence_rows[-1], gap_rows[-1], sep="\n", flush=True)
     minutes = (time.perf_counter() - started) / 60
     text = "\n".join([
-        f"A VAE of 784-{WIDTH}-{WIDTH}-{LATENT} after {options.epochs} epochs of MNIST, binarised dynamically;",
+        f"A VAE of 784-{WIDTH}-{WIDTH}-{LATENT}, tanh, after {options.epochs} epochs of MNIST, binarised dynamically,",
+        "by Adam with a learning rate that falls from 0.001 to 0 along a cosine;",
         f"{options.data:,} images each, nats per image, standard errors in brackets. Made by",
         f"`python benchmarks/gaps.py --root DATA` in {minutes:.0f} minutes, fits included, on",
         f"{torch.get_num_threads()} CPU threads.",
@@ -133,7 +136,8 @@ def main() -> None:
         f"|{' --- |' * 10}",
         *evidence_rows,
         "",
-        "Where the bound loses. Log evidence is the largest of the three estimates, image by image.",
+        "Where the bound loses. Log evidence is the largest of the three estimates, image by image, as in the paper: a",
+        "largest of noisy numbers is biased up, by less than the errors above.",
         "",
         "| guide, data | log p(x) | best member | guide | approximation gap | amortization gap | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",

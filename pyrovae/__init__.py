@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
     from pyrovae.arviz import elpd, globals_to_arviz, hmc, to_arviz
+    from pyrovae.calibration import Calibration, sbc
     from pyrovae.evaluation import (
         Annealing,
         Evaluation,
         Evidence,
         Gaps,
+        Ranks,
         Sandwich,
+        Simulation,
         ais,
         bdmc,
         compare,
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
         gaps,
         guide_error,
         pareto_khat,
-        prior_against_posterior,
+        pit,
+        posterior_predictive_check,
         prior_predictive_check,
         rates,
+        simulate,
         worst,
     )
+    from pyrovae.latents import prior_against_posterior
     from pyrovae.pair import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
     from pyrovae.weights import log_weights
@@ -39,13 +45,16 @@ except PackageNotFoundError:  # an uninstalled checkout
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
 _NAMES = {
     "Annealing": "evaluation",
+    "Calibration": "calibration",
     "Evaluation": "evaluation",
     "Evidence": "evaluation",
     "Fit": "training",
     "FitError": "training",
     "FitInterrupted": "training",
     "Gaps": "evaluation",
+    "Ranks": "evaluation",
     "Sandwich": "evaluation",
+    "Simulation": "evaluation",
     "ais": "evaluation",
     "bdmc": "evaluation",
     "compare": "evaluation",
@@ -62,22 +71,29 @@ _NAMES = {
     "load": "training",
     "log_weights": "weights",
     "pareto_khat": "evaluation",
-    "prior_against_posterior": "evaluation",
+    "pit": "evaluation",
+    "posterior_predictive_check": "evaluation",
+    "prior_against_posterior": "latents",
     "prior_predictive_check": "evaluation",
     "rates": "evaluation",
+    "sbc": "calibration",
+    "simulate": "evaluation",
     "to_arviz": "arviz",
     "worst": "evaluation",
 }
 
 __all__ = [
     "Annealing",
+    "Calibration",
     "Evaluation",
     "Evidence",
     "Fit",
     "FitError",
     "FitInterrupted",
     "Gaps",
+    "Ranks",
     "Sandwich",
+    "Simulation",
     "ais",
     "bdmc",
     "compare",
@@ -100,11 +116,15 @@ __all__ = [
     "nn",
     "objectives",
     "pareto_khat",
+    "pit",
     "plots",
+    "posterior_predictive_check",
     "prior_against_posterior",
     "prior_predictive_check",
     "priors",
     "rates",
+    "sbc",
+    "simulate",
     "to_arviz",
     "worst",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.util import check_site_shape
@@ -50,10 +51,13 @@ class Particles:
 
     def values(self, site: dict[str, Any]) -> Tensor:
         """Return a local site's values as ``[K, len(indices), ...]``; plates left of the data plate come next."""
-        value: Tensor = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape)
-        dim = value.dim() - 1 - site["fn"].event_dim
-        rows = value.movedim(dim, 0)
-        return rows.unflatten(0, (len(self.indices), -1)).transpose(0, 1)
+        return site_rows(site).unflatten(0, (len(self.indices), -1)).transpose(0, 1)
+
+
+def site_rows(site: dict[str, Any]) -> Tensor:
+    """Return a local site's values as ``[rows, ...]``; plates left of the data plate come next."""
+    value: Tensor = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape)
+    return value.movedim(value.dim() - 1 - site["fn"].event_dim, 0)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,26 @@ def chunks(num_particles: int) -> list[tuple[int, int]]:
     """Split particles into calls as equal as can be: the first particle and the number of them."""
     size = -(-num_particles // -(-num_particles // PARTICLES_PER_CALL))
     return [(start, min(size, num_particles - start)) for start in range(0, num_particles, size)]
+
+
+def simulated(asked: Question, batch: tuple[Tensor, ...], noise: DatumNoise) -> tuple[tuple[Tensor, ...], Any]:
+    """Draw latents and data from the model; return the batch with these data, and the trace.
+
+    What is missing of the batch is missing of the data that take its place.
+
+    Raises:
+        ValueError: for an observation that is not a tensor of the batch.
+    """
+    with noise, Repeated():
+        trace = poutine.trace(poutine.uncondition(asked.pair.model)).get_trace(*batch)
+    made = list(batch)
+    for site in asked.layout.observed:
+        if site.source is None:
+            raise ValueError(f"observed site {site.name!r} is not a tensor of the batch, so no data can take its place")
+        known = batch[site.source]
+        drawn = trace.nodes[site.name]["value"].to(known.dtype)
+        made[site.source] = torch.where(known.isnan(), known, drawn) if known.is_floating_point() else drawn
+    return tuple(made), trace
 
 
 @contextmanager

@@ -7,9 +7,11 @@ from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, weigh,
 from pyrovae.evaluation.evidence import Evidence, evidence
 from pyrovae.evaluation.gaps import Gaps, gaps
 from pyrovae.evaluation.guide_error import guide_error
-from pyrovae.evaluation.prior_checks import prior_against_posterior, prior_predictive_check
+from pyrovae.evaluation.predictive import pit, posterior_predictive_check, prior_predictive_check
 from pyrovae.evaluation.psis import pareto_khat
+from pyrovae.evaluation.ranks import Ranks
 from pyrovae.evaluation.rates import rates
+from pyrovae.evaluation.simulation import Simulation, simulate
 
 __all__ = [
     "GROUPS",
@@ -19,7 +21,9 @@ __all__ = [
     "Evaluation",
     "Evidence",
     "Gaps",
+    "Ranks",
     "Sandwich",
+    "Simulation",
     "ais",
     "bdmc",
     "compare",
@@ -30,10 +34,12 @@ __all__ = [
     "gaps",
     "guide_error",
     "pareto_khat",
-    "prior_against_posterior",
+    "pit",
+    "posterior_predictive_check",
     "prior_predictive_check",
     "programs",
     "rates",
+    "simulate",
     "weigh",
     "worst",
 ]

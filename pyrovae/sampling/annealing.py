@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Batch, Program, Repeated
-from pyrovae.particles import Question
+from pyrovae.pair import Batch, Program
+from pyrovae.particles import Question, simulated
 from pyrovae.sampling.coordinates import Coordinates, PriorGuide
 from pyrovae.sampling.field import Field, Point
 from pyrovae.sampling.hamiltonian import move
@@ -189,16 +188,8 @@ class Annealer:
 
     def simulate(self, indices: range, batch: Batch) -> tuple[Batch, Tensor]:
         """Draw latents and data from the model; return the batch with these data, and the latents ``[data, dim]``."""
-        with self._noise(indices, 4, 1), Repeated():
-            trace = poutine.trace(poutine.uncondition(self.question.pair.model)).get_trace(*batch)
-        simulated = list(batch)
-        for site in self.question.layout.observed:
-            if site.source is None:
-                raise ValueError(
-                    f"observed site {site.name!r} is not a tensor of the batch, so no data can take its place"
-                )
-            simulated[site.source] = trace.nodes[site.name]["value"].to(batch[site.source].dtype)
-        return tuple(simulated), self.coordinates.of(trace)
+        made, trace = simulated(self.question, batch, self._noise(indices, 4, 1))
+        return made, self.coordinates.of(trace)
 
     def _scale(self, indices: range, batch: Batch) -> Tensor:
         """Return the standard deviation of the guide's draws, ``[data, dim]``."""

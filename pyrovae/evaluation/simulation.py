@@ -1,0 +1,92 @@
+"""Data that the model makes, together with the latents that they came from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.checks import at_least
+from pyrovae.data import Data, as_data
+from pyrovae.noise import DatumNoise
+from pyrovae.pair import Program
+from pyrovae.particles import BATCH_SIZE, question, simulated, site_rows
+from pyrovae.sampling import PriorGuide
+
+STREAM = 7 * 2**20 + 3  # unlike those of particles, draws and chains
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """S draws (z, x) of the model.
+
+    Attributes:
+        data: x, and what the model is given beside it: a set of S data.
+        latents: z by site, ``[S, plates, ..., event]``.
+    """
+
+    data: Data
+    latents: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def part(self, chosen: slice) -> "Simulation":
+        """Return some of the draws."""
+        return Simulation(self.data.subset(chosen), {name: z[chosen] for name, z in self.latents.items()})
+
+
+def simulate(
+    model: Program,
+    data: Any,
+    *,
+    num_simulations: int | None = None,
+    batch_size: int = 8 * BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Simulation:
+    """Draw latents and data from the model: z ~ p(z), x ~ p(x | z).
+
+    Args:
+        model: generative program ``model(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set: their shapes, their covariates and which values are missing
+            are taken, one row after another, from the first again when all are used; observations are replaced.
+        num_simulations: S; None: as many as there are data.
+        batch_size: data held by a call of the model.
+        seed: of the draws.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a model that breaks the contract, bad data or bad numbers, or an observation that is not a
+            tensor of the batch.
+
+    Example:
+        >>> from pyrovae import models
+        >>> made = simulate(models.LinearGaussian(2, 5), torch.zeros(1, 5), num_simulations=7, progress=False)
+        >>> made.latents["z"].shape, made.data.batch(slice(0, 7))[0].shape
+        (torch.Size([7, 2]), torch.Size([7, 5]))
+    """
+    template = as_data(data).fixed()
+    count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
+    template = template.subset(torch.arange(count) % len(template))
+    batches: list[tuple[Tensor, ...]] = []
+    latents: dict[str, list[Tensor]] = {}
+    with (
+        question(model, PriorGuide(model), template, seed=seed, device=device) as asked,
+        pyro.validation_enabled(False),
+        tqdm(total=count, desc="simulate", unit="data", disable=not progress, mininterval=0.5) as bar,
+    ):
+        for indices, batch in asked.data.batches(batch_size):
+            noise = DatumNoise(seed * 8 * 2**20 + STREAM, indices, asked.data.device)
+            made, trace = simulated(asked, batch, noise)
+            batches.append(tuple(t.cpu() for t in made))
+            for name in asked.layout.latents:
+                latents.setdefault(name, []).append(site_rows(trace.nodes[name]).cpu())
+            bar.update(len(indices))
+    tensors = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    made_data = Data(*tensors, image_shape=template.image_shape, missing=template.missing)
+    return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()})
