@@ -16,6 +16,7 @@ from pyrovae import plots
 from pyrovae.checks import at_least
 from pyrovae.data import Data
 from pyrovae.evaluation import Ranks, Simulation, simulate
+from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.ranks import Tally, rank
 from pyrovae.pair import Program, Repeated, log_density
 from pyrovae.particles import BATCH_SIZE, Particles, Question, question, site_rows
@@ -222,13 +223,6 @@ def sbc(
         distance=chosen(DISTANCE),
         quantities=chosen(*own) if own else None,
     )
-
-
-def coordinates(site: str, one: Tensor) -> list[str]:
-    """Return names of the numbers that a datum has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
-    if one.numel() == 1:
-        return [site]
-    return [f"{site}[{', '.join(map(str, index))}]" for index in np.ndindex(*one.shape)]
 
 
 def _see_names(own: Mapping[str, Any], taken: Sequence[str]) -> None:

@@ -210,7 +210,7 @@ def test_a_learned_guide_and_its_figure():
     found = pyrovae.sbc(model, guide, torch.zeros(1, 6), num_simulations=100, **QUIET)
     figure = found.plot()
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    named = [text for text in legend[1:-1]]
+    named = legend[1:-1]
     assert all(text.endswith("(outside)") for text in named)  # of more than ten, those that leave the band
     assert legend[-1] == f"{15 - len(named)} more"
 

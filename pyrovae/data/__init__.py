@@ -5,6 +5,7 @@ from pyrovae.data.data import Data, Splits, as_data
 from pyrovae.data.digits import Digits
 from pyrovae.data.files import CSV, Array
 from pyrovae.data.mnist import MNIST, FashionMNIST, data_root
+from pyrovae.data.sprites import DSprites, Sprites
 from pyrovae.data.stream import Stream
 
 __all__ = [
@@ -12,11 +13,13 @@ __all__ = [
     "MNIST",
     "Array",
     "Binarisation",
+    "DSprites",
     "Data",
     "Digits",
     "Dynamic",
     "FashionMNIST",
     "Splits",
+    "Sprites",
     "Static",
     "Stream",
     "as_data",

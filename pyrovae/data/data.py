@@ -33,6 +33,8 @@ class Data:
         *tensors: each ``[N, ...]``; a batch holds their rows, in this order.
         image_shape: (channels, rows, columns) that a row of the first tensor makes up.
         labels: of the data, ``[N]``; not part of a batch.
+        factors: that the data were made by, ``[N, F]``, the level of each; not part of a batch.
+        factor_names: of the columns of ``factors``.
         feature_names: of the columns of the first tensor.
         levels: divide the first tensor by this number when a batch is made (255 for grey levels in a byte).
         binarise: how intensities of the first tensor become bits; None leaves them as they are.
@@ -54,6 +56,8 @@ class Data:
         *tensors: Tensor,
         image_shape: tuple[int, int, int] | None = None,
         labels: Tensor | None = None,
+        factors: Tensor | None = None,
+        factor_names: Sequence[str] | None = None,
         feature_names: Sequence[str] | None = None,
         levels: float | None = None,
         binarise: Binarisation | None = None,
@@ -63,12 +67,16 @@ class Data:
         _check(tensors, missing)
         if labels is not None and len(labels) != len(tensors[0]):
             raise ValueError(f"there must be a label a datum: got {len(labels)} labels for {len(tensors[0])} data")
+        named = [] if factors is None else list(factor_names or (f"factor{k}" for k in range(factors.shape[-1])))
+        if factors is not None and tuple(factors.shape) != (len(tensors[0]), len(named)):
+            raise ValueError(f"factors must be [{len(tensors[0])}, {len(named)}], got {list(factors.shape)}")
         columns = int(np.prod(tensors[0].shape[1:]))
         if feature_names is not None and len(feature_names) != columns:
             raise ValueError(f"there must be a name a feature: got {len(feature_names)} names for {columns} features")
         self.tensors = tensors
         self.image_shape = image_shape
         self.labels = labels
+        self.factors, self.factor_names = factors, named
         self.feature_names = None if feature_names is None else list(feature_names)
         self.levels = levels
         self.binarise = binarise
@@ -201,12 +209,12 @@ class Data:
         return other
 
     def _rows(self, indices: Tensor | slice) -> "Data":
-        labels = None if self.labels is None else self.labels[indices]
+        labels, factors = (None if known is None else known[indices] for known in (self.labels, self.factors))
+        other = self._copy(self.tensors if self.mapped else tuple(t[indices] for t in self.tensors), labels)
+        other.factors = factors
         if self.mapped:
-            other = self._copy(self.tensors, labels)
             other.rows = self.rows[indices]
-            return other
-        return self._copy(tuple(t[indices] for t in self.tensors), labels)
+        return other
 
     def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> "Data":
         other = object.__new__(type(self) if self.mapped else Data)

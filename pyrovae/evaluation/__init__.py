@@ -11,6 +11,7 @@ from pyrovae.evaluation.predictive import pit, posterior_predictive_check, prior
 from pyrovae.evaluation.psis import pareto_khat
 from pyrovae.evaluation.ranks import Ranks
 from pyrovae.evaluation.rates import rates
+from pyrovae.evaluation.sample_quality import sample_quality
 from pyrovae.evaluation.simulation import Simulation, simulate
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "prior_predictive_check",
     "programs",
     "rates",
+    "sample_quality",
     "simulate",
     "weigh",
     "worst",

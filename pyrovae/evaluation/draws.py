@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -71,3 +72,10 @@ def _run(asked: Question, program: Any, part: Particles, stream: int) -> Any:
     noise.repeats = part.log_weight.shape[0]
     with noise, Repeated(), torch.no_grad():
         return poutine.trace(program).get_trace(*part.rows)
+
+
+def coordinates(site: str, one: Tensor) -> list[str]:
+    """Return names of the numbers that a datum has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
+    if one.numel() == 1:
+        return [site]
+    return [f"{site}[{', '.join(map(str, index))}]" for index in np.ndindex(*one.shape)]

@@ -1,13 +1,20 @@
-"""The aggregate posterior beside the prior."""
+"""The aggregate posterior beside the prior: by coordinate, and as a whole."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import pairwise_distances
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
+from pyrovae.checks import at_least
+from pyrovae.data import as_data
 from pyrovae.evaluation import draw
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question
@@ -45,15 +52,9 @@ def prior_against_posterior(
     Raises:
         ValueError: for a pair that breaks the contract, or bad data.
     """
-    kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    with question(model, guide, data, seed=seed, device=device) as asked:
-        for part in draw(asked, 1, ("posterior", "prior"), batch_size, "draws" if progress else None):
-            for name in asked.layout.latents:
-                pair = (part.groups["posterior"][name][0], part.groups["prior"][name][0])
-                kept.setdefault(name, []).append(pair)
+    drawn = _drawn(model, guide, as_data(data), batch_size, seed, device, progress)
     rows = {}
-    for name, pairs in kept.items():
-        q, p = (_rows(torch.cat([pair[i] for pair in pairs])) for i in (0, 1))
+    for name, (q, p) in drawn.items():
         for d in range(q.shape[1]):
             test = stats.ks_2samp(q[:, d], p[:, d])
             rows[f"{name}[{d}]" if q.shape[1] > 1 else name] = {
@@ -65,6 +66,112 @@ def prior_against_posterior(
                 "pvalue": float(test.pvalue),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("latent")
+
+
+@dataclass(frozen=True)
+class PriorTest:
+    """Whether the aggregate posterior is the prior, from one draw a datum of each.
+
+    Attributes:
+        distance: energy distance of both samples, in standard deviations of the prior's draws; 0 for equal
+            distributions, up to noise.
+        pvalue: of the permutation test by that distance.
+        accuracy: with which a classifier tells their draws apart, cross-validated: 0.5 where it cannot.
+        kl: KL(q(z) || p(z)) by the classifier's density ratio, in nats; too small where it cannot follow the ratio.
+        kl_se: its standard error over the draws.
+    """
+
+    distance: float
+    pvalue: float
+    accuracy: float
+    kl: float
+    kl_se: float
+
+
+def prior_test(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_permutations: int = 999,
+    classifier: Any = None,
+    max_data: int = 2000,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> PriorTest:
+    """Test whether codes, one draw of q(z | x) a datum, are distributed as the prior is: all latents together.
+
+    The p-value is exact whatever the distributions; the classifier says how far apart they are. Where the guide can
+    score any z, :func:`pyrovae.aggregate` has the divergence without a classifier.
+
+    Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013; Rosca,
+    Lakshminarayanan and Mohamed, "Distribution matching in variational inference", 2018, for the density ratio.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set; at least 20 data.
+        num_permutations: the p-value is at least 1 / (num_permutations + 1).
+        classifier: of scikit-learn's, with probabilities; None: gradient-boosted trees.
+        max_data: of larger sets, this many data are taken at random, since distances take its square in memory.
+        batch_size: data held by a call of the programs.
+        seed: of draws, permutations and folds.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers.
+    """
+    at_least("num_permutations", num_permutations, 1)
+    at_least("max_data", max_data, 20)
+    whole = as_data(data).fixed()
+    if len(whole) < 20:
+        raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
+    if len(whole) > max_data:
+        whole = whole.subset(torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:max_data])
+    drawn = _drawn(model, guide, whole, batch_size, seed, device, progress)
+    q, p = (np.concatenate([pair[i] for pair in drawn.values()], axis=1) for i in (0, 1))
+    scale = p.std(axis=0)
+    scaled = np.concatenate([q, p]) / np.where(scale > 0, scale, 1)
+    label = np.repeat([1, 0], len(q))
+    distance, pvalue = _energy(scaled, len(q), num_permutations, seed)
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    judge = clone(classifier or HistGradientBoostingClassifier(max_iter=60, learning_rate=0.05, random_state=seed))
+    chance = cross_val_predict(judge, scaled, label, cv=folds, method="predict_proba")[:, 1].clip(1e-6, 1 - 1e-6)
+    ratio = np.log(chance / (1 - chance))[label == 1]
+    return PriorTest(
+        distance=distance,
+        pvalue=pvalue,
+        accuracy=float(((chance > 0.5) == label).mean()),
+        kl=float(ratio.mean()),
+        kl_se=float(ratio.std(ddof=1) / np.sqrt(len(ratio))),
+    )
+
+
+def _energy(points: np.ndarray, count: int, num_permutations: int, seed: int) -> tuple[float, float]:
+    """Return the energy distance of the first ``count`` points and the rest, and its permutation p-value."""
+    distances = pairwise_distances(points)
+    signs = np.where(np.arange(len(points)) < count, 1 / count, -1 / (len(points) - count))[None]
+    shuffled = np.random.default_rng(seed).permuted(np.repeat(signs, num_permutations, axis=0), axis=1)
+    found = -np.einsum("ri,ri->r", shuffled @ distances, shuffled)
+    own = -float((signs @ distances @ signs.T)[0, 0])
+    return own, float((1 + (found >= own * (1 - 1e-12)).sum()) / (1 + num_permutations))
+
+
+def _drawn(
+    model: Program, guide: Program, data: Any, batch_size: int, seed: int, device: Any, progress: bool
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return a draw of q(z | x) and one of the prior for every datum, by site, ``[N, D]`` each."""
+    kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        for part in draw(asked, 1, ("posterior", "prior"), batch_size, "draws" if progress else None):
+            for name in asked.layout.latents:
+                pair = (part.groups["posterior"][name][0], part.groups["prior"][name][0])
+                kept.setdefault(name, []).append(pair)
+    codes = {name: _rows(torch.cat([q for q, _ in pairs])) for name, pairs in kept.items()}
+    return {name: (codes[name], _rows(torch.cat([p for _, p in pairs]))) for name, pairs in kept.items()}
 
 
 def _rows(values: Tensor) -> np.ndarray:

@@ -1,0 +1,338 @@
+"""What the KL term pays for: information about the datum, dependence between latents, and distance to the prior."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from pyro import poutine
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.checks import at_least
+from pyrovae.data import as_data
+from pyrovae.evaluation.draws import coordinates
+from pyrovae.evaluation.evaluate import standard_error
+from pyrovae.latents.marginals import marginals
+from pyrovae.pair import Program, Repeated, log_density, per_datum
+from pyrovae.particles import BATCH_SIZE, Question, question
+
+PAIRS = 2**18  # of a draw and a datum, scored at once
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The rate E[log q(z | x) - log p(z)] of N data, and what it is made of. Nats per datum; terms per datum, ``[N]``.
+
+    With q(z) = 1/N sum_j q(z | x_j), the aggregate posterior of these data::
+
+        rate = mutual information + marginal KL
+             = mutual information + total correlation + sum of dimension-wise KLs + dependence in the prior
+
+    The identities hold draw by draw, so that the parts add up. Of N data the mutual information is that between a
+    datum's number and its code, at most log N; over repeated sets it is below that of the population, and
+    ``mutual_information_upper``, which leaves a datum's own q out of q(z), above it: where they differ, N is too small.
+
+    Attributes:
+        distortion: E[-log p(x | z)].
+        rate: E[log q(z | x) - log p(z)].
+        mutual_information: E[log q(z | x) - log q(z)].
+        mutual_information_upper: the same with a q(z) of the other N - 1 data.
+        marginal_kl: E[log q(z) - log p(z)]; what a prior that fits the codes would save.
+        total_correlation: E[log q(z) - sum_d log q(z_d)]: how far latents are from independent.
+        dimension_wise: E[log q(z_d) - log p(z_d)], ``[N, D]``; NaN where the prior's marginals are not known.
+        prior_dependence: E[sum_d log p(z_d) - log p(z)], 0 for a prior of independent latents; NaN likewise.
+        names: of the D coordinates.
+        mc_se: Monte Carlo standard errors of the means, by name, which more draws would remove; NaN for one draw.
+        kernel: whether the guide's marginals are not known, so that q(z_d) was estimated by a Gaussian kernel: total
+            correlation is then somewhat too large, dimension-wise KLs too small, by the same.
+    """
+
+    distortion: Tensor
+    rate: Tensor
+    mutual_information: Tensor
+    mutual_information_upper: Tensor
+    marginal_kl: Tensor
+    total_correlation: Tensor
+    dimension_wise: Tensor
+    prior_dependence: Tensor
+    names: tuple[str, ...]
+    mc_se: dict[str, float]
+    kernel: bool
+
+    def __len__(self) -> int:
+        return len(self.rate)
+
+    def summary(self) -> dict[str, float]:
+        """Return means over the data and their standard errors over data drawn from a population, in nats per datum.
+
+        To first order q(z) adds nothing to the errors: a term's influence function is its integrand.
+        """
+        found: dict[str, float] = {"num_data": len(self), "log_num_data": math.log(len(self))}
+        for name in _TERMS:
+            values: Tensor = getattr(self, name)
+            values = values.sum(1) if values.dim() == 2 else values
+            found[name], found[f"{name}_se"] = float(values.mean()), standard_error(values)
+        return found
+
+    def table(self) -> pd.DataFrame:
+        """Tabulate the dimension-wise KL of every coordinate, with its standard error over the data."""
+        values = self.dimension_wise
+        columns = {"kl": values.mean(0).numpy(), "kl_se": [standard_error(v) for v in values.T]}
+        return pd.DataFrame(columns, index=list(self.names)).rename_axis("latent")
+
+
+_TERMS = (
+    "distortion", "rate", "mutual_information", "mutual_information_upper", "marginal_kl", "total_correlation",
+    "dimension_wise", "prior_dependence",
+)  # fmt: skip
+
+
+def aggregate(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_draws: int = 2,
+    batch_size: int = 8 * BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Aggregate:
+    """Split the rate into mutual information, total correlation and dimension-wise KL.
+
+    Every draw is scored under the posterior of every datum, which costs N squared times ``num_draws`` densities: give a
+    subset of large sets. No minibatch stands in for q(z), so that nothing is biased but by N itself.
+
+    Source: Hoffman and Johnson, "ELBO surgery", 2016; Chen, Li, Grosse and Duvenaud, "Isolating sources of
+    disentanglement in variational autoencoders", 2018; Poole, Ozair, van den Oord, Alemi and Tucker, "On variational
+    bounds of mutual information", 2019, for both bounds; Alemi et al., "Fixing a broken ELBO", 2018, for rate and
+    distortion.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set; at least 2 data.
+        num_draws: of every datum's posterior.
+        batch_size: data held by a call of the programs.
+        seed: of the draws.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers; for a prior that differs between data
+            (there is no one p(z) to compare with), a guide that cannot score a z that it did not draw, or auxiliary
+            sites.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
+        >>> found = aggregate(model, guides.Exact(model), torch.randn(50, 5), progress=False)
+        >>> parts = found.mutual_information + found.total_correlation + found.dimension_wise.sum(1)
+        >>> (parts + found.prior_dependence).allclose(found.rate, atol=1e-4)
+        True
+    """
+    at_least("num_draws", num_draws, 1)
+    at_least("batch_size", batch_size, 1)
+    data = as_data(data).fixed()
+    if len(data) < 2:
+        raise ValueError("the aggregate posterior of one datum is its own: give at least 2 data")
+    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        if asked.layout.auxiliary:
+            raise ValueError(
+                f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so q(z) has no density"
+            )
+        drawn = _drawn(asked, num_draws, batch_size)
+        label = "aggregate" if progress else None
+        log_q, without, single = _aggregated(asked, drawn, num_draws, batch_size, label)
+        log_p_single = _prior_marginals(asked, drawn)
+    log_q_single = _kernel(drawn) if single is None else single
+    independent = log_q_single.sum(1)
+    terms = {
+        "distortion": -drawn.log_likelihood,
+        "rate": drawn.log_q - drawn.log_p,
+        "mutual_information": drawn.log_q - log_q,
+        "mutual_information_upper": drawn.log_q - without,
+        "marginal_kl": log_q - drawn.log_p,
+        "total_correlation": log_q - independent,
+        "dimension_wise": log_q_single - log_p_single,
+        "prior_dependence": log_p_single.sum(1) - drawn.log_p,
+    }
+    by_datum = {name: values.unflatten(0, (num_draws, len(data))) for name, values in terms.items()}
+    return Aggregate(
+        **{name: values.mean(0) for name, values in by_datum.items()},
+        names=drawn.names,
+        mc_se={name: _monte_carlo_error(values) for name, values in by_datum.items()},
+        kernel=single is None,
+    )
+
+
+def _monte_carlo_error(values: Tensor) -> float:
+    """Return the error of the mean of ``[M, N]``, or ``[M, N, D]`` summed over D, given the data."""
+    values = values.sum(2) if values.dim() == 3 else values
+    if len(values) < 2:
+        return math.nan
+    return float(values.var(0).mean().div(values.numel()).sqrt())
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """M draws of each of N data, ``[M * N]``, all first draws first, in float64 on the CPU.
+
+    Attributes:
+        latents: by site, ``[M * N, ...]``, in the dtype and on the device of the programs.
+        flat: the same side by side, ``[M * N, D]``.
+        log_q: of a draw under its own datum.
+        log_p: under the prior.
+        log_likelihood: log p(x | z).
+        names: of the D coordinates.
+        plates: number of plates left of the data plate, by site.
+        discrete: whether any latent is.
+    """
+
+    latents: dict[str, Tensor]
+    flat: Tensor
+    log_q: Tensor
+    log_p: Tensor
+    log_likelihood: Tensor
+    names: tuple[str, ...]
+    plates: dict[str, int]
+    discrete: bool
+
+
+def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
+    latents: dict[str, list[Tensor]] = {name: [] for name in asked.layout.latents}
+    logs: dict[str, list[Tensor]] = {"log_q": [], "log_p": [], "log_likelihood": []}
+    for part in asked.particles(num_draws, batch_size):
+        if part.start:
+            raise ValueError(f"num_draws must be at most {len(part.log_weight)}, got {num_draws}")
+        size, sites = len(part.rows[0]), part.guide_trace.nodes
+        shape = (len(part.indices), num_draws)
+        for name, kept in latents.items():
+            kept.append(part.values(sites[name]))
+        logs["log_q"].append(log_density(part.guide_trace, size).unflatten(0, shape).T)
+        logs["log_p"].append(log_density(part.model_trace, size, observed=False).unflatten(0, shape).T)
+        logs["log_likelihood"].append(log_density(part.model_trace, size, observed=True).unflatten(0, shape).T)
+    joined = {name: torch.cat(kept, dim=1).flatten(0, 1) for name, kept in latents.items()}
+    flat = torch.cat([value.reshape(len(value), -1).double().cpu() for value in joined.values()], dim=1)
+    names = tuple(n for name, value in joined.items() for n in coordinates(name, value[0]))
+    densities = {name: torch.cat(kept, dim=1).flatten().double().cpu() for name, kept in logs.items()}
+    plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in joined}
+    discrete = any(sites[name]["fn"].support.is_discrete for name in joined)
+    return _Drawn(joined, flat, **densities, names=names, plates=plates, discrete=discrete)
+
+
+def _aggregated(
+    asked: Question, drawn: _Drawn, num_draws: int, batch_size: int, label: str | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return log q(z), the same without the datum that z came from, and every log q(z_d) where it is known."""
+    size, count = len(asked.data), len(drawn.log_q)
+    total = torch.full((count,), -math.inf, dtype=torch.float64)
+    single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, dtype=torch.float64)
+    own = drawn.log_q - math.log(size)
+    with tqdm(total=size, desc=label, unit="data", disable=label is None, mininterval=0.5) as bar:
+        for indices, batch in asked.data.batches(batch_size):
+            for draws in _chunks(count, len(indices)):
+                latents = {name: value[draws] for name, value in drawn.latents.items()}
+                logs, parts = _scores(asked, latents, drawn.plates, batch)
+                total[draws] = torch.logaddexp(total[draws], logs.double().cpu().logsumexp(1))
+                if single is not None:
+                    single = None if parts is None else single
+                if single is not None and parts is not None:
+                    single[draws] = torch.logaddexp(single[draws], parts.double().cpu().logsumexp(1))
+            bar.update(len(indices))
+    total = total - math.log(size)
+    gap = (own - total).clamp(max=-1e-12)  # own is a part of total
+    without = total + torch.log1p(-gap.exp()) + math.log(size / (size - 1))
+    return total, without, None if single is None else single - math.log(size)
+
+
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    step = max(PAIRS // size, 1)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _scores(
+    asked: Question, latents: Mapping[str, Tensor], plates: Mapping[str, int], batch: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor | None]:
+    """Return log q of every draw under every datum, ``[draws, data]``, and of its coordinates, ``[draws, data, D]``.
+
+    A distribution that takes draws and data in dimensions of their own is scored at once; any other guide is run on
+    every pair.
+    """
+    if len(latents) == 1:
+        ((name, values),) = latents.items()
+        with Repeated():
+            site = poutine.trace(asked.pair.guide).get_trace(*batch).nodes[name]
+        known = marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 and site["mask"] is None else None
+        if known is not None:
+            together: Tensor = site["fn"].log_prob(values[:, None])
+            return together, known(values.reshape(len(values), -1)[:, None])
+    count, size = len(next(iter(latents.values()))), len(batch[0])
+    rows = tuple(t.repeat(count, *[1] * (t.dim() - 1)) for t in batch)
+    trace = _conditioned(asked.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows)
+    return log_density(trace, len(rows[0])).unflatten(0, (count, size)), None
+
+
+def _conditioned(
+    program: Program, latents: Mapping[str, Tensor], plates: Mapping[str, int], rows: tuple[Tensor, ...]
+) -> Any:
+    """Run a program with its latents given, ``[rows, ...]``."""
+    held = {name: value.movedim(0, plates[name]) for name, value in latents.items()}
+    try:
+        with Repeated():
+            trace = poutine.trace(poutine.condition(program, data=held)).get_trace(*rows)
+            unknown = bool(log_density(trace, len(rows[0])).isnan().any())
+            reason = "its density is NaN"
+    except (RuntimeError, ValueError, KeyError, NotImplementedError) as error:
+        unknown, reason = True, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    if unknown:
+        raise ValueError(
+            f"the guide cannot score a z that it did not draw ({reason}), so q(z) is not known: use a guide that can"
+        )
+    return trace
+
+
+def _prior_marginals(asked: Question, drawn: _Drawn) -> Tensor:
+    """Return log p(z_d) of every draw, ``[draws, D]``; NaN where it is not known.
+
+    Raises:
+        ValueError: for a prior that differs between data.
+    """
+    size = min(len(asked.data), BATCH_SIZE)
+    batch = asked.data.batch(torch.arange(len(asked.data) - size, len(asked.data)))
+    first = {name: value[:1].expand(size, *value.shape[1:]) for name, value in drawn.latents.items()}
+    trace = _conditioned(asked.pair.model, first, drawn.plates, batch)
+    densities = torch.stack([per_datum(trace.nodes[name], size) for name in first]).sum(0)  # conditioning observes them
+    if not bool(torch.isclose(densities, drawn.log_p[:1].to(densities), rtol=1e-4, atol=1e-4).all()):
+        raise ValueError(
+            "the prior of the latents differs between data (it depends on what the model is given), so that there is "
+            "no one p(z) to compare q(z) with: ask about data that share it"
+        )
+    parts = []
+    for name in asked.layout.latents:
+        fn = trace.nodes[name]["fn"]
+        known = marginals(fn) if len(asked.layout.latents) == 1 and len(fn.batch_shape) == 1 else None
+        values = drawn.latents[name].reshape(len(drawn.log_q), -1)
+        unknown = values.new_full(values.shape, math.nan)
+        found = unknown if known is None else torch.cat([known(v[:, None])[:, 0] for v in values.split(4096)])
+        parts.append(found.double().cpu())
+    return torch.cat(parts, dim=1)
+
+
+def _kernel(drawn: _Drawn) -> Tensor:
+    """Return log q(z_d) of every draw by the others' Gaussian kernels, ``[draws, D]``; NaN if discrete."""
+    if drawn.discrete:
+        return torch.full_like(drawn.flat, math.nan)
+    columns = []
+    for column in drawn.flat.T.numpy():
+        kernel = stats.gaussian_kde(column)  # Scott's bandwidth
+        own = 1 / math.sqrt(2 * math.pi * float(kernel.covariance[0, 0])) / len(column)
+        others = (kernel.pdf(column) - own) * len(column) / (len(column) - 1)
+        columns.append(np.log(others.clip(min=np.finfo(float).tiny)))
+    return torch.from_numpy(np.stack(columns, axis=1))
