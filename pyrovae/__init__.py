@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-    from pyrovae.arviz import elpd, globals_to_arviz, hmc, to_arviz
+    from pyrovae.arviz import elpd, elpd_comparison, globals_to_arviz, hmc, to_arviz
     from pyrovae.calibration import Calibration, sbc
     from pyrovae.evaluation import (
         Annealing,
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
         Simulation,
         ais,
         bdmc,
-        compare,
-        comparison,
         evaluate,
         evidence,
         gaps,
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
         usage,
     )
     from pyrovae.pair import given
+    from pyrovae.strategies import compare, comparison
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
     from pyrovae.weights import log_weights
 
@@ -74,10 +73,11 @@ _NAMES = {
     "ais": "evaluation",
     "bdmc": "evaluation",
     "codes": "latents",
-    "compare": "evaluation",
-    "comparison": "evaluation",
+    "compare": "strategies",
+    "comparison": "strategies",
     "disentanglement": "latents",
     "elpd": "arviz",
+    "elpd_comparison": "arviz",
     "evaluate": "evaluation",
     "evidence": "evaluation",
     "fit": "training",
@@ -128,6 +128,7 @@ __all__ = [
     "data",
     "disentanglement",
     "elpd",
+    "elpd_comparison",
     "evaluate",
     "evidence",
     "fit",

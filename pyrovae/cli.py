@@ -27,21 +27,22 @@ from pyrovae import objectives as objective_catalogue
 from pyrovae import priors as prior_catalogue
 from pyrovae.checks import at_least, writable_folder
 from pyrovae.data import Data, Splits
-from pyrovae.evaluation import Evaluation, comparison, evaluate, gaps
+from pyrovae.evaluation import Evaluation, evaluate
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
 from pyrovae.models import VAE
 from pyrovae.nn import MLP, Network, Observed, Shape
 from pyrovae.particles import BATCH_SIZE
 from pyrovae.priors import Prior, StandardNormal, VampPrior
-from pyrovae.report import comparison_page, formatted, gap_table
+from pyrovae.report import calibration_table, comparison_page, formatted, gap_table, latent_table
 from pyrovae.state import importing, random_state
+from pyrovae.strategies import Findings, examine
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
 from pyrovae.training.group import Group, launched, wait_for_all
 from pyrovae.training.storage import holds_fit
 
 CONFIG = "config.yaml"
-WRITTEN = ("figures", "history.csv", "report.html", "table.csv")
+WRITTEN = ("arviz_compare.csv", "figures", "history.csv", "report.html", "table.csv")
 MOST_STEPS = 5000  # of a fit whose number of epochs is not given
 LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
 GuideMaker = Callable[[Network, int], Guide]
@@ -222,7 +223,10 @@ def compare_command(
     num_particles: int = 1000,
     num_draws: int = 100,
     max_arviz_data: int = 200,
+    num_seeds: int = 1,
     gaps_of: int = 0,
+    latents_of: int = 1000,
+    simulations: int = 500,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -252,7 +256,11 @@ def compare_command(
         num_particles: importance samples a datum.
         num_draws: draws a datum in the netCDF files.
         max_arviz_data: the netCDF files hold this many of the test data, the first ones.
+        num_seeds: fits of each strategy, their initial parameters and noise from seed, seed + 1, ...; one split.
         gaps_of: of this many test data, the first ones, also find the guide's approximation and amortization gaps.
+        latents_of: by this many test data, the first ones, also judge what the latents hold and what the model draws;
+            0 leaves that out.
+        simulations: data that each fitted model simulates to see whether its guide is calibrated; 0 leaves that out.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         resume: continue what an earlier run in the same folder left.
@@ -262,43 +270,74 @@ def compare_command(
         raise ValueError("guides is empty: name at least one")
     if not objectives:
         raise ValueError("objectives is empty: name at least one")
+    at_least("num_seeds", num_seeds, 1)
+    for name, count in {"gaps_of": gaps_of, "latents_of": latents_of, "simulations": simulations}.items():
+        at_least(name, count, 0)
+    if simulations == 1:
+        raise ValueError("simulations must be 0 or at least 2, got 1")
     folder = writable_folder(out)
-    fits: dict[str, Fit] = {}
+    fits: dict[str, list[Fit]] = {}
     for (guide_name, guide), (objective_name, objective) in itertools.product(guides.items(), objectives.items()):
         name = guide_name if len(objectives) == 1 else f"{guide_name}-{objective_name}"
-        fits[name] = _fit_guide(
-            folder / name, data, guide,
-            objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
-            latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr,
-            clip_norm=clip_norm,
-            seed=seed, device=device, resume=resume, progress=progress,
-        )  # fmt: skip
+        fits[name] = [
+            _fit_guide(
+                folder / one, data, guide,
+                objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+                latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size,
+                lr=lr, clip_norm=clip_norm, seed=seed + k, split_seed=seed, device=device, resume=resume,
+                progress=progress,
+            )
+            for k, one in enumerate(_run_names(name, num_seeds))
+        ]  # fmt: skip
     test = data.splits(seed=seed).test.fixed()
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-    evaluations = {n: evaluate(f.model, f.guide, test, num_particles=num_particles, **options) for n, f in fits.items()}
-    table = comparison(evaluations, {name: fitted.seconds for name, fitted in fits.items()})
-    table["steps"] = pd.Series({name: len(fitted.history) for name, fitted in fits.items()})
-    table["stopped"] = pd.Series({name: fitted.stopped for name, fitted in fits.items()})
-    table.to_csv(folder / "table.csv")
+    found = examine(
+        fits, test, num_particles=num_particles, gaps_of=gaps_of, latents_of=latents_of, simulations=simulations,
+        **options,
+    )  # fmt: skip
+    if num_seeds == 1:
+        found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
+        found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
+    found.table.to_csv(folder / "table.csv")
+    each: dict[str, Evaluation] = {}
+    for name, judged in found.evaluations.items():
+        for one, evaluation in zip(_run_names(name, num_seeds), judged, strict=True):
+            each[one] = evaluation
+            _per_datum(evaluation).to_csv(folder / one / "per_datum.csv", index_label="datum")
+    if len(each) > 1:
+        pyrovae.elpd_comparison(each).to_csv(folder / "arviz_compare.csv", index_label="name")
     shown = test.subset(slice(0, max_arviz_data))
     pictures: dict[str, Any] = {}
-    for name, fitted in fits.items():
-        _per_datum(evaluations[name]).to_csv(folder / name / "per_datum.csv", index_label="datum")
+    for name, run in fits.items():
         inference = pyrovae.to_arviz(
-            fitted.model, fitted.guide, shown, num_draws=num_draws, num_particles=num_particles, **options
+            run[0].model, run[0].guide, shown, num_draws=num_draws, num_particles=num_particles, **options
         )
-        _write_netcdf(inference, folder / f"{name}.nc")
+        _write_netcdf(inference, folder / f"{_run_names(name, num_seeds)[0]}.nc")
         predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
         pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
         pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
-    found = {n: gaps(f.model, f.guide, test.subset(slice(0, gaps_of)), **options) for n, f in fits.items() if gaps_of}
-    comparison_page(folder, fits, evaluations, table, test, pictures, found, configuration=_text(folder / CONFIG))
-    print(f"{len(test)} test data, nats per datum:")
-    print(formatted(table).to_string())
-    if found:
-        print(f"gaps of the first {min(gaps_of, len(test))}:")
-        print(formatted(gap_table(found)).to_string())
+    comparison_page(folder, fits, found, test, pictures, configuration=_text(folder / CONFIG))
+    _print_findings(found, len(test), min(gaps_of, len(test)))
     print(f"wrote {folder / 'report.html'}")
+
+
+def _run_names(name: str, num_seeds: int) -> list[str]:
+    """Return the folder of each of a strategy's fits."""
+    return [name] if num_seeds == 1 else [f"{name}-seed{k}" for k in range(num_seeds)]
+
+
+def _print_findings(found: Findings, num_data: int, gaps_of: int) -> None:
+    tables = {
+        f"{num_data} test data, nats per datum": formatted(found.table),
+        f"gaps of the first {gaps_of}": formatted(gap_table(found.gaps)) if found.gaps else None,
+        "calibration on simulated data": formatted(calibration_table(found.calibration)) if found.calibration else None,
+        "what the latents hold, nats per datum": latent_table(found.latents) if found.latents else None,
+    }
+    for title, table in tables.items():
+        if table is not None:
+            print(f"{title}:\n{table.to_string()}")
+    for note in found.notes:
+        print(note)
 
 
 def list_command() -> None:
@@ -424,10 +463,12 @@ def _prepare(given: Namespace) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _fit_guide(folder: Path, data: Data, guide: GuideMaker, *, resume: bool, **options: Any) -> Fit:
+def _fit_guide(
+    folder: Path, data: Data, guide: GuideMaker, *, resume: bool, split_seed: int | None = None, **options: Any
+) -> Fit:
     names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
     parts = {name: options.pop(name) for name in names}
-    splits = data.splits(seed=options["seed"])
+    splits = data.splits(seed=options["seed"] if split_seed is None else split_seed)
     model, maker = autoencoder(splits.train, guide, seed=options["seed"], **parts)
     per_epoch = -(-len(splits.train) // max(options["batch_size"], 1))
     if options["epochs"] is None:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,16 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from pyrovae import plots
+from pyrovae.calibration import Calibration
 from pyrovae.data import Data
-from pyrovae.evaluation import Evaluation, Gaps
+from pyrovae.evaluation import Evaluation, Gaps, Ranks
+from pyrovae.strategies import Findings, Latents
 from pyrovae.training import Fit
 
-_FORMATS = {"khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}"}
+_FORMATS = {
+    "khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
+    "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}", "symmetry": "{:.3g}",
+}  # fmt: skip
 
 
 @dataclass
@@ -72,14 +77,33 @@ def write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -
     path.write_text(page(title, subtitle, sections), encoding="utf-8")
 
 
-_COMPARISON = (
-    "Nats per datum, higher is better. log_evidence is estimated by importance sampling with the guide as proposal; "
-    "difference is to the best, with the standard error of the paired differences; khat_over_0.7 is the share of data "
-    "whose weights are not to be trusted; seconds are those of fitting."
-)
+_TEXTS = {
+    "Comparison": "Nats per datum, higher is better. log_evidence is estimated by importance sampling with the guide "
+    "as proposal; difference is to the best, with the standard error of the paired differences; khat_over_0.7 is the "
+    "share of data whose weights are not to be trusted; seconds are those of a fit.",
+    "seeds": " With several seeds, errors are those for new data and new seeds at once, and what follows below the "
+    "comparison is of the first seed's fits.",
+    "Where the bound loses": "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each "
+    "datum: what the family cannot express (approximation), and what the encoder does not find (amortization).",
+    "Calibration": "Latents and data simulated from each fitted model; the latents ranked among the guide's draws "
+    "given the data. sbc_pvalue: the smallest of all quantities, corrected for their number: small where the guide is "
+    "not the posterior on average. symmetry: the same for ranks that lean to one side. coverage: share of simulations "
+    "inside the guide's 50% and 90% regions of highest density (central intervals where the guide has no density), "
+    "and within as probable balls around a reference point (TARP).",
+    "Latents": "The rate, and what it is made of: mutual information of datum and code (with an upper bound for the "
+    "population; the first is at most the log of the number of data), total correlation of the latents, and their "
+    "distances to the prior one by one. used: latents whose rate is not next to 0.",
+    "Labels": "Of codes and labels that no fit has seen: clusters by k-means, nearest neighbours, a linear probe; "
+    "majority is the share of the commonest label.",
+    "Draws": "Draws of each model beside held-out data, by nearest neighbours; the row data compares one half of the "
+    "held-out data with the other, which is what a perfect model would come to. marginal_pvalue: the smallest over all "
+    "features of a test that held-out data have the model's marginals, corrected for their number.",
+}
 _CAPTIONS = {
-    "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best guide. Bars "
-    "are two standard errors.",
+    "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best. Bars are "
+    "two standard errors.",
+    "pareto": "Log evidence, less the best's, against the time of a fit; up and to the left is better. Bars are two "
+    "standard errors, of paired differences and of the mean time.",
     "reliability": "Left: share of the test data with a k-hat at or below the value; beyond 0.7 the importance weights "
     "are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to posterior.",
     "training": "Bound while training: mean over an epoch, and on the validation data.",
@@ -87,11 +111,13 @@ _CAPTIONS = {
     "worst": "The test data whose importance weights under the best guide are least to be trusted, with their k-hat.",
     "pictures": "Test data; the mean of each guide's posterior predictive draws of them; new data drawn from each "
     "fitted model.",
+    "usage": "Latents by what they hold of the data. Left: rates; right: variance over the data of a code, as a share "
+    "of the whole.",
+    "aggregate": "What the rates are made of; whiskers are two standard errors.",
+    "codes": "Codes of test data: the first two principal components of the posterior means, coloured by label.",
+    "marginals": "Ranks of every feature of the test data in the best model's marginals, less what uniform ranks would "
+    "give; features that leave their 95% band are named.",
 }
-_GAPS = (
-    "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each datum: what the family "
-    "cannot express (approximation), and what the encoder does not find (amortization)."
-)
 _PICTURES = 16
 
 
@@ -103,14 +129,60 @@ def gap_table(gaps: Mapping[str, Gaps]) -> pd.DataFrame:
     return pd.DataFrame({name: {key: row[key] for key in columns} for name, row in rows.items()}).T
 
 
+def latent_table(latents: Mapping[str, Latents]) -> pd.DataFrame:
+    """Tabulate what latents hold by name, in nats per datum, with standard errors, and how many are in use."""
+    columns = ["distortion", "rate", "mutual_information", "mutual_information_upper", "marginal_kl"]
+    columns += ["total_correlation", "dimension_wise"]
+    rows = {}
+    for name, found in latents.items():
+        summary = found.aggregate.summary()
+        layers = {
+            f"used, {layer}": f"{row['used']} of {row['latents']}" for layer, row in found.usage.layers.iterrows()
+        }
+        rows[name] = {**{key: f"{summary[key]:.2f} ({summary[f'{key}_se']:.2f})" for key in columns}, **layers}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def calibration_table(calibration: Mapping[str, Calibration]) -> pd.DataFrame:
+    """Tabulate calibration by name: corrected p-values, and coverage of regions of 50% and 90%."""
+    rows = {}
+    for name, found in calibration.items():
+        half, most = (row for _, row in found.coverage([0.5, 0.9]).iterrows())
+        summary, held = found.summary(), "central" if found.density is None else "density"
+        rows[name] = {
+            "simulations": len(found),
+            "sbc_pvalue": summary["pvalue"],
+            "symmetry": summary["symmetry"],
+            "coverage_50": half[held],
+            "coverage_90": most[held],
+            "tarp_50": half["distance"],
+            "tarp_90": most["distance"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def score_table(scores: Mapping[str, pd.DataFrame], value: str = "value", error: str = "se") -> pd.DataFrame:
+    """Tabulate scores by name, a column a score, with standard errors in brackets."""
+    return pd.DataFrame({
+        name: {score: f"{row[value]:.3f} ({row[error]:.3f})" for score, row in table.iterrows()}
+        for name, table in scores.items()
+    }).T  # fmt: skip
+
+
+def quality_table(quality: Mapping[str, pd.DataFrame], marginals: Mapping[str, Ranks]) -> pd.DataFrame:
+    """Tabulate the quality of draws by name, and of held-out data beside themselves."""
+    table = score_table(quality, "model", "model_se")
+    table["marginal_pvalue"] = pd.Series({n: f"{float(r.table()['adjusted'].min()):.3g}" for n, r in marginals.items()})
+    held = score_table({"data": next(iter(quality.values()))}, "data", "data_se")
+    return pd.concat([table, held]).fillna("")
+
+
 def comparison_page(
     folder: Path,
-    fits: Mapping[str, Fit],
-    evaluations: Mapping[str, Evaluation],
-    table: pd.DataFrame,
+    fits: Mapping[str, Sequence[Fit]],
+    found: Findings,
     shown: Data,
     pictures: Mapping[str, Any],
-    gaps: Mapping[str, Gaps],
     *,
     configuration: str,
 ) -> None:
@@ -118,43 +190,87 @@ def comparison_page(
 
     Args:
         folder: to write into.
-        fits: by name.
-        evaluations: of the same test data, by name.
-        table: of :func:`pyrovae.comparison`.
+        fits: one a seed, by name.
+        found: of the fits, on the same test data.
         shown: the test data, drawn as pictures when they are pictures.
         pictures: rows of pictures to draw below them, by what they show.
-        gaps: where each bound loses, by name; none leaves that out.
         configuration: of the run, shown as it is.
     """
-    figures = {
-        "comparison": plots.comparison(table),
-        "reliability": plots.reliability(evaluations),
-        "training": plots.training({name: fitted.history for name, fitted in fits.items()}),
+    table, best = found.table, found.table.index[0]
+    seeds = len(found.evaluations[best])
+    first = {name: run[0] for name, run in found.evaluations.items()}
+    sections = [
+        Section(
+            "Comparison",
+            _TEXTS["Comparison"] + (_TEXTS["seeds"] if seeds > 1 else ""),
+            table,
+            {"comparison": plots.comparison(table), "pareto": plots.pareto(table, seconds=found.seconds)},
+        )
+    ]
+    if found.gaps:
+        figures = {"gaps": plots.gaps(found.gaps)}
+        sections.append(Section("Where the bound loses", table=gap_table(found.gaps), figures=figures))
+    if found.calibration:
+        figures = {f"calibration-{name}": one.plot() for name, one in found.calibration.items()}
+        sections.append(Section("Calibration", table=calibration_table(found.calibration), figures=figures))
+    if found.latents:
+        figures = {
+            "usage": plots.usage({name: one.usage for name, one in found.latents.items()}),
+            "aggregate": plots.aggregate({name: one.aggregate for name, one in found.latents.items()}),
+        }
+        sections.append(Section("Latents", table=latent_table(found.latents), figures=figures))
+    if found.codes:
+        known = None if shown.labels is None else shown.labels[: len(next(iter(found.codes.values())))].cpu()
+        table_of = score_table(found.labels) if found.labels else None
+        sections.append(Section("Labels", table=table_of, figures={"codes": plots.codes(found.codes, known)}))
+    if found.quality:
+        figures = {"marginals": plots.ranks(found.marginals[best])} if best in found.marginals else {}
+        sections.append(Section("Draws", table=quality_table(found.quality, found.marginals), figures=figures))
+    sections.append(Section("Details", " ".join(found.notes), figures=_details(fits, first, best, shown, pictures)))
+    (folder / "figures").mkdir(exist_ok=True)
+    for section in sections:
+        section.text = section.text or _TEXTS.get(section.title, "")
+        for name, figure in section.figures.items():
+            figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
+        section.figures = {_caption(name): figure for name, figure in section.figures.items()}
+    sections.append(Section("Configuration", code=configuration))
+    judged = first[best]
+    subtitle = (
+        f"{len(judged)} test data, {judged.num_particles} importance samples each, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}, torch {torch.__version__}"
+    )
+    write_page(folder / "report.html", f"{len(fits)} strategies compared", subtitle, sections)
+
+
+def _details(
+    fits: Mapping[str, Sequence[Fit]],
+    first: Mapping[str, Evaluation],
+    best: str,
+    shown: Data,
+    pictures: Mapping[str, Any],
+) -> dict[str, Figure]:
+    histories = {
+        name if len(run) == 1 else f"{name}, seed {k}": one.history
+        for name, run in fits.items()
+        for k, one in enumerate(run[:1])
     }
+    figures = {"reliability": plots.reliability(first), "training": plots.training(histories)}
     if shown.image_shape is not None:
         count = min(_PICTURES, len(shown))
         originals = shown.batch(slice(0, count))[0].cpu().numpy()
         rows = {"test data": originals, **{title: images[:count] for title, images in pictures.items()}}
         figures["pictures"] = plots.pictures(rows, shown.image_shape)
-        figures["worst"] = plots.worst(evaluations[table.index[0]], shown)
-    if gaps:
-        figures["gaps"] = plots.gaps(gaps)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
-    first = evaluations[table.index[0]]
-    sections = [
-        Section("Comparison", _COMPARISON, table, {_CAPTIONS["comparison"]: figures.pop("comparison")}),
-        *(
-            [Section("Where the bound loses", _GAPS, gap_table(gaps), {_CAPTIONS["gaps"]: figures.pop("gaps")})]
-            if gaps
-            else []
-        ),
-        Section("Details", figures={_CAPTIONS[name]: figure for name, figure in figures.items()}),
-        Section("Configuration", code=configuration),
-    ]
-    subtitle = f"{len(first)} test data, {first.num_particles} importance samples each, torch {torch.__version__}"
-    write_page(folder / "report.html", f"{len(fits)} fits compared", subtitle, sections)
+        figures["worst"] = plots.worst(first[best], shown)
+    return figures
+
+
+def _caption(name: str) -> str:
+    if name.startswith("calibration-"):
+        return (
+            f"{name.removeprefix('calibration-')}: left, ranks less what uniform ranks would give, with simultaneous "
+            "95% bands; right, how often regions of a stated probability hold the latents that data came from."
+        )
+    return _CAPTIONS[name]
 
 
 def _html(table: pd.DataFrame) -> str:

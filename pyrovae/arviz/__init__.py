@@ -2,7 +2,7 @@
 
 from pyrovae.arviz.chains import hmc
 from pyrovae.arviz.draws import to_arviz
-from pyrovae.arviz.elpd import elpd
+from pyrovae.arviz.elpd import elpd, elpd_comparison
 from pyrovae.arviz.shared import globals_to_arviz
 
-__all__ = ["elpd", "globals_to_arviz", "hmc", "to_arviz"]
+__all__ = ["elpd", "elpd_comparison", "globals_to_arviz", "hmc", "to_arviz"]

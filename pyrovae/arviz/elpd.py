@@ -1,9 +1,13 @@
 """Held-out log evidence in ArviZ's own form."""
 
 import inspect
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import arviz as az
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from pyrovae.arviz.labels import ARVIZ_1
@@ -53,3 +57,16 @@ def elpd(evaluation: Evaluation) -> Any:
     cls = getattr(utils, "ELPDDataLOO", utils.ELPDData)
     kind = {"kind": "loo"} if "kind" in inspect.signature(cls).parameters else {}
     return cls(elpd=total, p=0.0, elpd_i=pointwise, **known, **kind)
+
+
+def elpd_comparison(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
+    """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
+
+    Args:
+        evaluations: of the same data, by name, at least 2.
+    """
+    options = {"round_to": "none"} if ARVIZ_1 else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of k-hats, which are beside this; the table says so by itself
+        table: pd.DataFrame = az.compare({name: elpd(one) for name, one in evaluations.items()}, **options)
+    return table

@@ -1,7 +1,6 @@
 """Questions asked of a pair: per datum, in nats, with standard errors."""
 
 from pyrovae.evaluation.ais import Annealing, Sandwich, ais, bdmc
-from pyrovae.evaluation.compare import compare, comparison, programs
 from pyrovae.evaluation.draws import GROUPS, Draws, draw
 from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, weigh, worst
 from pyrovae.evaluation.evidence import Evidence, evidence
@@ -27,8 +26,6 @@ __all__ = [
     "Simulation",
     "ais",
     "bdmc",
-    "compare",
-    "comparison",
     "draw",
     "evaluate",
     "evidence",
@@ -38,7 +35,6 @@ __all__ = [
     "pit",
     "posterior_predictive_check",
     "prior_predictive_check",
-    "programs",
     "rates",
     "sample_quality",
     "simulate",

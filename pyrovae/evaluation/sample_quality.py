@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.linalg import sqrtm
-from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances
+from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
 from pyrovae.checks import at_least
@@ -51,8 +50,9 @@ def sample_quality(
         model: generative program ``model(*batch)``.
         data: held-out data: a tensor, a tuple of tensors, or a data set; what the model draws takes the place of the
             first tensor, the others are given.
-        features: function from data ``[n, ...]`` to features ``[n, P]``, such as a classifier's last layer; None:
-            principal components of the half that is compared with, at most 32 and a fifth of their number.
+        features: function from data ``[n, ...]`` to features ``[n, P]``, such as a classifier's last layer, made
+            without these data (features fitted to either half would favour it); None: the columns themselves, of more
+            than 32 their projection onto as many random directions, which keeps distances.
         neighbours: k.
         seed: of halves, draws and resamples.
         device: None means CUDA where there is one.
@@ -82,7 +82,7 @@ def sample_quality(
     compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
     drawn = simulate(model, other, seed=seed, device=device, progress=progress).data
     sets = [one.batch(slice(0, half))[0].nan_to_num() for one in (compared, drawn, other)]
-    real, *others = _features(features, sets)
+    real, *others = _features(features, sets, seed)
     columns = {}
     for name, made in zip(("model", "data"), others, strict=True):
         found = {**_balls(real, made, neighbours), "frechet": _frechet(real, made, seed)}
@@ -91,13 +91,14 @@ def sample_quality(
     return pd.DataFrame(columns).rename_axis("score")
 
 
-def _features(features: Features | None, sets: list[Tensor]) -> list[np.ndarray]:
+def _features(features: Features | None, sets: list[Tensor], seed: int) -> list[np.ndarray]:
     """Return every set's features, ``[n, P]``."""
     if features is None:
         flat = [one.flatten(1).double().numpy() for one in sets]
-        count = min(MOST_FEATURES, flat[0].shape[1], max(len(flat[0]) // 5, 1))
-        fitted = PCA(count, svd_solver="full").fit(flat[0])
-        return [fitted.transform(one) for one in flat]
+        if flat[0].shape[1] <= MOST_FEATURES:
+            return flat
+        projection = GaussianRandomProjection(MOST_FEATURES, random_state=seed).fit(flat[0])  # takes the width alone
+        return [projection.transform(one) for one in flat]
     with torch.no_grad():
         found = [np.asarray(torch.as_tensor(features(one)).detach().cpu(), dtype=float) for one in sets]
     for values, one in zip(found, sets, strict=True):
@@ -125,10 +126,14 @@ def _frechet(real: np.ndarray, made: np.ndarray, seed: int) -> tuple[float, floa
     generator = np.random.default_rng(seed)
 
     def distance(one: np.ndarray, other: np.ndarray) -> float:
-        covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other)]
-        root = np.real(sqrtm(covariances[0] @ covariances[1]))
+        first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
+        values, vectors = np.linalg.eigh(first)
+        root = vectors * np.sqrt(values.clip(min=0))  # root root' = first
+        shared = np.sqrt(
+            np.linalg.eigvalsh(root.T @ second @ root).clip(min=0)
+        ).sum()  # trace of the root of the product
         apart = np.square(one.mean(0) - other.mean(0)).sum()
-        return float(apart + np.trace(covariances[0] + covariances[1] - 2 * root))
+        return float(apart + np.trace(first) + np.trace(second) - 2 * shared)
 
     resampled = [
         distance(*(x[generator.integers(len(x), size=len(x))] for x in (real, made))) for _ in range(RESAMPLES)

@@ -22,7 +22,7 @@ def disentanglement(
     factors: Any,
     *,
     categorical: Sequence[int] = (),
-    num_permutations: int = 3,
+    num_permutations: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score how far every latent holds one factor, and every factor is held by one latent.
@@ -41,17 +41,19 @@ def disentanglement(
 
     All are 1 for codes that are the factors, in any order and on any scale, and none changes when latents are permuted,
     scaled or mirrored (forests up to the randomness of their trees). On finite data codes of pure noise score above 0:
-    ``chance`` is the score of the same codes with their data shuffled.
+    ``chance`` is the score of the same codes with their data shuffled, and ``chance_sd`` how
+    much that varies between shuffles.
 
     Args:
         codes: ``[N, D]``, means of q(z | x), as :func:`pyrovae.codes` returns them.
         factors: ``[N, F]``, integers: the level of every factor; at least 2 factors, that vary.
         categorical: numbers of the factors whose levels have no order.
-        num_permutations: shuffles that ``chance`` is the mean of; 0 leaves it out.
+        num_permutations: shuffles that ``chance`` is the mean of; 0 leaves it out, 1 its standard deviation.
         seed: of shuffles, groups and forests.
 
     Returns:
-        A row a metric: ``value``, ``chance``, and ``adjusted``, (value - chance) / (1 - chance): 0 for noise, 1 for 1.
+        A row a metric: ``value``, ``chance``, ``chance_sd``, and ``adjusted``, (value - chance) / (1 - chance): 0 for noise,
+        1 for 1.
 
     Raises:
         ValueError: for codes and factors of other shapes, codes that are not finite, or factors that do not vary.
@@ -70,6 +72,7 @@ def disentanglement(
     shuffled = [_scores(generator.permutation(codes), factors, categorical, seed) for _ in range(num_permutations)]
     table = pd.DataFrame({"value": value})
     table["chance"] = pd.DataFrame(shuffled).mean() if shuffled else np.nan
+    table["chance_sd"] = pd.DataFrame(shuffled).std() if len(shuffled) > 1 else np.nan
     table["adjusted"] = (table["value"] - table["chance"]) / (1 - table["chance"])
     return table.rename_axis("metric")
 

@@ -1,5 +1,31 @@
 """Figures, drawn on matplotlib objects of their own."""
 
-from pyrovae.plots.figures import calibration, comparison, gaps, pictures, ranks, reliability, training, worst
+from pyrovae.plots.figures import (
+    aggregate,
+    calibration,
+    codes,
+    comparison,
+    gaps,
+    pareto,
+    pictures,
+    ranks,
+    reliability,
+    training,
+    usage,
+    worst,
+)
 
-__all__ = ["calibration", "comparison", "gaps", "pictures", "ranks", "reliability", "training", "worst"]
+__all__ = [
+    "aggregate",
+    "calibration",
+    "codes",
+    "comparison",
+    "gaps",
+    "pareto",
+    "pictures",
+    "ranks",
+    "reliability",
+    "training",
+    "usage",
+    "worst",
+]

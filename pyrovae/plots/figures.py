@@ -1,6 +1,7 @@
 """Figures of fits and comparisons. Each is a ``matplotlib.figure.Figure`` of its own: no backend, no global state."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
 
 from pyrovae.data import Data
 from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps, Ranks
 from pyrovae.evaluation import worst as least_reliable
+from pyrovae.latents import Aggregate, Usage
 
 _WIDTH = 6.4
 _MOST_NAMED = 10  # curves with a name in a legend
@@ -70,6 +73,125 @@ def comparison(table: pd.DataFrame) -> Figure:
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5))
     axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per datum)")
+    return figure
+
+
+def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """Draw log evidence against seconds of fitting; strategies that no other beats in both are joined.
+
+    Evidence is drawn as its difference to the best, whose error is paired. Bars are two standard errors either way: of
+    that difference, and of the mean seconds.
+
+    Args:
+        table: as :func:`pyrovae.compare` returns it, with seconds.
+        seconds: of every fit, one a seed, by name; None draws their mean in the table without a bar.
+    """
+    figure, axes = _figure(1, height=3.8)
+    axis, front, reached = axes[0], [], -math.inf
+    known = table.dropna(subset=["seconds"]).sort_values("seconds")
+    if not len(known):
+        raise ValueError("no candidate's seconds of fitting are known: compare fits, not pairs")
+    for number, (name, row) in enumerate(known.iterrows()):
+        spent = np.asarray((seconds or {}).get(str(name), [row["seconds"]]), dtype=float)
+        error = 2 * spent.std(ddof=1) / math.sqrt(len(spent)) if len(spent) > 1 else None
+        axis.errorbar(
+            row["seconds"], row["difference"], xerr=error, yerr=2 * row["difference_se"],
+            fmt="o", capsize=3, color=f"C{number % 10}", label=str(name),
+        )  # fmt: skip
+        if row["difference"] > reached:
+            reached = row["difference"]
+            front.append((row["seconds"], reached))
+    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="not beaten in both")
+    axis.set_xlabel("seconds of a fit")
+    axis.set_ylabel("log evidence of held-out data\nminus the best's, paired (nats per datum)")
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def usage(found: Mapping[str, Usage]) -> Figure:
+    """Draw the rate of every latent coordinate, largest first, a curve a strategy and layer, on a logarithmic scale.
+
+    Where a family has no rates by coordinate (flows), the activity stands for it, on the right.
+
+    Args:
+        found: of :func:`pyrovae.usage`, by name.
+    """
+    figure, axes = _figure(2, height=3.4)
+    names = {"rate": "rate of a latent (nats per datum)", "activity": "activity of a latent (share of variance)"}
+    curves = [
+        (f"{name}, {layer}" if len(one.layers) > 1 else name, rows)
+        for name, one in found.items()
+        for layer, rows in one.latents.groupby("layer", sort=False)
+    ]
+    for axis, (column, label) in zip(axes, names.items(), strict=True):
+        for number, (name, rows) in enumerate(curves):
+            values = np.sort(rows[column].dropna().to_numpy())[::-1].clip(min=1e-4)
+            axis.plot(np.arange(1, len(values) + 1), values, "o-", markersize=3, color=f"C{number % 10}", label=name)
+        axis.axhline(0.01, color="0.6", linewidth=1, linestyle="--")
+        axis.set_yscale("log")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("latents, those that hold most first")
+        axis.set_ylabel(label)
+    axes[0].text(0.99, 0.011, "below: collapsed", color="0.4", fontsize="small", ha="right", va="bottom",
+                 transform=axes[0].get_yaxis_transform())  # fmt: skip
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=4)
+    return figure
+
+
+def aggregate(found: Mapping[str, Aggregate]) -> Figure:
+    """Draw what each strategy's rate is made of, a bar each: information about the datum, and distance to the prior.
+
+    Whiskers are two standard errors either way.
+
+    Args:
+        found: of :func:`pyrovae.aggregate`, by name.
+    """
+    figure, axes = _figure(1, height=1.4 + 0.75 * len(found))
+    rows = np.arange(len(found))[::-1]
+    kinds = {
+        "mutual_information": "mutual information of datum and code",
+        "total_correlation": "total correlation of latents",
+        "dimension_wise": "dimension-wise KL to the prior",
+    }
+    summaries = [one.summary() for one in found.values()]
+    for number, (kind, label) in enumerate(kinds.items()):
+        means, errors = ([one[key] for one in summaries] for key in (kind, f"{kind}_se"))
+        axes[0].barh(
+            rows + 0.27 * (1 - number), means, 0.25, xerr=2 * np.array(errors), color=f"C{number}", label=label,
+            capsize=2, error_kw={"linewidth": 1},
+        )  # fmt: skip
+    axes[0].axvline(0, color="0.6", linewidth=1)
+    axes[0].set_yticks(rows, list(found))
+    axes[0].set_xlabel("nats per datum")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
+    return figure
+
+
+def codes(found: Mapping[str, Any], labels: Any = None) -> Figure:
+    """Draw the first two principal components of every strategy's codes, coloured by label where there are some.
+
+    Args:
+        found: codes ``[N, D]``, as :func:`pyrovae.codes` returns them, by name.
+        labels: ``[N]``.
+    """
+    figure, axes = _figure(len(found), height=0.9 * _WIDTH * 1.5 / max(len(found), 2))
+    known = None if labels is None else np.asarray(labels)
+    kinds = np.array([]) if known is None else np.unique(known)
+    for axis, (name, values) in zip(axes, found.items(), strict=True):
+        flat = np.asarray(values, dtype=float)
+        plane = PCA(2).fit_transform(flat) if flat.shape[1] > 1 else np.column_stack([flat[:, 0], np.zeros(len(flat))])
+        if known is None:
+            axis.scatter(*plane.T, s=5)
+        elif len(kinds) > _MOST_NAMED:
+            axis.scatter(*plane.T, s=5, c=known, cmap="viridis")
+        else:
+            for number, kind in enumerate(kinds):
+                axis.scatter(*plane[known == kind].T, s=5, color=f"C{number}", label=str(kind))
+        axis.set_title(name, fontsize="medium")
+        axis.set_xlabel("first principal component")
+    axes[0].set_ylabel("second principal component")
+    if 0 < len(kinds) <= _MOST_NAMED:
+        figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside right upper", markerscale=2)
     return figure
 
 
@@ -156,7 +278,7 @@ def ranks(found: Ranks, level: float = 0.95) -> Figure:
         found: of :func:`pyrovae.pit`, or of any part of :func:`pyrovae.sbc`.
         level: of the band.
     """
-    figure, axes = _figure(1, height=3.6)
+    figure, axes = _figure(1, height=3.6, wider=1.2)
     _rank_curves(axes[0], found, level)
     return figure
 
@@ -170,7 +292,7 @@ def calibration(everything: Ranks, density: Ranks | None, distance: Ranks, level
         distance: ranks of the distance to a point that depends on x (TARP).
         level: of the simultaneous bands.
     """
-    figure, axes = _figure(2, height=3.8)
+    figure, axes = _figure(2, height=3.6, wider=1.2)
     _rank_curves(axes[0], everything, level)
     points, low, high = distance.band(level)
     axes[1].fill_between(points, low, high, color="0.88", linewidth=0, label=f"{level:.0%} band")
@@ -205,7 +327,7 @@ def _rank_curves(axis: Any, found: Ranks, level: float) -> None:
     axis.axhline(0, color="0.6", linewidth=1)
     axis.set_xlabel("rank, as a share of the draws")
     axis.set_ylabel("share of ranks at or below, minus uniform")
-    axis.legend(fontsize="x-small", ncols=2 if named > 5 else 1)
+    axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figure:
@@ -228,8 +350,8 @@ def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figu
     return figure
 
 
-def _figure(columns: int, *, height: float) -> tuple[Figure, Any]:
-    width = _WIDTH * (1 if columns == 1 else 1.5)
+def _figure(columns: int, *, height: float, wider: float = 1.0) -> tuple[Figure, Any]:
+    width = _WIDTH * (1 if columns == 1 else 1.5) * wider
     figure = Figure(figsize=(width, max(height, 1.8)), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
