@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-    from pyrovae.arviz import elpd, elpd_comparison, globals_to_arviz, hmc, to_arviz
+    from pyrovae.arviz import elpd, elpd_comparison, globals_to_arviz, hmc, ranks_to_arviz, to_arviz
     from pyrovae.calibration import Calibration, sbc
     from pyrovae.evaluation import (
         Annealing,
@@ -95,6 +95,7 @@ _NAMES = {
     "prior_against_posterior": "latents",
     "prior_predictive_check": "evaluation",
     "prior_test": "latents",
+    "ranks_to_arviz": "arviz",
     "rates": "evaluation",
     "sample_quality": "evaluation",
     "sbc": "calibration",
@@ -153,6 +154,7 @@ __all__ = [
     "prior_predictive_check",
     "prior_test",
     "priors",
+    "ranks_to_arviz",
     "rates",
     "sample_quality",
     "sbc",

@@ -9,7 +9,18 @@ import torch
 import xarray as xr
 from conftest import SIGMAS, bits, make_oracle, make_vae
 
-from pyrovae import compare, comparison, elpd, evaluate, guides, nn, to_arviz
+from pyrovae import (
+    compare,
+    comparison,
+    elpd,
+    elpd_comparison,
+    evaluate,
+    guides,
+    nn,
+    ranks_to_arviz,
+    sbc,
+    to_arviz,
+)
 from pyrovae.arviz.labels import ARVIZ_1
 from pyrovae.data import Data
 
@@ -161,3 +172,30 @@ def test_elpd_reads_as_arvizs_own():
     result = elpd(evaluate(model, guide, x, num_particles=100, progress=False))
     assert "elpd_loo" in str(result)
     assert result["n_data_points"] == 20
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_arvizs_comparison_from_evaluations():
+    model, x = make_oracle(2, 5, 60)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other, _ = make_oracle(2, 5, 1, seed=9)
+    pairs = {"wrong": (other, guides.Exact(other)), "right": (model, guides.Exact(model))}
+    evaluations = {n: evaluate(*p, x, num_particles=20, progress=False) for n, p in pairs.items()}
+    table = elpd_comparison(evaluations)
+    assert list(table.index) == ["right", "wrong"]
+    np.testing.assert_allclose(table["weight"].sum(), 1, atol=1e-6)
+    assert table.loc["right", "weight"] > 0.9
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ranks_are_what_arvizs_plot_of_transforms_takes():
+    model, x = make_oracle(2, 5, 1)
+    found = sbc(model, guides.Exact(model), x, num_simulations=50, progress=False)
+    inference = ranks_to_arviz(found.everything)
+    values = inference["prior_sbc"]["z"]
+    assert values.dims == ("chain", "draw", "z_dim")
+    np.testing.assert_allclose(values[0], found.latents.pit)
+    assert 0 < float(values.min()) < float(values.max()) < 1
+    if ARVIZ_1:
+        az.plot_ecdf_pit(inference, var_names=["z"], backend="none")

@@ -12,6 +12,7 @@ from test_data import fake_mnist
 from pyrovae.cli import main
 
 FAST = ["--epochs", "2", "--progress", "false", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--features", "8"]
+SMALL = ["--simulations", "20", "--latents_of", "40"]  # of what compare asks of every fit
 
 
 BITS = ["--data", "Digits", "--data.binarise", "Static"]
@@ -37,7 +38,7 @@ def refused(capsys, *arguments):
 
 def test_guides_are_compared_by_objectives(tmp_path, capsys):
     status, said = run(
-        "compare", *BITS, "--out", tmp_path / "run", *FAST, "--num_particles", 20, "--num_draws", 2,
+        "compare", *BITS, "--out", tmp_path / "run", *FAST, "--num_particles", 20, "--num_draws", 2, *SMALL,
         "--guides", '{"mean_field": "MeanField", "spline": {"class_path": "SplineCoupling"}}',
         "--objectives", '{"elbo": "Trace_ELBO", "iwae": {"class_path": "IWAE", "init_args": {"num_particles": 3}}}',
         capsys=capsys,
@@ -76,21 +77,36 @@ def test_priors_and_likelihoods_that_need_more_are_given_it(tmp_path, capsys):
 def test_compare_writes_everything(tmp_path, capsys):
     status, said = run(
         "compare", *BITS, "--out", tmp_path / "run", *FAST, "--num_particles", 50, "--num_draws", 5,
-        "--max_arviz_data", 20, capsys=capsys,
+        "--max_arviz_data", 20, *SMALL, capsys=capsys,
     )  # fmt: skip
     assert status == 0
-    for name in ("log_evidence", "difference_se", "khat_over_0.7", "seconds", "mean_field", "full_rank", "iaf"):
+    for name in (
+        "sbc_pvalue",
+        "mutual_information",
+        "log_evidence",
+        "difference_se",
+        "khat_over_0.7",
+        "seconds",
+        "mean_field",
+        "full_rank",
+        "iaf",
+    ):
         assert name in said.out
     out = tmp_path / "run"
     for name in ("mean_field", "full_rank", "iaf"):
         assert (out / f"{name}.nc").exists()
         assert (out / name / "fit.json").exists()
         assert len(pd.read_csv(out / name / "per_datum.csv")) == 359
-    for figure in ("comparison", "reliability", "training", "pictures"):
+    drawn = ["aggregate", "codes", "comparison", "marginals", "pareto", "pictures", "reliability", "training", "usage"]
+    drawn += ["worst", *(f"calibration-{name}" for name in ("mean_field", "full_rank", "iaf"))]
+    assert sorted(path.stem for path in (out / "figures").iterdir()) == sorted(drawn)
+    for figure in drawn:
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     assert list(pd.read_csv(out / "table.csv")["name"])
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == len(drawn)
+    for heading in ("Comparison", "Calibration", "Latents", "Labels", "Draws", "Details", "Configuration"):
+        assert f"<h2>{heading}</h2>" in page
     assert "<table" in page
     assert "http://" not in page
     assert "https://" not in page
@@ -110,8 +126,46 @@ def test_compare_writes_everything(tmp_path, capsys):
     # and nothing is overwritten without being asked for
     assert "already holds a run" in refused(capsys, "compare", *BITS, "--out", out, *FAST)
     before = (out / "report.html").stat().st_mtime_ns
-    assert run("compare", *BITS, "--out", out, *FAST, "--overwrite", "true", "--num_draws", 2, capsys=capsys)[0] == 0
+    assert (
+        run("compare", *BITS, "--out", out, *FAST, "--overwrite", "true", "--num_draws", 2, *SMALL, capsys=capsys)[0]
+        == 0
+    )
     assert (out / "report.html").stat().st_mtime_ns > before
+
+
+def test_seeds_gaps_and_what_is_left_out(tmp_path, capsys):
+    out = tmp_path / "run"
+    status, said = run(
+        "compare", *BITS, "--out", out, *FAST, "--num_particles", 20, "--num_draws", 2, "--max_arviz_data", 5,
+        "--guides", '{"mean_field": "MeanField", "planar": "Planar"}', "--num_seeds", 2, "--gaps_of", 4,
+        "--latents_of", 60, "--simulations", 20, capsys=capsys,
+    )  # fmt: skip
+    assert status == 0
+    assert "gaps of the first 4" in said.out
+    assert "Latents of planar: the guide cannot score" in said.out
+    table = pd.read_csv(out / "table.csv", index_col="name")
+    assert (table["seeds"] == 2).all()
+    for name in ("mean_field-seed0", "mean_field-seed1", "planar-seed0"):
+        assert len(pd.read_csv(out / name / "per_datum.csv")) == 359
+    one, two = (pd.read_csv(out / f"mean_field-seed{k}" / "per_datum.csv")["log_evidence"] for k in range(2))
+    assert table.loc["mean_field", "log_evidence"] == pytest.approx((one.mean() + two.mean()) / 2)
+    assert not np.allclose(one, two)
+    assert set(pd.read_csv(out / "arviz_compare.csv")["name"]) == {f"{n}-seed{k}" for n in table.index for k in (0, 1)}
+    page = (out / "report.html").read_text()
+    assert "<h2>Where the bound loses</h2>" in page
+    assert "Latents of planar" in page
+    status, _ = run("evaluate", out / "planar-seed1", "--num_particles", 20, "--progress", "false", capsys=capsys)
+    assert status == 0
+    status, _ = run(
+        "compare", *BITS, "--out", tmp_path / "plain", *FAST, "--num_particles", 20, "--num_draws", 2,
+        "--guides", '{"mean_field": "MeanField"}', "--latents_of", 0, "--simulations", 0, capsys=capsys,
+    )  # fmt: skip
+    assert status == 0
+    assert "<h2>Calibration</h2>" not in (tmp_path / "plain" / "report.html").read_text()
+    assert not (tmp_path / "plain" / "arviz_compare.csv").exists()
+    assert "num_seeds must be a whole number" in refused(
+        capsys, "compare", *BITS, "--out", tmp_path / "x", *FAST, "--num_seeds", 0
+    )
 
 
 def test_fit_evaluate_and_resume(tmp_path, capsys):

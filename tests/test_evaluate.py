@@ -7,11 +7,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import SIGMAS, make_oracle, make_vae
+from conftest import SIGMAS, bits, make_oracle, make_vae
 from torch.distributions import kl_divergence
 
 from pyrovae import compare, comparison, evaluate, fit, guides, log_weights, nn, pareto_khat
-from pyrovae.evaluation import weigh
+from pyrovae.evaluation import Evaluation, weigh
+from pyrovae.strategies import crossed_error
 
 
 def khat_by_arviz(column):
@@ -183,6 +184,84 @@ def test_the_same_pair_twice_does_not_differ():
 def test_compare_refuses_what_is_no_pair(candidates):
     with pytest.raises(ValueError, match=r"at least one candidate|a candidate is a Fit"):
         compare(candidates, torch.ones(2, 12), progress=False)
+
+
+def several(values):
+    """Evaluations, one a seed, whose log evidence is ``values`` [seeds, data]."""
+    zero = torch.zeros(values.shape[1], dtype=torch.float64)
+    fields = dict.fromkeys(("elbo_se", "log_evidence_se", "khat", "ess"), zero)
+    return [Evaluation(elbo=row - 1, log_evidence=row, num_particles=10, **fields) for row in values]
+
+
+def crossed(seeds, size, generator, by_seed=0.3, by_datum=1.0, rest=0.5):
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    return by_seed * draw(seeds, 1) + by_datum * draw(1, size) + rest * draw(seeds, size)
+
+
+def test_errors_over_seeds_and_data_are_those_of_repeats():
+    generator = torch.Generator().manual_seed(0)
+    sets = [crossed(5, 40, generator) for _ in range(2000)]
+    spread = float(torch.stack([values.mean() for values in sets]).std())
+    stated = torch.tensor([crossed_error(values) for values in sets]).square()
+    exact = 0.3**2 / 5 + 1.0 / 40 + 0.25 / 200
+    assert abs(float(stated.mean()) - exact) < SIGMAS * float(stated.std()) / math.sqrt(2000)  # unbiased
+    assert abs(spread**2 - exact) < SIGMAS * exact * math.sqrt(2 / 2000)
+    assert math.isnan(crossed_error(torch.zeros(3, 1)))
+
+
+def test_errors_over_seeds_agree_with_a_bootstrap_of_both():
+    generator = torch.Generator().manual_seed(1)
+    values = crossed(12, 150, generator)
+    rows, columns = (torch.randint(n, (4000, n), generator=generator) for n in values.shape)
+    means = torch.stack([values[r][:, c].mean() for r, c in zip(rows, columns, strict=True)])
+    assert float(means.std()) == pytest.approx(crossed_error(values), rel=0.1)  # 11 of 12, and rest counted thrice
+    one = values[:1]
+    means = torch.stack([one[0, c].mean() for c in columns])
+    assert float(means.std()) == pytest.approx(crossed_error(one), rel=0.05)
+
+
+def test_strategies_of_several_seeds():
+    generator = torch.Generator().manual_seed(2)
+    data = torch.randn(1, 80, generator=generator, dtype=torch.float64)
+    noise = {name: crossed(5, 80, generator, 0.05, 0.0, 0.1) for name in ("a", "again", "better")}
+    values = {"a": data + noise["a"], "again": data + noise["again"], "better": data + noise["better"] + 1.0}
+    table = comparison({name: several(v) for name, v in values.items()}, {"a": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    assert table.index[0] == "better"
+    assert (table["seeds"] == 5).all()
+    assert table.loc["a", "seconds"] == 3
+    assert (table["difference"] < -4 * table["difference_se"]).iloc[1:].all()
+    assert (table["difference_se"] < 0.5 * table["log_evidence_se"]).all()  # paired by datum
+    same = comparison({"a": several(values["a"]), "again": several(values["again"])})
+    assert abs(same["difference"].iloc[1]) < SIGMAS * same["difference_se"].iloc[1]
+    with pytest.raises(ValueError, match="as many seeds as the others"):
+        comparison({"a": several(values["a"]), "b": several(values["again"][:2])})
+
+
+def test_a_strategy_of_several_seeds_is_asked_everything():
+    pairs = [make_vae(seed=seed) for seed in range(2)]
+    x = bits(30)
+    table = compare(
+        {"vae": pairs, "one guide": [(pairs[0][0], pairs[1][1]), pairs[1]]}, x, num_particles=20, with_latents=True,
+        with_calibration=True, progress=False,
+    )  # fmt: skip
+    assert {"seeds", "seed_sd", "rate", "mutual_information", "latents_used", "sbc_pvalue"} <= set(table.columns)
+    assert table.columns[-1] == "seconds"
+    assert table["coverage_90"].between(0, 1).all()
+    with pytest.raises(ValueError, match="as many seeds as the others"):
+        compare({"a": pairs, "b": pairs[:1]}, x, progress=False)
+
+
+def test_what_cannot_be_asked_of_a_pair_is_left_out_with_a_warning():
+    model, guide = make_vae()
+    with torch.random.fork_rng():
+        planar = guides.Planar(nn.MLP(12, 8), guide.latent_dim)
+    with pytest.warns(UserWarning, match="planar: the guide cannot score"):
+        table = compare(
+            {"mean field": (model, guide), "planar": (model, planar)}, bits(10), num_particles=5, with_latents=True,
+            progress=False,
+        )  # fmt: skip
+    assert math.isnan(table.loc["planar", "rate"])
+    assert not math.isnan(table.loc["mean field", "rate"])
 
 
 def test_a_program_that_returns_nan_is_named():

@@ -1,0 +1,31 @@
+"""Ranks as an ArviZ object, for its own plots of probability integral transforms."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from pyrovae.arviz.labels import assemble, labelled
+from pyrovae.evaluation import Ranks
+
+
+def ranks_to_arviz(ranks: Ranks) -> Any:
+    """Return probability integral transforms in a group ``prior_sbc``, where ``az.plot_ecdf_pit`` (1.x) looks for them.
+
+    Args:
+        ranks: of :func:`pyrovae.sbc` (``.latents``, ``.everything``) or :func:`pyrovae.pit`.
+
+    Returns:
+        ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x: coordinates ``z[0]``, ``z[1]``, ... make
+        up one variable ``z`` of dimensions ``chain`` (one), ``draw`` (a simulation or datum) and ``z_dim``; a name
+        without a number is a variable of its own.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    for name, column in zip(ranks.names, ranks.pit.T.numpy(), strict=True):
+        columns.setdefault(re.sub(r"\[.*\]$", "", name), []).append(column)
+    variables: dict[str, Any] = {}
+    for name, parts in columns.items():
+        alone = len(parts) == 1
+        dims = ("chain", "draw") if alone else ("chain", "draw", f"{name}_dim")
+        variables[name] = dims, (parts[0] if alone else np.stack(parts, axis=1))[None]
+    return assemble({"prior_sbc": labelled(variables)})
