@@ -112,3 +112,11 @@ def test_every_example_is_tested_and_short():
 
 def test_the_command_line_is_installed():
     assert Path(sys.executable).with_name("pyrovae").exists()
+
+
+@pytest.mark.own_state
+def test_disentanglement():
+    table = example("disentanglement")["main"](epochs=4, num_data=200)
+    assert list(table.columns) == ["ELBO", "beta 4", "total correlation 6"]
+    assert (table.loc[["mig", "sap", "dci_disentanglement"]] <= 1).all().all()
+    assert table.loc["rate", "beta 4"] < table.loc["rate", "ELBO"]

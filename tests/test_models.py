@@ -8,7 +8,9 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from sklearn.metrics import adjusted_rand_score
 
 from pyrovae import (
+    aggregate,
     ais,
+    codes,
     compare,
     evaluate,
     fit,
@@ -22,9 +24,13 @@ from pyrovae import (
     models,
     nn,
     objectives,
+    pit,
     priors,
     rates,
+    sample_quality,
+    sbc,
     to_arviz,
+    usage,
 )
 
 pytestmark = pytest.mark.usefixtures("apart")
@@ -149,6 +155,27 @@ def test_every_model_is_annealed_sampled_and_split_or_says_why_not(name):
         assert found.isfinite().all()
         if question in ("prior", "guide"):
             assert found.mean() == pytest.approx(float(truth.mean()), abs=0.5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_calibration_and_latents_are_asked_of_every_model_or_it_says_why_not(name):
+    data = tuple(t[:40] for t in DATA[name]())
+    model, guide, _ = seeded(MODELS[name])
+    quiet = {"progress": False}
+    ranks = sbc(model, guide, data, num_simulations=30, num_draws=9, **quiet)
+    layers = usage(model, guide, data, **quiet).layers
+    assert set(layers.index) == {label.split("[")[0] for label in ranks.latents.names}
+    assert ranks.density is not None
+    assert codes(model, guide, data, **quiet).shape == (40, ranks.ranks.shape[1])
+    assert pit(model, data, num_draws=9, **quiet).values.shape == (40, D)
+    assert sample_quality(model, data, **quiet).notna().all().all()
+    if name == "ConditionalVAE":
+        with pytest.raises(ValueError, match="prior of the latents differs between data"):
+            aggregate(model, guide, data, **quiet)
+        return
+    found = aggregate(model, guide, data, **quiet)
+    assert torch.allclose(found.mutual_information + found.marginal_kl, found.rate)
+    assert float(found.rate.mean()) == pytest.approx(layers["rate"].sum(), abs=0.1)  # Monte Carlo, two draws a datum
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -196,6 +196,6 @@ class _Sums:
                 "rate": float(rate),
                 "rate_se": error,
                 "activity": float(share),
-                "collapsed": bool(held < threshold),
+                "collapsed": bool(abs(held) < threshold),  # a rate that is not a divergence may be negative
             }
         return rows
