@@ -1,19 +1,9 @@
 """Figures, drawn on matplotlib objects of their own."""
 
-from pyrovae.plots.figures import (
-    aggregate,
-    calibration,
-    codes,
-    comparison,
-    gaps,
-    pareto,
-    pictures,
-    ranks,
-    reliability,
-    training,
-    usage,
-    worst,
-)
+from pyrovae.plots.codes import aggregate, codes, usage
+from pyrovae.plots.pictures import pictures, worst
+from pyrovae.plots.strategies import comparison, gaps, pareto, reliability, training
+from pyrovae.plots.uniformity import calibration, ranks
 
 __all__ = [
     "aggregate",

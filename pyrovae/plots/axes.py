@@ -1,0 +1,18 @@
+"""What figures share: each is a ``matplotlib.figure.Figure`` of its own, without backend or global state."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+WIDTH = 6.4
+MOST_NAMED = 10  # curves with a name in a legend
+
+
+def figure_and_axes(columns: int, *, height: float, wider: float = 1.0) -> tuple[Figure, Any]:
+    """Return a figure and its axes, side by side."""
+    width = WIDTH * (1 if columns == 1 else 1.5) * wider
+    figure = Figure(figsize=(width, max(height, 1.8)), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes

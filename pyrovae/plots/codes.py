@@ -1,0 +1,99 @@
+"""Figures of the latent space."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
+
+from pyrovae.latents import Aggregate, Usage
+from pyrovae.plots.axes import MOST_NAMED, WIDTH, figure_and_axes
+
+
+def usage(found: Mapping[str, Usage]) -> Figure:
+    """Draw the rate of every latent coordinate, largest first, a curve a strategy and layer, on a logarithmic scale.
+
+    Where a family has no rates by coordinate (flows), the activity stands for it, on the right.
+
+    Args:
+        found: of :func:`pyrovae.usage`, by name.
+    """
+    figure, axes = figure_and_axes(2, height=3.4)
+    names = {"rate": "rate of a latent (nats per datum)", "activity": "activity of a latent (share of variance)"}
+    curves = [
+        (f"{name}, {layer}" if len(one.layers) > 1 else name, rows)
+        for name, one in found.items()
+        for layer, rows in one.latents.groupby("layer", sort=False)
+    ]
+    for axis, (column, label) in zip(axes, names.items(), strict=True):
+        for number, (name, rows) in enumerate(curves):
+            values = np.sort(rows[column].dropna().to_numpy())[::-1].clip(min=1e-4)
+            axis.plot(np.arange(1, len(values) + 1), values, "o-", markersize=3, color=f"C{number % 10}", label=name)
+        axis.axhline(0.01, color="0.6", linewidth=1, linestyle="--")
+        axis.set_yscale("log")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("latents, those that hold most first")
+        axis.set_ylabel(label)
+    axes[0].text(0.99, 0.011, "below: collapsed", color="0.4", fontsize="small", ha="right", va="bottom",
+                 transform=axes[0].get_yaxis_transform())  # fmt: skip
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=4)
+    return figure
+
+
+def aggregate(found: Mapping[str, Aggregate]) -> Figure:
+    """Draw what each strategy's rate is made of, a bar each: information about the datum, and distance to the prior.
+
+    Whiskers are two standard errors either way.
+
+    Args:
+        found: of :func:`pyrovae.aggregate`, by name.
+    """
+    figure, axes = figure_and_axes(1, height=1.4 + 0.75 * len(found))
+    rows = np.arange(len(found))[::-1]
+    kinds = {
+        "mutual_information": "mutual information of datum and code",
+        "total_correlation": "total correlation of latents",
+        "dimension_wise": "dimension-wise KL to the prior",
+    }
+    summaries = [one.summary() for one in found.values()]
+    for number, (kind, label) in enumerate(kinds.items()):
+        means, errors = ([one[key] for one in summaries] for key in (kind, f"{kind}_se"))
+        axes[0].barh(
+            rows + 0.27 * (1 - number), means, 0.25, xerr=2 * np.array(errors), color=f"C{number}", label=label,
+            capsize=2, error_kw={"linewidth": 1},
+        )  # fmt: skip
+    axes[0].axvline(0, color="0.6", linewidth=1)
+    axes[0].set_yticks(rows, list(found))
+    axes[0].set_xlabel("nats per datum")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
+    return figure
+
+
+def codes(found: Mapping[str, Any], labels: Any = None) -> Figure:
+    """Draw the first two principal components of every strategy's codes, coloured by label where there are some.
+
+    Args:
+        found: codes ``[N, D]``, as :func:`pyrovae.codes` returns them, by name.
+        labels: ``[N]``.
+    """
+    figure, axes = figure_and_axes(len(found), height=0.9 * WIDTH * 1.5 / max(len(found), 2))
+    known = None if labels is None else np.asarray(labels)
+    kinds = np.array([]) if known is None else np.unique(known)
+    for axis, (name, values) in zip(axes, found.items(), strict=True):
+        flat = np.asarray(values, dtype=float)
+        plane = PCA(2).fit_transform(flat) if flat.shape[1] > 1 else np.column_stack([flat[:, 0], np.zeros(len(flat))])
+        if known is None:
+            axis.scatter(*plane.T, s=5)
+        elif len(kinds) > MOST_NAMED:
+            axis.scatter(*plane.T, s=5, c=known, cmap="viridis")
+        else:
+            for number, kind in enumerate(kinds):
+                axis.scatter(*plane[known == kind].T, s=5, color=f"C{number}", label=str(kind))
+        axis.set_title(name, fontsize="medium")
+        axis.set_xlabel("first principal component")
+    axes[0].set_ylabel("second principal component")
+    if 0 < len(kinds) <= MOST_NAMED:
+        figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside right upper", markerscale=2)
+    return figure

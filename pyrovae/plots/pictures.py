@@ -1,0 +1,57 @@
+"""Figures that show data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pyrovae.data import Data
+from pyrovae.evaluation import Evaluation
+from pyrovae.evaluation import worst as least_reliable
+from pyrovae.plots.axes import WIDTH
+
+
+def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
+    """Draw the pictures whose importance weights are least to be trusted, under each its number and its k-hat.
+
+    Args:
+        evaluation: of the data.
+        data: pictures, a set with an ``image_shape``.
+        count: how many to draw.
+    """
+    if data.image_shape is None:
+        raise ValueError("the data are not pictures: give Data an image_shape=(channels, rows, columns)")
+    if len(data) != len(evaluation):
+        raise ValueError(f"the evaluation is of {len(evaluation)} data, but the set has {len(data)}")
+    table = least_reliable(evaluation, count)
+    images = data.fixed().batch(torch.tensor(list(table.index)))[0].reshape(-1, *data.image_shape)
+    figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
+    grid = figure.subplots(1, len(table), squeeze=False)[0]
+    for axis, image, (datum, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):
+        shown = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        axis.imshow(shown.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(f"no. {datum}\nk-hat {row['khat']:.2f}", fontsize="small")
+        axis.set_axis_off()
+    return figure
+
+
+def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figure:
+    """Draw rows of pictures under each other.
+
+    Args:
+        rows: flat pictures ``[n, C * H * W]`` with values in [0, 1], by what they show.
+        image_shape: (channels, rows, columns).
+    """
+    arrays = {name: np.asarray(value).reshape(-1, *image_shape) for name, value in rows.items()}
+    count = max(len(a) for a in arrays.values())
+    figure = Figure(figsize=(WIDTH * 1.5, 1.5 * WIDTH / count * len(arrays) * 1.15), layout="constrained")
+    grid = figure.subplots(len(arrays), 1, squeeze=False)[:, 0]
+    for axis, (name, images) in zip(grid, arrays.items(), strict=True):
+        strip = np.concatenate([np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=1) for image in images], axis=2)
+        shown = strip[0] if image_shape[0] == 1 else strip.transpose(1, 2, 0)
+        axis.imshow(shown.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(name, fontsize="small", loc="left")
+        axis.set_axis_off()
+    return figure

@@ -1,0 +1,150 @@
+"""Figures of fits and their comparison."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps
+from pyrovae.plots.axes import figure_and_axes
+
+
+def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the bound of every fit against its step: the mean over an epoch, and the validation data's.
+
+    Args:
+        histories: ``Fit.history`` by name.
+    """
+    figure, axes = figure_and_axes(1, height=3.6)
+    axis = axes[0]
+    for number, (name, history) in enumerate(histories.items()):
+        colour = f"C{number}"
+        epochs = history.groupby("epoch")[["step", "bound"]].agg({"step": "max", "bound": "mean"})
+        axis.plot(epochs["step"] + 1, epochs["bound"], color=colour, alpha=0.5, linewidth=1, label=f"{name}, training")
+        validated = history.dropna(subset=["validation_bound"])
+        if len(validated):
+            axis.plot(validated["step"] + 1, validated["validation_bound"], color=colour, label=f"{name}, validation")
+    late = pd.concat(
+        [h[name].iloc[len(h) // 10 :] for h in histories.values() for name in ("bound", "validation_bound")]
+    )
+    low, high = np.nanpercentile(late, [2, 100])
+    axis.set_ylim(low - 0.05 * (high - low), None)
+    axis.set_xlabel("step")
+    axis.set_ylabel("bound (nats per datum)")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def comparison(table: pd.DataFrame) -> Figure:
+    """Draw a comparison table: log evidence and ELBO of every candidate, and the paired difference to the best.
+
+    Bars are two standard errors either way: over the data on the left, of the paired differences on the right.
+
+    Args:
+        table: as :func:`pyrovae.compare` returns it.
+    """
+    figure, axes = figure_and_axes(2, height=1.6 + 0.45 * len(table))
+    rows = np.arange(len(table))[::-1]
+    means = {"log_evidence": ("log evidence", "o", 0.1), "elbo": ("ELBO", "s", -0.1)}
+    for number, (column, (label, marker, shift)) in enumerate(means.items()):
+        errors = 2 * table[f"{column}_se"]
+        axes[0].errorbar(
+            table[column], rows + shift, xerr=errors, fmt=marker, color=f"C{number}", label=label, capsize=3
+        )
+    axes[0].set_yticks(rows, list(table.index))
+    axes[0].set_ylim(-0.6, len(table) - 0.4)
+    axes[0].set_xlabel("nats per datum")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
+    axes[1].errorbar(table["difference"], rows, xerr=2 * table["difference_se"], fmt="o", color="C0", capsize=3)
+    axes[1].axvline(0, color="0.6", linewidth=1)
+    axes[1].set_yticks(rows, [])
+    axes[1].set_ylim(-0.6, len(table) - 0.4)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per datum)")
+    return figure
+
+
+def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """Draw log evidence against seconds of fitting; strategies that no other beats in both are joined.
+
+    Evidence is drawn as its difference to the best, whose error is paired. Bars are two standard errors either way: of
+    that difference, and of the mean seconds.
+
+    Args:
+        table: as :func:`pyrovae.compare` returns it, with seconds.
+        seconds: of every fit, one a seed, by name; None draws their mean in the table without a bar.
+    """
+    figure, axes = figure_and_axes(1, height=3.8)
+    axis, front, reached = axes[0], [], -math.inf
+    known = table.dropna(subset=["seconds"]).sort_values("seconds")
+    if not len(known):
+        raise ValueError("no candidate's seconds of fitting are known: compare fits, not pairs")
+    for number, (name, row) in enumerate(known.iterrows()):
+        spent = np.asarray((seconds or {}).get(str(name), [row["seconds"]]), dtype=float)
+        error = 2 * spent.std(ddof=1) / math.sqrt(len(spent)) if len(spent) > 1 else None
+        axis.errorbar(
+            row["seconds"], row["difference"], xerr=error, yerr=2 * row["difference_se"],
+            fmt="o", capsize=3, color=f"C{number % 10}", label=str(name),
+        )  # fmt: skip
+        if row["difference"] > reached:
+            reached = row["difference"]
+            front.append((row["seconds"], reached))
+    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="not beaten in both")
+    axis.set_xlabel("seconds of a fit")
+    axis.set_ylabel("log evidence of held-out data\nminus the best's, paired (nats per datum)")
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Draw how far each candidate's guide can be trusted, per datum: the k-hat of its weights, and log evidence - ELBO.
+
+    Both are sorted, one curve a candidate, against the share of the data at or below the value. On the right it is the
+    sampled Kullback-Leibler divergence from the guide to the posterior.
+
+    Args:
+        evaluations: of the same data, by name.
+    """
+    figure, axes = figure_and_axes(2, height=3.2)
+    for name, evaluation in evaluations.items():
+        share = (np.arange(len(evaluation)) + 1) / len(evaluation)
+        axes[0].step(np.sort(evaluation.khat.numpy()), share, where="post", label=name)
+        gap = (evaluation.log_evidence - evaluation.elbo).numpy()
+        axes[1].step(np.sort(gap), share, where="post", label=name)
+    axes[0].axvline(KHAT_LIMIT, color="0.6", linewidth=1, linestyle="--")
+    axes[0].text(KHAT_LIMIT, 0.02, f" {KHAT_LIMIT}", color="0.4", fontsize="small")
+    axes[0].set_xlabel("Pareto k-hat of a datum's weights")
+    axes[0].set_ylabel("share of the data")
+    axes[1].set_xlabel("log evidence - ELBO (nats)")
+    axes[0].legend(fontsize="small")
+    return figure
+
+
+def gaps(found: Mapping[str, Gaps]) -> Figure:
+    """Draw where the bound loses: the mean approximation and amortization gap, a bar each, one above the other.
+
+    Whiskers are two standard errors of the paired differences either way.
+
+    Args:
+        found: what :func:`pyrovae.gaps` returned, by name: of training and held-out data, say, or of several guides.
+    """
+    figure, axes = figure_and_axes(1, height=1.2 + 0.7 * len(found))
+    rows = np.arange(len(found))[::-1]
+    summaries = [one.summary() for one in found.values()]
+    kinds = {"approximation": "approximation gap: the family", "amortization": "amortization gap: the encoder"}
+    for number, (kind, label) in enumerate(kinds.items()):
+        means, errors = ([summary[key] for summary in summaries] for key in (kind, f"{kind}_se"))
+        shift = 0.2 - 0.4 * number
+        axes[0].barh(
+            rows + shift, means, 0.36, xerr=2 * np.array(errors), color=f"C{number}", label=label, capsize=3,
+            error_kw={"linewidth": 1},
+        )  # fmt: skip
+    axes[0].axvline(0, color="0.6", linewidth=1)
+    axes[0].set_yticks(rows, list(found))
+    axes[0].set_xlabel("nats per datum")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
+    return figure
