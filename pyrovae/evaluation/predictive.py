@@ -145,6 +145,7 @@ def pit(
     Example:
         >>> from pyrovae import models
         >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
+        >>> from pyrovae.evaluation import simulate
         >>> made = simulate(model, torch.zeros(1, 5), num_simulations=300, progress=False)
         >>> found = pit(model, made.data, seed=1, progress=False)
         >>> found.values.shape, bool((found.pvalue > 1e-4).all())
