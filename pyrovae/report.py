@@ -115,6 +115,9 @@ _CAPTIONS = {
     "of the whole.",
     "aggregate": "What the rates are made of; whiskers are two standard errors.",
     "codes": "Codes of test data: the first two principal components of the posterior means, coloured by label.",
+    "labels": "Scores of codes against labels; bars are two standard errors.",
+    "quality": "Scores of each model's draws, and (grey) of held-out data against other held-out data; bars are two "
+    "standard errors.",
     "marginals": "Ranks of every feature of the test data in the best model's marginals, less what uniform ranks would "
     "give; features that leave their 95% band are named.",
 }
@@ -221,10 +224,14 @@ def comparison_page(
         sections.append(Section("Latents", table=latent_table(found.latents), figures=figures))
     if found.codes:
         known = None if shown.labels is None else shown.labels[: len(next(iter(found.codes.values())))].cpu()
-        table_of = score_table(found.labels) if found.labels else None
-        sections.append(Section("Labels", table=table_of, figures={"codes": plots.codes(found.codes, known)}))
+        figures = {"codes": plots.codes(found.codes, known)}
+        if found.labels:
+            figures["labels"] = plots.scores(found.labels)
+        sections.append(Section("Labels", table=score_table(found.labels) if found.labels else None, figures=figures))
     if found.quality:
-        figures = {"marginals": plots.ranks(found.marginals[best])} if best in found.marginals else {}
+        figures = {"quality": plots.scores({n: t.drop(index="frechet") for n, t in found.quality.items()})}
+        if best in found.marginals:
+            figures["marginals"] = plots.ranks(found.marginals[best])
         sections.append(Section("Draws", table=quality_table(found.quality, found.marginals), figures=figures))
     sections.append(Section("Details", " ".join(found.notes), figures=_details(fits, first, best, shown, pictures)))
     (folder / "figures").mkdir(exist_ok=True)

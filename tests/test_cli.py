@@ -97,8 +97,8 @@ def test_compare_writes_everything(tmp_path, capsys):
         assert (out / f"{name}.nc").exists()
         assert (out / name / "fit.json").exists()
         assert len(pd.read_csv(out / name / "per_datum.csv")) == 359
-    drawn = ["aggregate", "codes", "comparison", "marginals", "pareto", "pictures", "reliability", "training", "usage"]
-    drawn += ["worst", *(f"calibration-{name}" for name in ("mean_field", "full_rank", "iaf"))]
+    drawn = ["aggregate", "codes", "comparison", "labels", "marginals", "pareto", "pictures", "quality", "reliability"]
+    drawn += ["training", "usage", "worst", *(f"calibration-{name}" for name in ("mean_field", "full_rank", "iaf"))]
     assert sorted(path.stem for path in (out / "figures").iterdir()) == sorted(drawn)
     for figure in drawn:
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")

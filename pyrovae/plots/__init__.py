@@ -2,7 +2,7 @@
 
 from pyrovae.plots.codes import aggregate, codes, usage
 from pyrovae.plots.pictures import pictures, worst
-from pyrovae.plots.strategies import comparison, gaps, pareto, reliability, training
+from pyrovae.plots.strategies import comparison, gaps, pareto, reliability, scores, training
 from pyrovae.plots.uniformity import calibration, ranks
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "pictures",
     "ranks",
     "reliability",
+    "scores",
     "training",
     "usage",
     "worst",

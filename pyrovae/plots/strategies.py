@@ -148,3 +148,32 @@ def gaps(found: Mapping[str, Gaps]) -> Figure:
     axes[0].set_xlabel("nats per datum")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     return figure
+
+
+def scores(found: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw scores, a row each, a mark a strategy, with bars of two standard errors where the table has some.
+
+    Grey marks are what the scores are to be held against: chance, or held-out data themselves.
+
+    Args:
+        found: of :func:`pyrovae.label_scores`, :func:`pyrovae.disentanglement` or, of scores between 0 and about 1, of
+            :func:`pyrovae.sample_quality`, by name; the same scores in each.
+    """
+    first = next(iter(found.values()))
+    figure, axes = figure_and_axes(1, height=1.2 + 0.4 * len(first))
+    axis, rows = axes[0], np.arange(len(first))[::-1]
+    value = "model" if "model" in first else "value"
+    errors = next((name for name in (f"{value}_se", "se") if name in first), None)
+    reference = next((name for name in ("data", "chance") if name in first), None)
+    for number, (name, table) in enumerate(found.items()):
+        shift = 0.3 * ((number + 0.5) / len(found) - 0.5)
+        if reference is not None:
+            axis.plot(table[reference], rows - shift, "|", color="0.6", markersize=12, zorder=0,
+                      label=reference if number == 0 else None)  # fmt: skip
+        bars = None if errors is None else 2 * table[errors]
+        axis.errorbar(table[value], rows - shift, xerr=bars, fmt="o", color=f"C{number % 10}", capsize=3, label=name)
+    axis.set_yticks(rows, [str(name) for name in first.index])
+    axis.set_ylim(-0.6, len(first) - 0.4)
+    axis.set_xlabel("score")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=4)
+    return figure
