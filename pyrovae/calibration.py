@@ -78,6 +78,9 @@ class Calibration:
         names = tuple(name for part in parts for name in part.names)
         return Ranks(torch.cat([part.values for part in parts], dim=1), self.num_draws, names)
 
+    def __str__(self) -> str:
+        return f"{len(self)} simulations, {self.num_draws} draws each\n{self.everything}"
+
     def table(self) -> pd.DataFrame:
         """Tabulate a row a quantity, as :meth:`pyrovae.Ranks.table` does, p-values adjusted over all rows."""
         return self.everything.table()

@@ -126,7 +126,7 @@ def fit_command(
     Under torchrun the processes share every batch.
 
     Args:
-        data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
+        data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
         out: folder for the fit, its history and its configuration.
         guide: family of q(z | x).
         objective: what the fit maximises, such as Trace_ELBO, IWAE or BetaELBO.
@@ -237,7 +237,7 @@ def compare_command(
     Writes the comparison table, a saved fit and an ArviZ netCDF file for each, figures, and an HTML page of all of it.
 
     Args:
-        data: the data set: Digits, MNIST, FashionMNIST, Array (a .npy file) or CSV.
+        data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
         out: folder for all results.
         guides: families of q(z | x), by name.
         objectives: what fits maximise, by name: every guide is fitted by each.
@@ -299,13 +299,11 @@ def compare_command(
         found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
         found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
     found.table.to_csv(folder / "table.csv")
-    each: dict[str, Evaluation] = {}
     for name, judged in found.evaluations.items():
         for one, evaluation in zip(_run_names(name, num_seeds), judged, strict=True):
-            each[one] = evaluation
             _per_datum(evaluation).to_csv(folder / one / "per_datum.csv", index_label="datum")
-    if len(each) > 1:
-        pyrovae.elpd_comparison(each).to_csv(folder / "arviz_compare.csv", index_label="name")
+    if len(fits) > 1:
+        pyrovae.elpd_comparison(found.evaluations).to_csv(folder / "arviz_compare.csv", index_label="name")
     shown = test.subset(slice(0, max_arviz_data))
     pictures: dict[str, Any] = {}
     for name, run in fits.items():
@@ -327,11 +325,13 @@ def _run_names(name: str, num_seeds: int) -> list[str]:
 
 
 def _print_findings(found: Findings, num_data: int, gaps_of: int) -> None:
+    several = ", the first seed's fits" if any(len(run) > 1 for run in found.evaluations.values()) else ""
+    calibrated = formatted(calibration_table(found.calibration)) if found.calibration else None
     tables = {
         f"{num_data} test data, nats per datum": formatted(found.table),
-        f"gaps of the first {gaps_of}": formatted(gap_table(found.gaps)) if found.gaps else None,
-        "calibration on simulated data": formatted(calibration_table(found.calibration)) if found.calibration else None,
-        "what the latents hold, nats per datum": latent_table(found.latents) if found.latents else None,
+        f"gaps of the first {gaps_of}{several}": formatted(gap_table(found.gaps)) if found.gaps else None,
+        f"calibration on simulated data{several}": calibrated,
+        f"what the latents hold, nats per datum{several}": latent_table(found.latents) if found.latents else None,
     }
     for title, table in tables.items():
         if table is not None:

@@ -21,7 +21,7 @@ from pyrovae.training import Fit
 
 _FORMATS = {
     "khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
-    "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}", "symmetry": "{:.3g}",
+    "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}", "symmetry": "{:.3g}",
 }  # fmt: skip
 
 
@@ -84,12 +84,14 @@ _TEXTS = {
     "seeds": " With several seeds, errors are those for new data and new seeds at once, and what follows below the "
     "comparison is of the first seed's fits.",
     "Where the bound loses": "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each "
-    "datum: what the family cannot express (approximation), and what the encoder does not find (amortization).",
+    "datum: what the family cannot express (approximation), and what the encoder does not find (amortization). "
+    "Of the first num_data test data; log_evidence is by annealing from the prior, which does not trust the guide.",
     "Calibration": "Latents and data simulated from each fitted model; the latents ranked among the guide's draws "
     "given the data. sbc_pvalue: the smallest of all quantities, corrected for their number: small where the guide is "
-    "not the posterior on average. symmetry: the same for ranks that lean to one side. coverage: share of simulations "
-    "inside the guide's 50% and 90% regions of highest density (central intervals where the guide has no density), "
-    "and within as probable balls around a reference point (TARP).",
+    "not the posterior on average; at least 0.00005 times the number of quantities. symmetry: the same for ranks that "
+    "lean to one side. coverage: share of simulations inside the guide's 50% and 90% regions of highest "
+    "density (central intervals where the guide has no density), and within as probable balls around a "
+    "reference point (TARP).",
     "Latents": "The rate, and what it is made of: mutual information of datum and code (with an upper bound for the "
     "population; the first is at most the log of the number of data), total correlation of the latents, and their "
     "distances to the prior one by one. used: latents whose rate is not next to 0.",
@@ -119,14 +121,14 @@ _CAPTIONS = {
     "quality": "Scores of each model's draws, and (grey) of held-out data against other held-out data; bars are two "
     "standard errors.",
     "marginals": "Ranks of every feature of the test data in the best model's marginals, less what uniform ranks would "
-    "give; features that leave their 95% band are named.",
+    "give; features that leave their own 95% band are named (the table's p-value is corrected for their number).",
 }
 _PICTURES = 16
 
 
 def gap_table(gaps: Mapping[str, Gaps]) -> pd.DataFrame:
     """Tabulate gaps by name: both, with the standard errors of their paired differences, and what they lie between."""
-    columns = ["log_evidence", "optimal_elbo", "elbo"]
+    columns = ["num_data", "log_evidence", "optimal_elbo", "elbo"]
     columns += [f"{kind}{end}" for kind in ("approximation", "amortization") for end in ("", "_se")]
     rows = {name: found.summary() for name, found in gaps.items()}
     return pd.DataFrame({name: {key: row[key] for key in columns} for name, row in rows.items()}).T

@@ -239,9 +239,12 @@ def splits():
     return data.Digits(binarise=data.Static()).splits(seed=0)
 
 
+@pytest.mark.parametrize(
+    "prior", [priors.StandardNormal, priors.Laplace]
+)  # no Gaussian q has a rate of 0 with the latter
 @pytest.mark.parametrize("beta", [1.0, 20.0])
-def test_collapse_is_reported_where_it_is(splits, beta):
-    model, guide = seeded(digits_vae)
+def test_collapse_is_reported_where_it_is(splits, beta, prior):
+    model, guide = seeded(lambda: digits_vae(prior(4)))
     fitted = pyrovae.fit(model, guide, splits.train, objective=objectives.BetaELBO(beta), epochs=40, **QUIET)
     found = pyrovae.usage(fitted.model, fitted.guide, splits.test, **QUIET)
     if beta == 1:

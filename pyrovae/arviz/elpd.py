@@ -2,12 +2,14 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import arviz as az
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
 from pyrovae.arviz.labels import ARVIZ_1
@@ -59,14 +61,26 @@ def elpd(evaluation: Evaluation) -> Any:
     return cls(elpd=total, p=0.0, elpd_i=pointwise, **known, **kind)
 
 
-def elpd_comparison(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
+def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]) -> pd.DataFrame:
     """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
 
+    Its columns have ArviZ's names (``elpd_loo``, and a ``p_loo`` of 0, for nothing was left out of anything), totals
+    over the data; ``warning`` says that some k-hat is above 0.7.
+
     Args:
-        evaluations: of the same data, by name, at least 2.
+        evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of a datum is taken.
     """
     options = {"round_to": "none"} if ARVIZ_1 else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of k-hats, which are beside this; the table says so by itself
-        table: pd.DataFrame = az.compare({name: elpd(one) for name, one in evaluations.items()}, **options)
+        table: pd.DataFrame = az.compare({name: elpd(_mean(one)) for name, one in evaluations.items()}, **options)
     return table
+
+
+def _mean(run: Evaluation | Sequence[Evaluation]) -> Evaluation:
+    """Return a strategy's evaluations as one: means over seeds, and the worst k-hat."""
+    if isinstance(run, Evaluation):
+        return run
+    stacked = {f.name: torch.stack([getattr(e, f.name) for e in run]) for f in fields(Evaluation)[:-1]}
+    means = {name: values.mean(0) for name, values in stacked.items() if name != "khat"}
+    return Evaluation(**means, khat=stacked["khat"].max(0).values, num_particles=run[0].num_particles)

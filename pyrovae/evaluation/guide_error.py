@@ -86,8 +86,8 @@ def _reference(reference: Any, latents: tuple[str, ...], size: int) -> np.ndarra
     values = [np.asarray(posterior[name]) for name in latents]
     if any(v.ndim < 3 or v.shape[2] != size for v in values):
         raise ValueError(
-            f"the reference has draws of shapes {[v.shape for v in values]}, but there are {size} data: its dimensions "
-            "must be chain, draw, datum, ..."
+            f"the reference has draws of shapes {[v.shape for v in values]}, but there are {size} data: it must be of "
+            "the same data, with dimensions chain, draw, datum, ..."
         )
     if values[0].shape[0] * values[0].shape[1] < 2 * FOLDS:
         raise ValueError(f"the reference has {values[0].shape[:2]} chains and draws, but {2 * FOLDS} draws are needed")

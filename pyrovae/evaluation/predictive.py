@@ -1,6 +1,6 @@
 """The user's data beside data that the model draws: statistics of whole sets, and every feature's marginal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -181,8 +181,8 @@ def _check(
     num_sets: int, batch_size: int, seed: int, device: Any, progress: bool,
 ) -> pd.DataFrame:  # fmt: skip
     at_least("num_sets", num_sets, 1)
-    if not statistics:
-        raise ValueError("statistics is empty: give at least one function of a set")
+    if not isinstance(statistics, Mapping) or not statistics:
+        raise ValueError("statistics must be a dict of functions of a set, by name, at least one")
     drawn: list[Tensor] = []
     seen: list[Tensor] = []
     with question(model, guide, data, seed=seed, device=device) as asked:
@@ -199,8 +199,8 @@ def _check(
         sets = torch.where(observed.isnan(), torch.nan, sets)
     rows = {}
     for label, statistic in statistics.items():
-        value = float(statistic(observed))
-        simulated = np.array([float(statistic(one)) for one in sets])
+        value = _number(label, statistic, observed)
+        simulated = np.array([_number(label, statistic, one) for one in sets])
         if not (np.isfinite(value) and np.isfinite(simulated).all()):
             raise ValueError(
                 f"the statistic {label!r} is not a finite number (of the data: {value}): use one that is, and that "
@@ -210,3 +210,10 @@ def _check(
         pvalue = min(1.0, 2 * min(above) / (num_sets + 1))
         rows[label] = {"observed": value, "mean": simulated.mean(), "sd": simulated.std(ddof=1), "pvalue": pvalue}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic")
+
+
+def _number(label: str, statistic: Statistic, one: Tensor) -> float:
+    found = statistic(one)
+    if isinstance(found, Tensor) and found.numel() != 1:
+        raise ValueError(f"the statistic {label!r} must return one number of a set, got {tuple(found.shape)}")
+    return float(found)

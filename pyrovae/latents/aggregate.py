@@ -70,6 +70,11 @@ class Aggregate:
     def __len__(self) -> int:
         return len(self.rate)
 
+    def __str__(self) -> str:
+        found = self.summary()
+        lines = [f"{name}: {found[name]:.3f} (se {found[f'{name}_se']:.3f})" for name in _TERMS]
+        return "\n".join([f"{len(self)} data, nats per datum", *lines])
+
     def summary(self) -> dict[str, float]:
         """Return means over the data and their standard errors over data drawn from a population, in nats per datum.
 

@@ -65,8 +65,10 @@ def disentanglement(
     """
     codes, factors = _checked(codes, factors)
     at_least("num_permutations", num_permutations, 0)
-    if any(not 0 <= k < factors.shape[1] for k in categorical):
-        raise ValueError(f"categorical must be numbers of factors from 0 to {factors.shape[1] - 1}, got {categorical}")
+    if any(not isinstance(k, int) or not 0 <= k < factors.shape[1] for k in categorical):
+        raise ValueError(
+            f"categorical must be numbers of columns of factors, from 0 to {factors.shape[1] - 1}, got {categorical}"
+        )
     generator = np.random.default_rng(seed)
     value = _scores(codes, factors, categorical, seed)
     shuffled = [_scores(generator.permutation(codes), factors, categorical, seed) for _ in range(num_permutations)]
@@ -80,7 +82,10 @@ def disentanglement(
 def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
     codes, factors = np.asarray(codes, dtype=float), np.asarray(factors)
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
-        raise ValueError(f"codes [N, D] and factors [N, F] were expected, got {codes.shape} and {factors.shape}")
+        raise ValueError(
+            f"codes [N, D] and factors [N, F] (such as data.Sprites().factors) were expected, got {codes.shape} and "
+            f"{factors.shape}"
+        )
     if not np.isfinite(codes).all():
         raise ValueError("the codes hold numbers that are not finite")
     if not np.array_equal(factors, factors.astype(int)):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -65,12 +64,14 @@ def usage(
 
     Of every coordinate, given the layers that the programs draw before it:
 
-    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per datum, from its marginals; next to 0 where q has
-      collapsed onto the prior. NaN where the family has no marginals in closed form (flows), whose coordinates are
-      judged by their activity alone;
+    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per datum, of q's marginal; next to 0 where q has
+      collapsed onto the prior. Rates of coordinates add up to the layer's for a factorised q; of a correlated one the
+      layer's holds the correlation too. NaN where the family has no marginals in closed form (flows);
     - ``activity``: variance over the data of the mean of q, as a share of the whole variance of z_d, free of the bias
       of few draws; NaN for discrete latents;
-    - ``collapsed``: whether the rate (else the activity) is below ``threshold``.
+    - ``collapsed``: whether either is below ``threshold``: a latent whose code does not move with the datum holds
+      nothing, though its rate be above 0 because the guide's family does not contain the prior (a Gaussian q of a
+      Laplace prior). A latent that speaks through the scale of q alone would be missed.
 
     With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only a layer's rate
     and that of the topmost layer's coordinates are to be read as divergences: see :func:`pyrovae.rates`.
@@ -190,12 +191,14 @@ class _Sums:
         errors = [standard_error(column / num_draws) for column in single.T]
         rows = {}
         for name, rate, error, share in zip(self.names, rates, errors, activity, strict=True):
-            held = share if np.isnan(rate) else rate
+            small = [
+                abs(v) < threshold for v in (rate, share)
+            ]  # NaN is not; a rate that is no divergence may be negative
             rows[name] = {
                 "layer": site,
                 "rate": float(rate),
                 "rate_se": error,
                 "activity": float(share),
-                "collapsed": bool(abs(held) < threshold),  # a rate that is not a divergence may be negative
+                "collapsed": any(small),
             }
         return rows

@@ -1,5 +1,6 @@
 """What figures share: each is a ``matplotlib.figure.Figure`` of its own, without backend or global state."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,3 +17,8 @@ def figure_and_axes(columns: int, *, height: float, wider: float = 1.0) -> tuple
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def by_name(found: Any) -> Any:
+    """Return results by name; one alone has none."""
+    return found if isinstance(found, Mapping) else {"": found}

@@ -9,10 +9,10 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
 from pyrovae.latents import Aggregate, Usage
-from pyrovae.plots.axes import MOST_NAMED, WIDTH, figure_and_axes
+from pyrovae.plots.axes import MOST_NAMED, WIDTH, by_name, figure_and_axes
 
 
-def usage(found: Mapping[str, Usage]) -> Figure:
+def usage(found: Mapping[str, Usage] | Usage) -> Figure:
     """Draw the rate of every latent coordinate, largest first, a curve a strategy and layer, on a logarithmic scale.
 
     Where a family has no rates by coordinate (flows), the activity stands for it, on the right.
@@ -20,11 +20,12 @@ def usage(found: Mapping[str, Usage]) -> Figure:
     Args:
         found: of :func:`pyrovae.usage`, by name.
     """
+    results = by_name(found)
     figure, axes = figure_and_axes(2, height=3.4)
     names = {"rate": "rate of a latent (nats per datum)", "activity": "activity of a latent (share of variance)"}
     curves = [
         (f"{name}, {layer}" if len(one.layers) > 1 else name, rows)
-        for name, one in found.items()
+        for name, one in results.items()
         for layer, rows in one.latents.groupby("layer", sort=False)
     ]
     for axis, (column, label) in zip(axes, names.items(), strict=True):
@@ -42,7 +43,7 @@ def usage(found: Mapping[str, Usage]) -> Figure:
     return figure
 
 
-def aggregate(found: Mapping[str, Aggregate]) -> Figure:
+def aggregate(found: Mapping[str, Aggregate] | Aggregate) -> Figure:
     """Draw what each strategy's rate is made of, a bar each: information about the datum, and distance to the prior.
 
     Whiskers are two standard errors either way.
@@ -50,14 +51,15 @@ def aggregate(found: Mapping[str, Aggregate]) -> Figure:
     Args:
         found: of :func:`pyrovae.aggregate`, by name.
     """
-    figure, axes = figure_and_axes(1, height=1.4 + 0.75 * len(found))
-    rows = np.arange(len(found))[::-1]
+    results = by_name(found)
+    figure, axes = figure_and_axes(1, height=1.4 + 0.75 * len(results))
+    rows = np.arange(len(results))[::-1]
     kinds = {
         "mutual_information": "mutual information of datum and code",
         "total_correlation": "total correlation of latents",
         "dimension_wise": "dimension-wise KL to the prior",
     }
-    summaries = [one.summary() for one in found.values()]
+    summaries = [one.summary() for one in results.values()]
     for number, (kind, label) in enumerate(kinds.items()):
         means, errors = ([one[key] for one in summaries] for key in (kind, f"{kind}_se"))
         axes[0].barh(
@@ -65,23 +67,24 @@ def aggregate(found: Mapping[str, Aggregate]) -> Figure:
             capsize=2, error_kw={"linewidth": 1},
         )  # fmt: skip
     axes[0].axvline(0, color="0.6", linewidth=1)
-    axes[0].set_yticks(rows, list(found))
+    axes[0].set_yticks(rows, list(results))
     axes[0].set_xlabel("nats per datum")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     return figure
 
 
-def codes(found: Mapping[str, Any], labels: Any = None) -> Figure:
+def codes(found: Any, labels: Any = None) -> Figure:
     """Draw the first two principal components of every strategy's codes, coloured by label where there are some.
 
     Args:
         found: codes ``[N, D]``, as :func:`pyrovae.codes` returns them, by name.
         labels: ``[N]``.
     """
-    figure, axes = figure_and_axes(len(found), height=0.9 * WIDTH * 1.5 / max(len(found), 2))
+    results = by_name(found)
+    figure, axes = figure_and_axes(len(results), height=0.9 * WIDTH * 1.5 / max(len(results), 2))
     known = None if labels is None else np.asarray(labels)
     kinds = np.array([]) if known is None else np.unique(known)
-    for axis, (name, values) in zip(axes, found.items(), strict=True):
+    for axis, (name, values) in zip(axes, results.items(), strict=True):
         flat = np.asarray(values, dtype=float)
         plane = PCA(2).fit_transform(flat) if flat.shape[1] > 1 else np.column_stack([flat[:, 0], np.zeros(len(flat))])
         if known is None:

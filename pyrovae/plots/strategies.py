@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps
-from pyrovae.plots.axes import figure_and_axes
+from pyrovae.plots.axes import by_name, figure_and_axes
 
 
 def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
@@ -100,7 +100,7 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
     return figure
 
 
-def reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
+def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
     """Draw how far each candidate's guide can be trusted, per datum: the k-hat of its weights, and log evidence - ELBO.
 
     Both are sorted, one curve a candidate, against the share of the data at or below the value. On the right it is the
@@ -109,8 +109,9 @@ def reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
     Args:
         evaluations: of the same data, by name.
     """
+    results = by_name(evaluations)
     figure, axes = figure_and_axes(2, height=3.2)
-    for name, evaluation in evaluations.items():
+    for name, evaluation in results.items():
         share = (np.arange(len(evaluation)) + 1) / len(evaluation)
         axes[0].step(np.sort(evaluation.khat.numpy()), share, where="post", label=name)
         gap = (evaluation.log_evidence - evaluation.elbo).numpy()
@@ -124,7 +125,7 @@ def reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
     return figure
 
 
-def gaps(found: Mapping[str, Gaps]) -> Figure:
+def gaps(found: Mapping[str, Gaps] | Gaps) -> Figure:
     """Draw where the bound loses: the mean approximation and amortization gap, a bar each, one above the other.
 
     Whiskers are two standard errors of the paired differences either way.
@@ -132,9 +133,10 @@ def gaps(found: Mapping[str, Gaps]) -> Figure:
     Args:
         found: what :func:`pyrovae.gaps` returned, by name: of training and held-out data, say, or of several guides.
     """
-    figure, axes = figure_and_axes(1, height=1.2 + 0.7 * len(found))
-    rows = np.arange(len(found))[::-1]
-    summaries = [one.summary() for one in found.values()]
+    results = by_name(found)
+    figure, axes = figure_and_axes(1, height=1.2 + 0.7 * len(results))
+    rows = np.arange(len(results))[::-1]
+    summaries = [one.summary() for one in results.values()]
     kinds = {"approximation": "approximation gap: the family", "amortization": "amortization gap: the encoder"}
     for number, (kind, label) in enumerate(kinds.items()):
         means, errors = ([summary[key] for summary in summaries] for key in (kind, f"{kind}_se"))
@@ -144,13 +146,13 @@ def gaps(found: Mapping[str, Gaps]) -> Figure:
             error_kw={"linewidth": 1},
         )  # fmt: skip
     axes[0].axvline(0, color="0.6", linewidth=1)
-    axes[0].set_yticks(rows, list(found))
+    axes[0].set_yticks(rows, list(results))
     axes[0].set_xlabel("nats per datum")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     return figure
 
 
-def scores(found: Mapping[str, pd.DataFrame]) -> Figure:
+def scores(found: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Figure:
     """Draw scores, a row each, a mark a strategy, with bars of two standard errors where the table has some.
 
     Grey marks are what the scores are to be held against: chance, or held-out data themselves.
@@ -159,14 +161,15 @@ def scores(found: Mapping[str, pd.DataFrame]) -> Figure:
         found: of :func:`pyrovae.label_scores`, :func:`pyrovae.disentanglement` or, of scores between 0 and about 1, of
             :func:`pyrovae.sample_quality`, by name; the same scores in each.
     """
-    first = next(iter(found.values()))
+    results = by_name(found)
+    first = next(iter(results.values()))
     figure, axes = figure_and_axes(1, height=1.2 + 0.4 * len(first))
     axis, rows = axes[0], np.arange(len(first))[::-1]
     value = "model" if "model" in first else "value"
     errors = next((name for name in (f"{value}_se", "se") if name in first), None)
     reference = next((name for name in ("data", "chance") if name in first), None)
-    for number, (name, table) in enumerate(found.items()):
-        shift = 0.3 * ((number + 0.5) / len(found) - 0.5)
+    for number, (name, table) in enumerate(results.items()):
+        shift = 0.3 * ((number + 0.5) / len(results) - 0.5)
         if reference is not None:
             axis.plot(table[reference], rows - shift, "|", color="0.6", markersize=12, zorder=0,
                       label=reference if number == 0 else None)  # fmt: skip
