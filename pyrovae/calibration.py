@@ -79,17 +79,24 @@ class Calibration:
         return Ranks(torch.cat([part.values for part in parts], dim=1), self.num_draws, names)
 
     def __str__(self) -> str:
-        return f"{len(self)} simulations, {self.num_draws} draws each\n{self.everything}"
+        return f"{len(self)} simulations, {self.num_draws} draws each\n{self.table().round(4).to_string()}"
 
     def table(self) -> pd.DataFrame:
-        """Tabulate a row a quantity, as :meth:`pyrovae.Ranks.table` does, p-values adjusted over all rows."""
-        return self.everything.table()
+        """Tabulate a row a quantity, as :meth:`pyrovae.Ranks.table` does, p-values adjusted over all rows.
+
+        Symmetry is asked of the latents alone, and adjusted for their number: any wrong width makes densities lean.
+        """
+        table, own = self.everything.table(), self.latents.table()
+        for column in ("symmetry", "symmetry_adjusted"):
+            table[column] = own[column].reindex(table.index)
+        return table
 
     def coverage(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> pd.DataFrame:
         """Return how often credible regions of the guide hold the latents that the datum came from.
 
         Args:
-            levels: of the regions; one between two multiples of 1 / (K + 1) is taken down to the lower.
+            levels: of the regions; one between two multiples of 1 / (K + 1) is taken down to the lower, the
+                least being 1 / (K + 1).
 
         Returns:
             A row a level: ``level`` as it was taken; the share of simulations in which the truth lies inside
@@ -131,7 +138,7 @@ class Calibration:
 
     def summary(self) -> dict[str, float]:
         """Return the smallest p-values, adjusted for the number of quantities, and the coverage of 90% regions."""
-        table, covered = self.table(), self.coverage([0.9]).iloc[0]
+        table, covered = self.table(), self.coverage([0.9]).iloc[0]  # symmetry: of latents, NaN elsewhere
         return {
             "num_simulations": len(self),
             "num_draws": self.num_draws,
@@ -214,7 +221,7 @@ def sbc(
         for part in asked.particles(num_draws, batch_size, label):
             truth = _truth(asked, part, first.latents, points, own)
             drawn = _drawn(asked, part, points, own)
-            tally.add(part.indices.start, *rank(truth, drawn))
+            tally.add(part.indices.start, *rank(truth, drawn, _tolerance(part, latents, truth, len(names))))
             scored = scored and not bool(truth[:, len(names) + 1].isnan().any())
     ranks = tally.ranks(seed)
     labels = [*names, JOINT, DENSITY, DISTANCE, *own]
@@ -244,11 +251,11 @@ class _Points:
     @staticmethod
     def of(made: Simulation, others: Simulation) -> "_Points":
         """Take for every datum the latents of the other simulation's most similar datum."""
-        latents = torch.cat([_flat(made.latents), _flat(others.latents)])
-        scale = latents.std(0).clamp(min=1e-12)
+        known = _flat(others.latents)  # not those that are ranked: a scale that has seen them would favour them
+        scale = known.std(0).clamp(min=1e-12)
         here, there = (_standardised(one.data, others.data) for one in (made, others))
         nearest = NearestNeighbors(n_neighbors=1).fit(there).kneighbors(here, return_distance=False)[:, 0]
-        return _Points(scale, _flat(others.latents)[torch.from_numpy(nearest)] / scale)
+        return _Points(scale, known[torch.from_numpy(nearest)] / scale)
 
     def distance(self, latents: Tensor, indices: Tensor) -> Tensor:
         return (latents / self.scale - self.points[indices]).norm(dim=1)
@@ -283,6 +290,20 @@ def _truth(
     log_p = log_density(model_trace, len(indices))
     log_q = _score(asked, held, batch)
     return _quantities(rows, batch, indices, log_p, log_q, points, own)
+
+
+def _tolerance(part: Particles, latents: Sequence[str], truth: Tensor, num_latents: int) -> Tensor | float:
+    """Return how far what is computed may be from a tie, ``[data, quantities]``; 0 where no latent is discrete.
+
+    A discrete latent has the same density whether it was drawn or the truth, but batches of two lengths round it in two
+    ways.
+    """
+    if not any(part.guide_trace.nodes[name]["fn"].support.is_discrete for name in latents):
+        return 0.0
+    rounding = 100 * torch.finfo(part.log_weight.dtype).eps
+    found = rounding * (1 + truth.abs()).nan_to_num(0)
+    found[:, :num_latents] = 0
+    return found
 
 
 def _score(asked: Question, held: Mapping[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
@@ -325,5 +346,7 @@ def _quantities(
         if not isinstance(value, Tensor) or value.shape != (len(flat),):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the quantity {name!r} must return a number a row, [{len(flat)}], got {got}")
+        if bool(value.isnan().any()):
+            raise ValueError(f"the quantity {name!r} is NaN for some latents, which have no rank: make it a number")
         columns.append(value.double().cpu()[:, None])
     return torch.cat(columns, dim=1)

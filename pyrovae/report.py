@@ -21,7 +21,8 @@ from pyrovae.training import Fit
 
 _FORMATS = {
     "khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
-    "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}", "symmetry": "{:.3g}",
+    "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
+    "symmetry": "{:.3g}",
 }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ _TEXTS = {
     "Of the first num_data test data; log_evidence is by annealing from the prior, which does not trust the guide.",
     "Calibration": "Latents and data simulated from each fitted model; the latents ranked among the guide's draws "
     "given the data. sbc_pvalue: the smallest of all quantities, corrected for their number: small where the guide is "
-    "not the posterior on average; at least 0.00005 times the number of quantities. symmetry: the same for ranks that "
+    "not the posterior on average. symmetry: the same for ranks that "
     "lean to one side. coverage: share of simulations inside the guide's 50% and 90% regions of highest "
     "density (central intervals where the guide has no density), and within as probable balls around a "
     "reference point (TARP).",
@@ -103,9 +104,9 @@ _TEXTS = {
 }
 _CAPTIONS = {
     "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best. Bars are "
-    "two standard errors.",
-    "pareto": "Log evidence, less the best's, against the time of a fit; up and to the left is better. Bars are two "
-    "standard errors, of paired differences and of the mean time.",
+    "two standard errors on the left, 95% intervals on the right.",
+    "pareto": "Log evidence, less the best's, against the time of a fit; up and to the left is better. Bars are 95% "
+    "intervals of paired differences, and two standard errors of the mean time.",
     "reliability": "Left: share of the test data with a k-hat at or below the value; beyond 0.7 the importance weights "
     "are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to posterior.",
     "training": "Bound while training: mean over an epoch, and on the validation data.",

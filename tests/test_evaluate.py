@@ -8,11 +8,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import SIGMAS, bits, make_oracle, make_vae
+from scipy import stats
 from torch.distributions import kl_divergence
 
 from pyrovae import compare, comparison, evaluate, fit, guides, log_weights, nn, pareto_khat
 from pyrovae.evaluation import Evaluation, weigh
-from pyrovae.strategies import crossed_error
+from pyrovae.strategies import crossed_df, crossed_error
 
 
 def khat_by_arviz(column):
@@ -207,6 +208,17 @@ def test_errors_over_seeds_and_data_are_those_of_repeats():
     assert abs(float(stated.mean()) - exact) < SIGMAS * float(stated.std()) / math.sqrt(2000)  # unbiased
     assert abs(spread**2 - exact) < SIGMAS * exact * math.sqrt(2 / 2000)
     assert math.isnan(crossed_error(torch.zeros(3, 1)))
+
+
+@pytest.mark.parametrize(("seeds", "level"), [(2, 0.9), (3, 0.93), (5, 0.95)])  # Satterthwaite's degrees are not exact
+def test_intervals_by_students_t_hold_for_few_seeds(seeds, level):
+    generator = torch.Generator().manual_seed(seeds)
+    inside = 0
+    for _ in range(1000):
+        values = crossed(seeds, 100, generator, 0.3, 0.0, 0.5)
+        half = stats.t.ppf(0.975, crossed_df(values)) * crossed_error(values)
+        inside += abs(float(values.mean())) < half
+    assert inside / 1000 > level - SIGMAS * math.sqrt(level * (1 - level) / 1000)
 
 
 def test_errors_over_seeds_agree_with_a_bootstrap_of_both():

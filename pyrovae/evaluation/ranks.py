@@ -50,8 +50,8 @@ class Ranks:
     def pvalue(self) -> Tensor:
         """P-value of uniformity of every quantity, ``[Q]``, not corrected for their number.
 
-        It is below alpha just where the quantity's distribution function leaves the band of level 1 - alpha. By 20,000
-        repeats, it is at least 0.00005.
+        It is below alpha just where the quantity's distribution function leaves the band of level 1 - alpha: by 20,000
+        repeats of the null distribution, beyond them by the union bound over the points.
 
         Source: Säilynoja, Bürkner and Vehtari, "Graphical test for discrete uniformity and its applications in
         goodness-of-fit evaluation and multiple sample comparison", 2022.
@@ -129,9 +129,10 @@ def holm(pvalues: Tensor) -> Tensor:
     return torch.empty_like(pvalues).index_put((order,), adjusted)
 
 
-def rank(value: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many draws ``[K, ...]`` are below a value ``[...]``, and how many equal it."""
-    return (draws < value).sum(0), (draws == value).sum(0)
+def rank(value: Tensor, draws: Tensor, tolerance: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return how many draws ``[K, ...]`` are below a value ``[...]``, and how many equal it, up to a tolerance."""
+    equal = (draws - value).abs() <= tolerance if isinstance(tolerance, Tensor) else draws == value
+    return ((draws < value) & ~equal).sum(0), equal.sum(0)
 
 
 class Tally:
@@ -203,14 +204,17 @@ class _Null:
     def tail(self, counts: np.ndarray) -> np.ndarray:
         """Return the smallest two-sided tail probability over the points, of ``[R, P]`` counts: ``[R]``."""
         found = np.ones(len(counts))
+        possible = np.arange(-1, self.size + 1)
         for count, p in zip(counts.T, self.probabilities, strict=True):
-            table = stats.binom.cdf(np.arange(-1, self.size + 1), self.size, p)
-            found = np.minimum(found, 2 * np.minimum(table[count + 1], 1 - table[count]))
+            low, high = (of(possible, self.size, p) for of in (stats.binom.cdf, stats.binom.sf))
+            found = np.minimum(found, 2 * np.minimum(low[count + 1], high[count]))
         return found
 
     def pvalue(self, counts: np.ndarray) -> np.ndarray:
-        at_most = np.searchsorted(self.least, self.tail(counts) * (1 + 1e-9), side="right")
-        return np.asarray((1 + at_most) / (1 + len(self.least)))
+        tail = self.tail(counts)
+        at_most = np.searchsorted(self.least, tail * (1 + 1e-9), side="right")
+        found = (1 + at_most) / (1 + len(self.least))
+        return np.asarray(np.where(at_most == 0, np.minimum(found, len(self.points) * tail), found))
 
     def band(self, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         least = self.least[max(int((1 - level) * (1 + len(self.least)) + 1e-9) - 1, 0)]

@@ -17,7 +17,8 @@ from pyrovae.pair import Program
 
 Features = Callable[[Tensor], Any]
 MOST_FEATURES = 32
-RESAMPLES = 100
+RESAMPLES = 60
+OWN_STREAM = 2**31
 
 
 def sample_quality(
@@ -80,14 +81,13 @@ def sample_quality(
         raise ValueError(f"at least {4 * neighbours} data are needed for {neighbours} neighbours, got {len(whole)}")
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
     compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
-    drawn = simulate(model, other, seed=seed, device=device, progress=progress).data
+    apart = seed + OWN_STREAM  # data that were themselves simulated with this seed must not come again
+    drawn = simulate(model, other, seed=apart, device=device, progress=progress).data
     sets = [one.batch(slice(0, half))[0].nan_to_num() for one in (compared, drawn, other)]
     real, *others = _features(features, sets, seed)
     columns = {}
     for name, made in zip(("model", "data"), others, strict=True):
-        found = {**_balls(real, made, neighbours), "frechet": _frechet(real, made, seed)}
-        columns[name] = {key: value for key, (value, _) in found.items()}
-        columns[f"{name}_se"] = {key: error for key, (_, error) in found.items()}
+        columns[name], columns[f"{name}_se"] = _scores(real, made, neighbours, seed)
     return pd.DataFrame(columns).rename_axis("score")
 
 
@@ -107,35 +107,46 @@ def _features(features: Features | None, sets: list[Tensor], seed: int) -> list[
     return found
 
 
-def _balls(real: np.ndarray, made: np.ndarray, k: int) -> dict[str, tuple[float, float]]:
-    """Return precision, recall, density and coverage, each a mean over points, with its standard error."""
-    between = pairwise_distances(real, made)  # [data, draws]
-    radius, own = (np.sort(pairwise_distances(x), axis=1)[:, k] for x in (real, made))  # the first is itself
-    inside = between <= radius[:, None]
-    points = {
-        "precision": inside.any(0),
-        "recall": (between <= own[None]).any(1),
-        "density": inside.sum(0) / k,
-        "coverage": inside.any(1),
-    }
-    return {name: (float(v.mean()), float(v.std(ddof=1) / np.sqrt(len(v)))) for name, v in points.items()}
+def _scores(real: np.ndarray, made: np.ndarray, k: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the scores and their standard errors, by halves of both sets.
 
-
-def _frechet(real: np.ndarray, made: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the squared Fréchet distance of fitted Gaussians, and its bootstrap standard error."""
+    Around the whole set's, scores of random halves spread just as the whole set's do around the truth: the variance of
+    a mean of half of n without replacement, given the n, is (2 / n - 1 / n) sigma^2.
+    """
+    distances = [pairwise_distances(*pair) for pair in ((real, made), (real, real), (made, made))]
     generator = np.random.default_rng(seed)
 
-    def distance(one: np.ndarray, other: np.ndarray) -> float:
-        first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
-        values, vectors = np.linalg.eigh(first)
-        root = vectors * np.sqrt(values.clip(min=0))  # root root' = first
-        shared = np.sqrt(
-            np.linalg.eigvalsh(root.T @ second @ root).clip(min=0)
-        ).sum()  # trace of the root of the product
-        apart = np.square(one.mean(0) - other.mean(0)).sum()
-        return float(apart + np.trace(first) + np.trace(second) - 2 * shared)
+    def of(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
+        between, one, other = (d[np.ix_(i, j)] for d, (i, j) in zip(
+            distances, ((rows, columns), (rows, rows), (columns, columns)), strict=True))  # fmt: skip
+        return {**_balls(between, one, other, k), "frechet": _frechet(real[rows], made[columns])}
 
-    resampled = [
-        distance(*(x[generator.integers(len(x), size=len(x))] for x in (real, made))) for _ in range(RESAMPLES)
+    half = [max(len(x) // 2, k + 1) for x in (real, made)]
+    halves = [
+        of(*(generator.permutation(len(x))[:size] for x, size in zip((real, made), half, strict=True)))
+        for _ in range(RESAMPLES)
     ]
-    return distance(real, made), float(np.std(resampled, ddof=1))
+    errors = pd.DataFrame(halves).std().to_dict()
+    return of(np.arange(len(real)), np.arange(len(made))), {str(name): float(error) for name, error in errors.items()}
+
+
+def _balls(between: np.ndarray, real: np.ndarray, made: np.ndarray, k: int) -> dict[str, float]:
+    """Return precision, recall, density and coverage, from distances ``[data, draws]`` and within either set."""
+    radius, own = (np.partition(d, k, axis=1)[:, k] for d in (real, made))  # the first is itself
+    inside = between <= radius[:, None]
+    return {
+        "precision": float(inside.any(0).mean()),
+        "recall": float((between <= own[None]).any(1).mean()),
+        "density": float(inside.sum() / k / between.shape[1]),
+        "coverage": float(inside.any(1).mean()),
+    }
+
+
+def _frechet(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the squared Fréchet distance of fitted Gaussians."""
+    first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
+    values, vectors = np.linalg.eigh(first)
+    root = vectors * np.sqrt(values.clip(min=0))  # root root' = first
+    shared = np.sqrt(np.linalg.eigvalsh(root.T @ second @ root).clip(min=0)).sum()  # trace of the root of the product
+    apart = np.square(one.mean(0) - other.mean(0)).sum()
+    return float(apart + np.trace(first) + np.trace(second) - 2 * shared)

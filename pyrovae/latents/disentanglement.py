@@ -39,14 +39,15 @@ def disentanglement(
       that vote on new groups. Kim and Mnih, 2018.
     - ``modularity``: how far every latent has mutual information with one factor only. Ridgeway and Mozer, 2018.
 
-    All are 1 for codes that are the factors, in any order and on any scale, and none changes when latents are permuted,
-    scaled or mirrored (forests up to the randomness of their trees). On finite data codes of pure noise score above 0:
-    ``chance`` is the score of the same codes with their data shuffled, and ``chance_sd`` how
+    All are 1 for codes that are the factors, in any order and on any linear scale, and none changes when latents are
+    permuted, scaled or mirrored (forests up to the randomness of their trees). On finite data codes of pure noise score
+    above 0: ``chance`` is the score of the same codes with their data shuffled, and ``chance_sd`` how
     much that varies between shuffles.
 
     Args:
         codes: ``[N, D]``, means of q(z | x), as :func:`pyrovae.codes` returns them.
-        factors: ``[N, F]``, integers: the level of every factor; at least 2 factors, that vary.
+        factors: ``[N, F]``, integers: the level of every factor, on a scale that a linear code would have (``sap``
+            alone takes it as one); at least 2 factors, that vary.
         categorical: numbers of the factors whose levels have no order.
         num_permutations: shuffles that ``chance`` is the mean of; 0 leaves it out, 1 its standard deviation.
         seed: of shuffles, groups and forests.
@@ -70,8 +71,10 @@ def disentanglement(
             f"categorical must be numbers of columns of factors, from 0 to {factors.shape[1] - 1}, got {categorical}"
         )
     generator = np.random.default_rng(seed)
-    value = _scores(codes, factors, categorical, seed)
-    shuffled = [_scores(generator.permutation(codes), factors, categorical, seed) for _ in range(num_permutations)]
+    levels = np.stack([np.unique(column, return_inverse=True)[1] for column in factors.T], axis=1)
+    value = _scores(codes, factors, levels, categorical, seed)
+    permutations = (generator.permutation(codes) for _ in range(num_permutations))
+    shuffled = [_scores(permuted, factors, levels, categorical, seed) for permuted in permutations]
     table = pd.DataFrame({"value": value})
     table["chance"] = pd.DataFrame(shuffled).mean() if shuffled else np.nan
     table["chance_sd"] = pd.DataFrame(shuffled).std() if len(shuffled) > 1 else np.nan
@@ -96,24 +99,32 @@ def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
             f"at least 2 factors that vary are needed, got {factors.shape[1]}"
             + (f", of which {still} have one level only: leave them out" if still else "")
         )
-    return codes, np.stack([np.unique(column, return_inverse=True)[1] for column in factors.T], axis=1)
+    return codes, factors.astype(int)
 
 
-def _scores(codes: np.ndarray, factors: np.ndarray, categorical: Sequence[int], seed: int) -> Metrics:
-    information = _information(codes, factors)
+def _scores(
+    codes: np.ndarray, factors: np.ndarray, levels: np.ndarray, categorical: Sequence[int], seed: int
+) -> Metrics:
+    information = _information(codes, levels)
     return {
-        "mig": _gap(information / [entropy(np.bincount(column)) for column in factors.T]),
-        "sap": _gap(_predictability(codes, factors, categorical)),
-        **_dci(codes, factors, seed),
-        "factor_vae": _factor_vae(codes, factors, seed),
+        "mig": _gap(information / [entropy(np.bincount(column)) for column in levels.T]),
+        "sap": _gap(_predictability(codes, factors, levels, categorical)),
+        **_dci(codes, levels, seed),
+        "factor_vae": _factor_vae(codes, levels, seed),
         "modularity": _modularity(information),
     }
 
 
 def _information(codes: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Return the mutual information of every latent, in bins of equal width, and every factor, ``[D, F]``, in nats."""
-    binned = [np.digitize(c, np.histogram_bin_edges(c, BINS)[1:-1]) for c in codes.T]
+    """Return the mutual information of every binned latent and every factor, ``[D, F]``, in nats."""
+    binned = [_binned(code, max(BINS, int(factors.max()) + 1)) for code in codes.T]
     return np.array([[mutual_info_score(b, column) for column in factors.T] for b in binned])
+
+
+def _binned(code: np.ndarray, bins: int) -> np.ndarray:
+    """Return the bin of every code, of equal width; a code of no more values than bins has one for each."""
+    values, place = np.unique(code, return_inverse=True)
+    return place if len(values) <= bins else np.digitize(code, np.histogram_bin_edges(code, bins)[1:-1])
 
 
 def _gap(matrix: np.ndarray) -> float:
@@ -122,13 +133,16 @@ def _gap(matrix: np.ndarray) -> float:
     return float((ordered[-1] - ordered[-2]).mean())
 
 
-def _predictability(codes: np.ndarray, factors: np.ndarray, categorical: Sequence[int]) -> np.ndarray:
+def _predictability(
+    codes: np.ndarray, factors: np.ndarray, levels: np.ndarray, categorical: Sequence[int]
+) -> np.ndarray:
     matrix = np.zeros((codes.shape[1], factors.shape[1]))
     spread = codes.std(axis=0)
     for d in np.flatnonzero(spread > 0):
         code = (codes[:, d] - codes[:, d].mean()) / spread[d]
         for k, column in enumerate(factors.T):
-            matrix[d, k] = _separated(code, column) if k in categorical else np.corrcoef(code, column)[0, 1] ** 2
+            held = _separated(code, levels[:, k]) if k in categorical else np.corrcoef(code, column)[0, 1] ** 2
+            matrix[d, k] = held
     return matrix
 
 

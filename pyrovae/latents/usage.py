@@ -1,20 +1,24 @@
 """Which latents a pair uses: rates and activity by coordinate, and what has collapsed onto the prior."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.checks import at_least, positive
 from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
-from pyrovae.pair import Program, per_datum
-from pyrovae.particles import BATCH_SIZE, Particles, question
+from pyrovae.noise import DatumNoise
+from pyrovae.pair import Program, Repeated, per_datum
+from pyrovae.particles import BATCH_SIZE, Particles, Question, question
 
-ACTIVE = 0.01
+INFORMATION_OF = 500
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,10 @@ class Usage:
     """What each latent holds of the data.
 
     Attributes:
-        latents: a row a coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``rate_se``, ``activity``,
-            ``collapsed``; see :func:`usage`.
-        layers: a row a site: ``rate`` and ``rate_se`` of all its coordinates together, in nats per datum; how many they
-            are (``latents``) and are in use (``used``); ``collapsed``, whether none is.
+        latents: a row a coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``rate_se``,
+            ``information``, ``activity``, ``collapsed``; see :func:`usage`.
+        layers: a row a site: ``rate``, ``rate_se`` and ``information`` of all its coordinates together, in nats per
+            datum; how many they are (``latents``) and are in use (``used``); ``collapsed``.
     """
 
     latents: pd.DataFrame
@@ -69,9 +73,14 @@ def usage(
       layer's holds the correlation too. NaN where the family has no marginals in closed form (flows);
     - ``activity``: variance over the data of the mean of q, as a share of the whole variance of z_d, free of the bias
       of few draws; NaN for discrete latents;
-    - ``collapsed``: whether either is below ``threshold``: a latent whose code does not move with the datum holds
-      nothing, though its rate be above 0 because the guide's family does not contain the prior (a Gaussian q of a
-      Laplace prior). A latent that speaks through the scale of q alone would be missed.
+    - ``information``: mutual information of z_d with what q is given, of the first 500 data (at most the log of their
+      number), from q's marginals; NaN likewise;
+    - ``collapsed``: whether the rate is below ``threshold``, or the information (the activity, where that is not
+      known): a latent that does not move with the datum holds nothing, though its rate be above 0 because the guide's
+      family does not contain the prior (a Gaussian q of a Laplace prior).
+
+    A layer has collapsed where all of its latents have, and its own rate or information, which sees what single
+    latents do not, is below ``threshold`` times their number.
 
     With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only a layer's rate
     and that of the topmost layer's coordinates are to be read as divergences: see :func:`pyrovae.rates`.
@@ -112,20 +121,23 @@ def usage(
             found = {name: _Sums.of(part, name) for name in asked.layout.latents}
             kept = parts.get(part.indices.start)
             parts[part.indices.start] = found if kept is None else {n: kept[n] + f for n, f in found.items()}
+        held = _information(asked)
     rows: dict[str, dict[str, Any]] = {}
     layers: dict[str, dict[str, Any]] = {}
     for site in next(iter(parts.values())):
         sums = _Sums.joined([part[site] for part in parts.values()])
-        table = sums.table(site, num_draws, threshold)
+        table = sums.table(site, num_draws, threshold, held[site].single)
         rows.update(table)
         used = sum(not row["collapsed"] for row in table.values())
-        rate = sums.rate / num_draws
+        rate, most = sums.rate / num_draws, threshold * len(table)
+        silent = abs(float(rate.mean())) < most or held[site].together < most
         layers[site] = {
             "rate": float(rate.mean()),
             "rate_se": standard_error(rate),
+            "information": held[site].together,
             "latents": len(table),
             "used": used,
-            "collapsed": used == 0,
+            "collapsed": used == 0 and silent,
         }
     return Usage(
         pd.DataFrame.from_dict(rows, orient="index").rename_axis("latent"),
@@ -179,7 +191,7 @@ class _Sums:
         fields = (torch.cat([getattr(part, n) for part in parts]) for n in ("rate", "single", "first", "second"))
         return _Sums(parts[0].names, *fields)
 
-    def table(self, site: str, num_draws: int, threshold: float) -> dict[str, dict[str, Any]]:
+    def table(self, site: str, num_draws: int, threshold: float, information: Any) -> dict[str, dict[str, Any]]:
         """Return a row a coordinate; a discrete vector, whose coordinates are not apart, is one."""
         means = self.first / num_draws
         within = (self.second / num_draws - means.square()).clamp(min=0) * num_draws / (num_draws - 1)
@@ -190,15 +202,53 @@ class _Sums:
         rates = (single.mean(0) / num_draws).numpy()
         errors = [standard_error(column / num_draws) for column in single.T]
         rows = {}
-        for name, rate, error, share in zip(self.names, rates, errors, activity, strict=True):
-            small = [
-                abs(v) < threshold for v in (rate, share)
-            ]  # NaN is not; a rate that is no divergence may be negative
+        for name, rate, error, share, held in zip(self.names, rates, errors, activity, information, strict=True):
+            tells = share if np.isnan(held) else held
             rows[name] = {
                 "layer": site,
                 "rate": float(rate),
                 "rate_se": error,
+                "information": float(held),
                 "activity": float(share),
-                "collapsed": any(small),
+                "collapsed": any(abs(value) < threshold for value in (rate, tells)),  # NaN is not below
             }
         return rows
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Mutual information, in nats, of what q is given with a site's draw, and with each of its D coordinates."""
+
+    together: float
+    single: np.ndarray
+
+
+def _information(asked: Question) -> dict[str, _Held]:
+    """Estimate what every site holds, from a draw of each of the first 500 data, scored under all of them.
+
+    E[log q(z | own) - log mean_j q(z | j)], at most the log of their number; NaN where the family has no marginals.
+    """
+    size = min(len(asked.data), INFORMATION_OF)
+    noise = DatumNoise(asked.seed * 2**20 + 9, range(size), asked.data.device)
+    with noise, Repeated():
+        trace = poutine.trace(asked.pair.guide).get_trace(*asked.data.batch(slice(0, size)))
+    found = {}
+    for name in asked.layout.latents:
+        site = trace.nodes[name]
+        fn, value = site["fn"], site["value"]
+        count = value[..., :1].numel() if fn.support.is_discrete and fn.event_shape else value.numel()
+        held = _Held(math.nan, np.full(count // size, np.nan))
+        known = marginals(fn) if len(fn.batch_shape) == 1 and site["mask"] is None else None
+        if known is not None:
+            flat = value.reshape(size, -1)
+            single = known(flat[:, None]).double()  # [draws, data, D]
+            together = fn.log_prob(value[:, None]).double()
+            held = _Held(float(_gain(together[..., None])[0]), _gain(single).cpu().numpy())
+        found[name] = held
+    return found
+
+
+def _gain(logs: Tensor) -> Tensor:
+    """Return E[log q(z | own) - log mean_j q(z | j)] from log densities ``[n, n, D]``, draws by data: ``[D]``."""
+    own = logs.diagonal(dim1=0, dim2=1)  # [D, n]
+    return (own.T - logs.logsumexp(1) + math.log(logs.shape[1])).mean(0)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
 from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps
 from pyrovae.plots.axes import by_name, figure_and_axes
@@ -41,7 +42,7 @@ def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def comparison(table: pd.DataFrame) -> Figure:
     """Draw a comparison table: log evidence and ELBO of every candidate, and the paired difference to the best.
 
-    Bars are two standard errors either way: over the data on the left, of the paired differences on the right.
+    Bars are two standard errors either way on the left, intervals of 95% of the paired differences on the right.
 
     Args:
         table: as :func:`pyrovae.compare` returns it.
@@ -58,7 +59,7 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes[0].set_ylim(-0.6, len(table) - 0.4)
     axes[0].set_xlabel("nats per datum")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
-    axes[1].errorbar(table["difference"], rows, xerr=2 * table["difference_se"], fmt="o", color="C0", capsize=3)
+    axes[1].errorbar(table["difference"], rows, xerr=_half_width(table), fmt="o", color="C0", capsize=3)
     axes[1].axvline(0, color="0.6", linewidth=1)
     axes[1].set_yticks(rows, [])
     axes[1].set_ylim(-0.6, len(table) - 0.4)
@@ -71,8 +72,8 @@ def comparison(table: pd.DataFrame) -> Figure:
 def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None = None) -> Figure:
     """Draw log evidence against seconds of fitting; strategies that no other beats in both are joined.
 
-    Evidence is drawn as its difference to the best, whose error is paired. Bars are two standard errors either way: of
-    that difference, and of the mean seconds.
+    Evidence is drawn as its difference to the best, whose error is paired. Bars are intervals of 95% of that
+    difference, and two standard errors of the mean seconds.
 
     Args:
         table: as :func:`pyrovae.compare` returns it, with seconds.
@@ -83,11 +84,12 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
     known = table.dropna(subset=["seconds"]).sort_values("seconds")
     if not len(known):
         raise ValueError("no candidate's seconds of fitting are known: compare fits, not pairs")
+    half = _half_width(known)
     for number, (name, row) in enumerate(known.iterrows()):
         spent = np.asarray((seconds or {}).get(str(name), [row["seconds"]]), dtype=float)
         error = 2 * spent.std(ddof=1) / math.sqrt(len(spent)) if len(spent) > 1 else None
         axis.errorbar(
-            row["seconds"], row["difference"], xerr=error, yerr=2 * row["difference_se"],
+            row["seconds"], row["difference"], xerr=error, yerr=half.iloc[number],
             fmt="o", capsize=3, color=f"C{number % 10}", label=str(name),
         )  # fmt: skip
         if row["difference"] > reached:
@@ -180,3 +182,9 @@ def scores(found: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Figure:
     axis.set_xlabel("score")
     figure.legend(*axis.get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=4)
     return figure
+
+
+def _half_width(table: pd.DataFrame) -> pd.Series:
+    """Return half of each difference's interval of 95%: of few seeds, by Student's t."""
+    degrees = table["difference_df"].fillna(np.inf) if "difference_df" in table else np.inf
+    return stats.t.ppf(0.975, degrees) * table["difference_se"]
