@@ -295,6 +295,18 @@ def compare_command(
         fits, test, num_particles=num_particles, gaps_of=gaps_of, latents_of=latents_of, simulations=simulations,
         **options,
     )  # fmt: skip
+    _write_findings(folder, fits, found)
+    shown = test.subset(slice(0, max_arviz_data))
+    draws: dict[str, Any] = {"num_draws": num_draws, "num_particles": num_particles, **options}
+    pictures = _write_draws(folder, fits, shown, **draws)
+    comparison_page(folder, fits, found, test, pictures, configuration=_text(folder / CONFIG))
+    _print_findings(found, len(test), min(gaps_of, len(test)))
+    print(f"wrote {folder / 'report.html'}")
+
+
+def _write_findings(folder: Path, fits: dict[str, list[Fit]], found: Findings) -> None:
+    """Write the tables of a comparison: of all strategies, of every fit's data, and ArviZ's own."""
+    num_seeds = len(next(iter(fits.values())))
     if num_seeds == 1:
         found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
         found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
@@ -304,19 +316,18 @@ def compare_command(
             _per_datum(evaluation).to_csv(folder / one / "per_datum.csv", index_label="datum")
     if len(fits) > 1:
         pyrovae.elpd_comparison(found.evaluations).to_csv(folder / "arviz_compare.csv", index_label="name")
-    shown = test.subset(slice(0, max_arviz_data))
+
+
+def _write_draws(folder: Path, fits: dict[str, list[Fit]], shown: Data, **options: Any) -> dict[str, Any]:
+    """Write a netCDF file of the first seed's fit of every strategy; return rows of pictures for the page."""
     pictures: dict[str, Any] = {}
     for name, run in fits.items():
-        inference = pyrovae.to_arviz(
-            run[0].model, run[0].guide, shown, num_draws=num_draws, num_particles=num_particles, **options
-        )
-        _write_netcdf(inference, folder / f"{_run_names(name, num_seeds)[0]}.nc")
+        inference = pyrovae.to_arviz(run[0].model, run[0].guide, shown, **options)
+        _write_netcdf(inference, folder / f"{_run_names(name, len(run))[0]}.nc")
         predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
         pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
         pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
-    comparison_page(folder, fits, found, test, pictures, configuration=_text(folder / CONFIG))
-    _print_findings(found, len(test), min(gaps_of, len(test)))
-    print(f"wrote {folder / 'report.html'}")
+    return pictures
 
 
 def _run_names(name: str, num_seeds: int) -> list[str]:

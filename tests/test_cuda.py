@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SIGMAS, bits, make_oracle, make_vae, planted, seeded
 
-from pyrovae import ais, data, evaluate, fit, gaps, guides, hmc, log_weights, nn
+from pyrovae import aggregate, ais, codes, data, evaluate, fit, gaps, guides, hmc, log_weights, nn, sbc, usage
 from pyrovae.training import FitError
 from pyrovae.training.capture import Captured
 
@@ -99,3 +99,16 @@ def test_evidence_and_posteriors_are_the_oracles(compile):
     assert error.abs().max() < 0.3
     split = gaps(model, guide, x, log_evidence=(truth, truth * 0), progress=False)
     assert (split.amortization > -SIGMAS * split.optimal.elbo_se).all()
+
+
+def test_calibration_and_latents_are_the_oracles():
+    model, x = make_oracle(2, 5, 60)
+    guide = guides.Exact(model)
+    ranks = sbc(model, guide, x, num_simulations=300, progress=False)
+    assert ((ranks.table()["spread"] - 1).abs() < SIGMAS * ranks.table()["spread_se"]).all()
+    found = aggregate(model, guide, x, num_draws=8, progress=False).summary()
+    assert found["mutual_information"] + found["marginal_kl"] == pytest.approx(found["rate"], abs=1e-6)
+    used = usage(model, guide, x, progress=False)
+    assert used.layers.loc["z", "rate"] == pytest.approx(found["rate"], abs=4 * found["rate_se"])
+    error = (codes(model, guide, x, progress=False) - model.posterior(x).mean).abs()
+    assert (error < 6 * model.posterior(x).variance.sqrt() / 10).all()

@@ -20,7 +20,8 @@ from pyrovae.latents.marginals import marginals
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
 
-PAIRS = 2**18  # of a draw and a datum, scored at once
+PAIRS = 2**18  # of a draw and a datum, scored at once, as long as they are
+NUMBERS = 2**24  # at most
 MOMENTS = 64  # draws by which a marginal is described that is not known
 OWN_STREAM = 2**32
 
@@ -241,7 +242,7 @@ def _aggregated(
     single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, dtype=torch.float64)
     with tqdm(total=size, desc=label, unit="data", disable=label is None, mininterval=0.5) as bar:
         for indices, batch in asked.data.batches(batch_size):
-            for draws in _chunks(count, len(indices)):
+            for draws in _chunks(count, len(indices), drawn.flat.shape[1]):
                 latents = {name: value[draws] for name, value in drawn.latents.items()}
                 logs, parts = _scores(asked, latents, drawn.plates, batch)
                 logs = logs.double().cpu()
@@ -258,8 +259,8 @@ def _aggregated(
     return total - math.log(size), without - math.log(size - 1), known
 
 
-def _chunks(count: int, size: int) -> Iterator[slice]:
-    step = max(PAIRS // size, 1)
+def _chunks(count: int, size: int, dim: int) -> Iterator[slice]:
+    step = max(min(PAIRS, NUMBERS // dim) // size, 1)
     return (slice(start, start + step) for start in range(0, count, step))
 
 
@@ -342,7 +343,7 @@ def _by_moments(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
     own = again.unflatten(0, (MOMENTS, -1))
     loc, scale = own.mean(0), own.std(0).clamp(min=1e-9)  # [N, D]
     parts = []
-    for values in drawn.flat.split(max(PAIRS // len(loc), 1)):
-        logs = torch.distributions.Normal(loc, scale).log_prob(values[:, None])
+    for draws in _chunks(len(drawn.flat), *loc.shape):
+        logs = torch.distributions.Normal(loc, scale).log_prob(drawn.flat[draws][:, None])
         parts.append(logs.logsumexp(1) - math.log(len(loc)))
     return torch.cat(parts)

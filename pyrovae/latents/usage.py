@@ -19,6 +19,7 @@ from pyrovae.pair import Program, Repeated, per_datum
 from pyrovae.particles import BATCH_SIZE, Particles, Question, question
 
 INFORMATION_OF = 500
+NUMBERS = 2**25  # log densities held at once
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def usage(
             found = {name: _Sums.of(part, name) for name in asked.layout.latents}
             kept = parts.get(part.indices.start)
             parts[part.indices.start] = found if kept is None else {n: kept[n] + f for n, f in found.items()}
-        held = _information(asked)
+        width = max(sums.single.shape[1] for sums in next(iter(parts.values())).values())
+        held = _information(asked, width)
     rows: dict[str, dict[str, Any]] = {}
     layers: dict[str, dict[str, Any]] = {}
     for site in next(iter(parts.values())):
@@ -223,12 +225,13 @@ class _Held:
     single: np.ndarray
 
 
-def _information(asked: Question) -> dict[str, _Held]:
-    """Estimate what every site holds, from a draw of each of the first 500 data, scored under all of them.
+def _information(asked: Question, num_latents: int) -> dict[str, _Held]:
+    """Estimate what every site holds, from a draw of each of the first 500 data (fewer, if that many do not fit).
 
-    E[log q(z | own) - log mean_j q(z | j)], at most the log of their number; NaN where the family has no marginals.
+    Scored under all of them: E[log q(z | own) - log mean_j q(z | j)], at most the log of their number; NaN where the
+    family has no marginals.
     """
-    size = min(len(asked.data), INFORMATION_OF)
+    size = min(len(asked.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
     noise = DatumNoise(asked.seed * 2**20 + 9, range(size), asked.data.device)
     with noise, Repeated():
         trace = poutine.trace(asked.pair.guide).get_trace(*asked.data.batch(slice(0, size)))
