@@ -306,6 +306,10 @@ def test_a_posterior_predictive_check_finds_what_the_model_cannot_make(oracle):
     x[1] -= 20.0
     wrong = pyrovae.posterior_predictive_check(oracle, guides.Exact(oracle), x, statistics, **QUIET)
     assert (wrong["pvalue"] < 0.02).any()
+    with pytest.raises(ValueError, match="must be a dict of functions"):
+        pyrovae.posterior_predictive_check(oracle, guides.Exact(oracle), x, torch.std, **QUIET)
+    with pytest.raises(ValueError, match="'rows' must return one number of a set"):
+        pyrovae.posterior_predictive_check(oracle, guides.Exact(oracle), x, {"rows": lambda x: x.sum(1)}, **QUIET)
     with pytest.raises(ValueError, match="not observed"):
         pyrovae.posterior_predictive_check(oracle, guides.Exact(oracle), x, statistics, site="y", **QUIET)
 

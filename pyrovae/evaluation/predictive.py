@@ -181,8 +181,10 @@ def _check(
     num_sets: int, batch_size: int, seed: int, device: Any, progress: bool,
 ) -> pd.DataFrame:  # fmt: skip
     at_least("num_sets", num_sets, 1)
-    if not isinstance(statistics, Mapping) or not statistics:
-        raise ValueError("statistics must be a dict of functions of a set, by name, at least one")
+    if not isinstance(statistics, Mapping):
+        raise ValueError(f"statistics must be a dict of functions of a set, by name, got a {type(statistics).__name__}")
+    if not statistics:
+        raise ValueError("statistics is empty: give at least one function of a set")
     drawn: list[Tensor] = []
     seen: list[Tensor] = []
     with question(model, guide, data, seed=seed, device=device) as asked:
