@@ -66,7 +66,8 @@ def test_every_datum_is_seen_once_an_epoch_also_where_a_batch_is_smaller_than_th
         assert sorted(full + steps[0][epoch][3]) == list(range(70))
 
 
-@pytest.mark.parametrize("first", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [2, 1])
 def test_a_checkpoint_is_resumed_by_another_number_of_processes(tmp_path, first):
     options = {"kind": "oracle", "batch_size": 16, "compile": False, "precision": "float64"}
     checkpoint = {"checkpoint": str(tmp_path / "checkpoint"), **options}
