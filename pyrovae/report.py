@@ -1,7 +1,6 @@
 """One self-contained HTML page: tables and figures, nothing fetched from elsewhere."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from pyrovae.evaluation import Evaluation, Gaps, Ranks
 from pyrovae.strategies import Findings, Latents
 from pyrovae.training import Fit
 
+_DPI, _SHOWN_DPI = 150, 110  # of the files; of the page, where a dense screen shows the rest
 _FORMATS = {
     "khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
     "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
@@ -34,7 +34,7 @@ class Section:
         title: its heading.
         text: a paragraph under it.
         table: of numbers, formatted by :func:`formatted`.
-        figures: by caption.
+        figures: by the name of their file, which :func:`_caption` explains.
         code: shown as it is.
     """
 
@@ -57,8 +57,9 @@ def _cell(name: str, value: Any) -> str:
     return _FORMATS.get(name, "{:.3f}").format(value) if pd.notna(value) else ""
 
 
-def page(title: str, subtitle: str, sections: list[Section]) -> str:
-    """Return the page as HTML."""
+def write_page(folder: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
+    """Write ``report.html``, and each figure as a file of ``figures/`` too."""
+    (folder / "figures").mkdir(exist_ok=True)
     environment = Environment(loader=PackageLoader("pyrovae", "."), autoescape=True)
     described = [
         {
@@ -66,16 +67,20 @@ def page(title: str, subtitle: str, sections: list[Section]) -> str:
             "text": section.text,
             "code": section.code,
             "table": None if section.table is None else _html(section.table),
-            "figures": [{"caption": caption, "png": _png(figure)} for caption, figure in section.figures.items()],
+            "figures": [_drawn(folder / "figures", name, figure) for name, figure in section.figures.items()],
         }
         for section in sections
     ]
-    return environment.get_template("report.html.jinja").render(title=title, subtitle=subtitle, sections=described)
+    text = environment.get_template("report.html.jinja").render(title=title, subtitle=subtitle, sections=described)
+    (folder / "report.html").write_text(text, encoding="utf-8")
 
 
-def write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
-    """Write the page to ``path``."""
-    path.write_text(page(title, subtitle, sections), encoding="utf-8")
+def _drawn(folder: Path, name: str, figure: Figure) -> dict[str, Any]:
+    """One rendering of a figure: the file's bytes are the page's."""
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=_DPI)
+    png = base64.b64encode(path.read_bytes()).decode()
+    return {"caption": _caption(name), "png": png, "width": round(_SHOWN_DPI * figure.get_figwidth())}
 
 
 _TEXTS = {
@@ -237,19 +242,15 @@ def comparison_page(
             figures["marginals"] = plots.ranks(found.marginals[best])
         sections.append(Section("Draws", table=quality_table(found.quality, found.marginals), figures=figures))
     sections.append(Section("Details", " ".join(found.notes), figures=_details(fits, first, best, shown, pictures)))
-    (folder / "figures").mkdir(exist_ok=True)
     for section in sections:
         section.text = section.text or _TEXTS.get(section.title, "")
-        for name, figure in section.figures.items():
-            figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
-        section.figures = {_caption(name): figure for name, figure in section.figures.items()}
     sections.append(Section("Configuration", code=configuration))
     judged = first[best]
     subtitle = (
         f"{len(judged)} test data, {judged.num_particles} importance samples each, "
         f"{seeds} seed{'s' if seeds > 1 else ''}, torch {torch.__version__}"
     )
-    write_page(folder / "report.html", f"{len(fits)} strategies compared", subtitle, sections)
+    write_page(folder, f"{len(fits)} strategies compared", subtitle, sections)
 
 
 def _details(
@@ -285,9 +286,3 @@ def _caption(name: str) -> str:
 
 def _html(table: pd.DataFrame) -> str:
     return str(formatted(table).rename_axis(None).to_html(border=0))
-
-
-def _png(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()
