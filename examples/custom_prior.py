@@ -21,9 +21,8 @@ LATENT_DIM = 3
 
 
 def main(epochs=1500, num_particles=2000):
-    table = load_wine().data
-    x = torch.tensor((table - table.mean(0)) / table.std(0), dtype=torch.float32)
-    train, validation, test = pyrovae.data.Data(x).splits(validation=0.15, test=0.3)
+    wines = pyrovae.data.Data(torch.tensor(load_wine().data, dtype=torch.float32))
+    train, validation, test = wines.standardised().splits(validation=0.15, test=0.3)  # by the training wines' moments
     candidates = {
         "standard normal": lambda: priors.StandardNormal(LATENT_DIM),
         "Laplace": lambda: dist.Laplace(torch.zeros(LATENT_DIM), 1.0).to_event(1),

@@ -163,6 +163,25 @@ def test_the_users_table(tmp_path):
         CSV(path)
 
 
+def test_a_set_is_standardised_by_its_training_part():
+    values = torch.arange(40.0).reshape(20, 2).square()
+    data = Data(values, feature_names=["a", "b"])
+    torch.testing.assert_close(data.standardised().batch(slice(None))[0].mean(0), torch.zeros(2), atol=1e-6, rtol=0)
+    assert data.moments is None
+    train, _, test = data.standardised().splits(test=0.5)
+    known, held = (part.tensors[0] for part in (train, test))
+    expected = (held - known.mean(0)) / known.std(0, correction=0)
+    torch.testing.assert_close(test.batch(slice(None))[0], expected)
+    rare = torch.zeros(20)
+    rare[data.splits(test=0.5).test.tensors[0][:, 0].sqrt().long() // 2] = 0.1  # varies in the test set alone
+    with pytest.raises(ValueError, match="column 'b' of 8 data is constant, so it cannot be standardised: drop it"):
+        Data(torch.stack([values[:, 0], rare], 1), feature_names=["a", "b"]).standardised().splits(test=0.5)
+    with pytest.raises(ValueError, match="column 1 of 20 data is constant"):
+        Data(torch.stack([values[:, 0], torch.full((20,), 0.1)], 1)).standardised()
+    with pytest.raises(ValueError, match="a set that is binarised cannot be standardised"):
+        Data(values / values.max(), binarise=Dynamic()).standardised()
+
+
 def test_intensities_that_cannot_be_binarised():
     with pytest.raises(ValueError, match="intensities between 0 and 1 were expected to binarise, got 0 to 3"):
         Data(torch.arange(4.0)[:, None], binarise=Static())

@@ -196,10 +196,30 @@ class Data:
             train, validation, test = (part.with_moments(train.own_moments()) for part in (train, validation, test))
         return Splits(train, validation, test)
 
+    def standardised(self) -> "Data":
+        """Return the set with every column of the first tensor less its mean, in units of its standard deviation.
+
+        Both are the set's own where it is used whole, and those of the training set for all parts of :meth:`splits`,
+        so that nothing held out decides the scale that it is judged on.
+
+        Raises:
+            ValueError: for a column that does not vary, and for a set that is binarised or mapped.
+        """
+        if self.binarise is not None or self.mapped:
+            kind = "binarised" if self.binarise is not None else "mapped"
+            raise ValueError(f"a set that is {kind} cannot be standardised: standardise the array before it is a set")
+        return self.with_moments(self.own_moments())
+
     def own_moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of every column of the first tensor."""
         values = self.tensors[0].double()
         mean = values.nanmean(0)
+        high, low = values.nan_to_num(nan=-torch.inf).amax(0), values.nan_to_num(nan=torch.inf).amin(0)
+        constant = ~(high > low).flatten()  # also a column that has no value at all
+        if bool(constant.any()):
+            column = int(constant.nonzero()[0])
+            name = repr(self.feature_names[column]) if self.feature_names else column
+            raise ValueError(f"column {name} of {len(self)} data is constant, so it cannot be standardised: drop it")
         return mean, (values - mean).square().nanmean(0).sqrt()
 
     def with_moments(self, moments: tuple[Tensor, Tensor] | None) -> "Data":

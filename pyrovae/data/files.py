@@ -81,7 +81,7 @@ class CSV(Data):
         if standardise and binarise is not None:
             raise ValueError("standardised columns cannot be binarised: give standardise or binarise, not both")
         super().__init__(
-            self._features(table, str(path), standardise, missing),
+            self._features(table, str(path), missing),
             labels=labels,
             feature_names=[str(name) for name in table],
             binarise=binarise,
@@ -90,7 +90,7 @@ class CSV(Data):
         self.moments = self.own_moments() if standardise else None
 
     @staticmethod
-    def _features(table: pd.DataFrame, path: str, standardise: bool, missing: bool) -> Tensor:
+    def _features(table: pd.DataFrame, path: str, missing: bool) -> Tensor:
         for name, column in table.items():
             if not pd.api.types.is_numeric_dtype(column):
                 raise ValueError(
@@ -103,11 +103,4 @@ class CSV(Data):
                     "drop or impute them first, or say missing=True (--data.missing true) and use likelihoods.Missing, "
                     "which the command line does by itself"
                 )
-        values = table.to_numpy(np.float64)
-        if standardise:
-            constant = [str(name) for name in table if table[name].nunique() == 1]
-            if constant:
-                raise ValueError(
-                    f"column {constant[0]!r} of {path!r} is constant, so it cannot be standardised: drop it"
-                )
-        return torch.from_numpy(values).to(torch.get_default_dtype())
+        return torch.from_numpy(table.to_numpy(np.float64)).to(torch.get_default_dtype())
