@@ -231,7 +231,7 @@ def comparison_page(
         }
         sections.append(Section("Latents", table=latent_table(found.latents), figures=figures))
     if found.codes:
-        known = None if shown.labels is None else shown.labels[: len(next(iter(found.codes.values())))].cpu()
+        known = shown.subset(slice(0, len(next(iter(found.codes.values()))))).classes
         figures = {"codes": plots.codes(found.codes, known)}
         if found.labels:
             figures["labels"] = plots.scores(found.labels)

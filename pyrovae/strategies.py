@@ -360,8 +360,9 @@ def examine(
         ask(found.marginals, "Marginals", lambda _, p, q: pit(p, some, **options))
         ask(found.quality, "Draws", lambda _, p, q: sample_quality(p, some, **options))
         if some.labels is not None:
-            seed, known = options["seed"], some.labels.cpu()
-            ask(found.labels, "Labels", lambda name, p, q: label_scores(found.codes[name], known, seed=seed))
+            seed, labels = options["seed"], some.labels.cpu()
+            at = labels >= 0
+            ask(found.labels, "Labels", lambda n, p, q: label_scores(found.codes[n][at], labels[at], seed=seed))
     if simulations:
         ask(found.calibration, "Calibration", lambda _, p, q: sbc(p, q, test, num_simulations=simulations, **options))
     return found

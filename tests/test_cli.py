@@ -186,7 +186,7 @@ def test_fit_evaluate_and_resume(tmp_path, capsys):
 
 def test_the_users_own_files(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    table = pd.DataFrame(rng.normal(size=(80, 4)), columns=list("abcd")).assign(kind=rng.choice(["u", "v"], 80))
+    table = pd.DataFrame(rng.normal(size=(80, 4)), columns=list("abcd")).assign(kind=rng.choice(["u", "v", None], 80))
     table.to_csv(tmp_path / "table.csv", index=False)
     status, _ = run(
         "compare", "--data", "CSV", "--data.path", tmp_path / "table.csv", "--data.label", "kind",
@@ -195,6 +195,7 @@ def test_the_users_own_files(tmp_path, capsys):
     )  # fmt: skip
     assert status == 0
     assert not (tmp_path / "csv" / "figures" / "pictures.png").exists()
+    assert "probe_accuracy" in (tmp_path / "csv" / "report.html").read_text()  # of the rows that have a label
     np.save(tmp_path / "pictures.npy", rng.integers(0, 256, (60, 5, 7)).astype(np.uint8))
     status, _ = run(
         "compare", "--data", "Array", "--data.path", tmp_path / "pictures.npy", "--data.levels", 255, "--likelihood",

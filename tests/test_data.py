@@ -140,6 +140,7 @@ def test_the_users_table(tmp_path):
     data = CSV(path, label="kind", standardise=True)
     assert data.feature_names == ["a", "b"]
     assert data.labels.tolist() == [0, 1, 0]
+    assert data.subset([1, 0]).classes.tolist() == ["y", "x"]
     values = data.batch(slice(None))[0]
     torch.testing.assert_close(values.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(values.std(0, correction=0), torch.ones(2))
@@ -149,6 +150,10 @@ def test_the_users_table(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             CSV(path, **options)
+    frame.assign(kind=[None, "y", "x"]).to_csv(path, index=False)
+    known = CSV(path, label="kind")
+    assert known.labels.tolist() == [-1, 1, 0]
+    assert pd.isna(known.classes).tolist() == [True, False, False]
     frame.assign(a=[1.0, None, 2.0]).to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"column 'a' of .* lacks a value in row 1 "):
         CSV(path, label="kind")
@@ -161,6 +166,18 @@ def test_the_users_table(tmp_path):
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match="the data set is empty"):
         CSV(path)
+
+
+def test_labels_have_names():
+    values, numbers = torch.ones(4, 2), torch.tensor([2, 0, -1, 2])
+    assert Data(values).classes is None
+    assert Data(values, labels=numbers).classes.codes.tolist() == [1, 0, -1, 1]
+    named = Data(values, labels=numbers, label_names=["a", "b", "c"]).classes
+    assert (named.tolist()[:2], list(named.categories), named.codes.tolist()) == (["c", "a"], ["a", "c"], [1, 0, -1, 1])
+    with pytest.raises(ValueError, match="a name a label: got 2 names for labels up to 2"):
+        Data(values, labels=numbers, label_names=["a", "b"])
+    with pytest.raises(ValueError, match="got 1 names for no labels"):
+        Data(values, label_names=["a"])
 
 
 def test_a_set_is_standardised_by_its_training_part():

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -593,3 +594,6 @@ def test_figures_of_the_latent_space(splits):
     drawn = plots.codes(codes, some.labels)
     assert [axis.get_title() for axis in drawn.axes] == ["a", "b"]
     assert plots.codes({"a": codes["a"][:, :1]}).axes[0].get_title() == "a"
+    named = plots.codes(codes, pd.Categorical.from_codes([-1, 0, 1] * 20, ["fox", "wolf"]))
+    assert [text.get_text() for text in named.legends[0].get_texts()] == ["unknown", "fox", "wolf"]
+    assert len(plots.codes({"a": codes["a"]}, range(60)).legends) == 0

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -32,7 +33,8 @@ class Data:
     Args:
         *tensors: each ``[N, ...]``; a batch holds their rows, in this order.
         image_shape: (channels, rows, columns) that a row of the first tensor makes up.
-        labels: of the data, ``[N]``; not part of a batch.
+        labels: of the data, ``[N]``, numbered from 0, -1 where unknown; not part of a batch.
+        label_names: of the labels, in the order of their numbers.
         factors: that the data were made by, ``[N, F]``, the level of each; not part of a batch.
         factor_names: of the columns of ``factors``.
         feature_names: of the columns of the first tensor.
@@ -56,6 +58,7 @@ class Data:
         *tensors: Tensor,
         image_shape: tuple[int, int, int] | None = None,
         labels: Tensor | None = None,
+        label_names: Sequence[str] | None = None,
         factors: Tensor | None = None,
         factor_names: Sequence[str] | None = None,
         feature_names: Sequence[str] | None = None,
@@ -67,6 +70,9 @@ class Data:
         _check(tensors, missing)
         if labels is not None and len(labels) != len(tensors[0]):
             raise ValueError(f"there must be a label a datum: got {len(labels)} labels for {len(tensors[0])} data")
+        if label_names is not None and (labels is None or int(labels.max()) >= len(label_names)):
+            largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"
+            raise ValueError(f"there must be a name a label: got {len(label_names)} names for {largest}")
         named = [] if factors is None else list(factor_names or (f"factor{k}" for k in range(factors.shape[-1])))
         if factors is not None and tuple(factors.shape) != (len(tensors[0]), len(named)):
             raise ValueError(f"factors must be [{len(tensors[0])}, {len(named)}], got {list(factors.shape)}")
@@ -75,7 +81,7 @@ class Data:
             raise ValueError(f"there must be a name a feature: got {len(feature_names)} names for {columns} features")
         self.tensors = tensors
         self.image_shape = image_shape
-        self.labels = labels
+        self.labels, self.label_names = labels, None if label_names is None else list(label_names)
         self.factors, self.factor_names = factors, named
         self.feature_names = None if feature_names is None else list(feature_names)
         self.levels = levels
@@ -104,6 +110,15 @@ class Data:
     def device(self) -> torch.device:
         """Where batches are."""
         return self.place if self.mapped else self.tensors[0].device
+
+    @property
+    def classes(self) -> pd.Categorical | None:
+        """The labels by name, missing where they are -1; None for a set without labels."""
+        if self.labels is None:
+            return None
+        found = pd.Categorical(self.labels.cpu().numpy())
+        found = found.remove_categories([number for number in found.categories if number < 0])
+        return found.rename_categories(dict(enumerate(self.label_names or ())))
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
         """Return the rows at ``indices``, decoded; a dynamic binarisation draws anew."""

@@ -50,7 +50,7 @@ class CSV(Data):
 
     Args:
         path: of the file.
-        label: column kept apart as the labels, not as a feature.
+        label: column kept apart as the labels, by name, not as a feature; an empty cell is a label that is not known.
         standardise: subtract each column's mean and divide by its standard deviation; those of the training set for
             all parts of :meth:`Data.splits`, the table's own where it is taken whole.
         binarise: how intensities become bits; None leaves them as they are.
@@ -73,16 +73,18 @@ class CSV(Data):
             raise ValueError(f"cannot read a table from {str(path)!r}: {error}") from None
         if not len(table):
             raise ValueError(f"{str(path)!r} has a header and no rows: the data set is empty")
-        labels = None
+        labels, names = None, None
         if label is not None:
             if label not in table:
                 raise ValueError(f"{str(path)!r} has no column {label!r}; it has {', '.join(map(str, table))}")
-            labels = torch.from_numpy(pd.factorize(table.pop(label), sort=True)[0].astype(np.int64))
+            numbers, kinds = pd.factorize(table.pop(label), sort=True)
+            labels, names = torch.from_numpy(numbers.astype(np.int64)), [str(kind) for kind in kinds]
         if standardise and binarise is not None:
             raise ValueError("standardised columns cannot be binarised: give standardise or binarise, not both")
         super().__init__(
             self._features(table, str(path), missing),
             labels=labels,
+            label_names=names,
             feature_names=[str(name) for name in table],
             binarise=binarise,
             missing=missing,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
@@ -78,25 +79,34 @@ def codes(found: Any, labels: Any = None) -> Figure:
 
     Args:
         found: codes ``[N, D]``, as :func:`pyrovae.codes` returns them, by name.
-        labels: ``[N]``.
+        labels: ``[N]``; a pandas Categorical has them named, and may miss some.
     """
     results = by_name(found)
     figure, axes = figure_and_axes(len(results), height=0.9 * WIDTH * 1.5 / max(len(results), 2))
-    known = None if labels is None else np.asarray(labels)
-    kinds = np.array([]) if known is None else np.unique(known)
+    known = labels if labels is None or isinstance(labels, pd.Categorical) else pd.Categorical(np.asarray(labels))
     for axis, (name, values) in zip(axes, results.items(), strict=True):
         flat = np.asarray(values, dtype=float)
         plane = PCA(2).fit_transform(flat) if flat.shape[1] > 1 else np.column_stack([flat[:, 0], np.zeros(len(flat))])
         if known is None:
             axis.scatter(*plane.T, s=5)
-        elif len(kinds) > MOST_NAMED:
-            axis.scatter(*plane.T, s=5, c=known, cmap="viridis")
         else:
-            for number, kind in enumerate(kinds):
-                axis.scatter(*plane[known == kind].T, s=5, color=f"C{number}", label=str(kind))
+            _coloured(axis, plane, known)
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("first principal component")
     axes[0].set_ylabel("second principal component")
-    if 0 < len(kinds) <= MOST_NAMED:
-        figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside right upper", markerscale=2)
+    handles, names = axes[0].get_legend_handles_labels()
+    if names:
+        figure.legend(handles, names, fontsize="small", loc="outside right upper", markerscale=2)
     return figure
+
+
+def _coloured(axis: Any, plane: Any, known: Any) -> None:
+    """Points by class: named while they are few, on one scale of colours beyond; those of no known class in grey."""
+    numbers, names = known.codes, list(known.categories)
+    if (numbers < 0).any():
+        axis.scatter(*plane[numbers < 0].T, s=5, color="0.7", label="unknown")
+    if len(names) > MOST_NAMED:
+        axis.scatter(*plane[numbers >= 0].T, s=5, c=numbers[numbers >= 0], cmap="viridis")
+        return
+    for number, name in enumerate(names):
+        axis.scatter(*plane[numbers == number].T, s=5, color=f"C{number}", label=str(name))
