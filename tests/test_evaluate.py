@@ -11,7 +11,7 @@ from conftest import SIGMAS, bits, make_oracle, make_vae
 from scipy import stats
 from torch.distributions import kl_divergence
 
-from pyrovae import compare, comparison, evaluate, fit, guides, log_weights, nn, pareto_khat
+from pyrovae import compare, comparison, evaluate, fit, guides, log_weights, nn, objectives, pareto_khat
 from pyrovae.evaluation import Evaluation, weigh
 from pyrovae.strategies import crossed_df, crossed_error
 
@@ -24,9 +24,11 @@ def khat_by_arviz(column):
     return float(array_stats.psislw(-column)[1])
 
 
-def trained(guide, latent_dim=2, steps=600):
+def trained(guide, latent_dim=2, steps=600, correlated=False):
     model, x = make_oracle(latent_dim, 5, 60)
     model.requires_grad_(False)
+    if correlated:
+        model.weight.copy_(torch.tensor([1.0, 0.9]))
     with torch.random.fork_rng():
         torch.manual_seed(1)
         made = guide(nn.MLP(5, 32, hidden=(32,)), latent_dim).double()
@@ -65,6 +67,24 @@ def test_a_trained_mean_field_guide_reaches_the_best_of_its_family():
         optimum, reached = (model.elbo(x, g.loc, g.scale.square().expand(60, 2).diag_embed()) for g in (best, q))
     assert float((optimum - reached).min()) > -1e-9  # nothing in the family is better
     assert float((optimum - reached).mean()) < 0.05
+
+
+def test_a_guide_refitted_by_the_bound_of_ten_weights_is_the_better_proposal():
+    """Weights of a diagonal D for a precision P have k = 1 - the least eigenvalue of D^-1/2 P D^-1/2."""
+    model, made, x = trained(guides.MeanField, correlated=True)
+    before = [p.clone() for p in model.parameters()]
+
+    def tail(posterior):
+        scale = posterior.base_dist.scale.detach().expand(len(x), 2)
+        return 1 - torch.linalg.eigvalsh(scale[:, :, None] * model.precision() * scale[:, None, :])[:, 0]
+
+    (a, b), (_, c) = model.precision().tolist()
+    best = tail(model.optimal_mean_field(x))  # the ELBO's optimum has D = diag P
+    torch.testing.assert_close(best, torch.full_like(best, b / math.sqrt(a * c)))  # 0.84
+    bound = objectives.IWAE(10, estimator="dreg")
+    fit(model, made, x, objective=bound, steps=1000, batch_size=60, lr=3e-3, progress=False)
+    assert float(tail(made.posterior(x)).max()) < 0.5  # every datum's weights have a variance now
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
 def test_standard_errors_agree_with_repeats():
