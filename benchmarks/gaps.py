@@ -157,7 +157,7 @@ def main() -> None:
         "the three, with paired standard errors; the share of images whose k-hat is above 0.7, of the three.",
         "",
         "| guide, data | guide | refitted | best member | annealing | above guide | above refitted | above best "
-        "| k-hat | k-hat | k-hat | IS, s | AIS, s |",
+        "| k-hat, guide | k-hat, refitted | k-hat, best | IS, s | AIS, s |",
         f"|{' --- |' * 13}",
         *evidence_rows,
         "",
