@@ -189,7 +189,7 @@ def evaluate_command(
     folder = Path(run)
     fitted = load(folder / "fit" if holds_fit(folder / "fit") else folder)
     judged = _splits(folder).test if data is None else data
-    if data is not None and data.moments is not None:  # on the scale that the fit has seen
+    if data is not None and data.standardise:  # on the scale that the fit has seen
         judged = data.with_moments(_splits(folder).train.moments)
     target = None if out is None else writable_folder(out)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}

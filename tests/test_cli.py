@@ -196,6 +196,12 @@ def test_the_users_own_files(tmp_path, capsys):
     assert status == 0
     assert not (tmp_path / "csv" / "figures" / "pictures.png").exists()
     assert "probe_accuracy" in (tmp_path / "csv" / "report.html").read_text()  # of the rows that have a label
+    table.head(1).to_csv(tmp_path / "one.csv", index=False)  # one row has no scale of its own: the fit's holds
+    status, said = run(
+        "evaluate", tmp_path / "csv" / "mf", "--data", "CSV", "--data.path", tmp_path / "one.csv", "--data.label",
+        "kind", "--data.standardise", "true", "--num_particles", 20, "--progress", "false", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, said.err
     np.save(tmp_path / "pictures.npy", rng.integers(0, 256, (60, 5, 7)).astype(np.uint8))
     status, _ = run(
         "compare", "--data", "Array", "--data.path", tmp_path / "pictures.npy", "--data.levels", 255, "--likelihood",

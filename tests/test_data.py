@@ -158,8 +158,12 @@ def test_the_users_table(tmp_path):
     with pytest.raises(ValueError, match=r"column 'a' of .* lacks a value in row 1 "):
         CSV(path, label="kind")
     frame.assign(a=1.0).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"column 'a' of .* is constant"):
-        CSV(path, label="kind", standardise=True)
+    alike = CSV(path, label="kind", standardise=True)
+    for use in (alike.splits, lambda: alike.batch(slice(None)), lambda: alike.subset([0, 1]), alike.fingerprint):
+        with pytest.raises(ValueError, match=r"column 'a' of [123] data is constant, so it cannot be standardised"):
+            use()
+    given = alike.with_moments((torch.tensor([0.0, 1.0]), torch.tensor([2.0, 1.0])))  # what varies elsewhere
+    assert given.subset([1]).batch(slice(None))[0].tolist() == [[0.5, 4.0]]
     path.write_text("")
     with pytest.raises(ValueError, match="cannot read a table"):
         CSV(path)

@@ -89,7 +89,8 @@ class Data:
         self.missing = missing
         self.mapped, self.place = mapped, tensors[0].device
         self.rows = torch.arange(len(tensors[0])) if mapped else torch.empty(0)  # of a mapped file, those of this set
-        self.moments: tuple[Tensor, Tensor] | None = None
+        self.standardise = False
+        self._moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
         if binarise is not None:
             _check_intensities(self._decode(tensors[0]))
@@ -119,6 +120,13 @@ class Data:
         found = pd.Categorical(self.labels.cpu().numpy())
         found = found.remove_categories([number for number in found.categories if number < 0])
         return found.rename_categories(dict(enumerate(self.label_names or ())))
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of every column that batches are standardised by, its own unless it was given."""
+        if self.standardise and self._moments is None:
+            self._moments = self.own_moments()
+        return self._moments
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
         """Return the rows at ``indices``, decoded; a dynamic binarisation draws anew."""
@@ -207,7 +215,7 @@ class Data:
     def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
         num_train = len(order) - num_validation - num_test
         train, validation, test = (self._rows(part) for part in order.split([num_train, num_validation, num_test]))
-        if self.moments is not None:  # the held-out parts must not leak into the scale that they are seen on
+        if self.standardise:  # the held-out parts must not leak into the scale that they are seen on
             train, validation, test = (part.with_moments(train.own_moments()) for part in (train, validation, test))
         return Splits(train, validation, test)
 
@@ -240,13 +248,13 @@ class Data:
     def with_moments(self, moments: tuple[Tensor, Tensor] | None) -> "Data":
         """Return the set standardised by ``moments``, a mean and a standard deviation for each column."""
         other = self._copy(self.tensors, self.labels)
-        other.moments = moments
+        other.standardise, other._moments = moments is not None, moments
         return other
 
     def _rows(self, indices: Tensor | slice) -> "Data":
         labels, factors = (None if known is None else known[indices] for known in (self.labels, self.factors))
         other = self._copy(self.tensors if self.mapped else tuple(t[indices] for t in self.tensors), labels)
-        other.factors = factors
+        other.factors, other._moments = factors, self.moments
         if self.mapped:
             other.rows = self.rows[indices]
         return other

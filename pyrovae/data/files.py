@@ -89,7 +89,7 @@ class CSV(Data):
             binarise=binarise,
             missing=missing,
         )
-        self.moments = self.own_moments() if standardise else None
+        self.standardise = standardise
 
     @staticmethod
     def _features(table: pd.DataFrame, path: str, missing: bool) -> Tensor:
