@@ -223,7 +223,7 @@ def sbc(
             drawn = _drawn(asked, part, points, own)
             tally.add(part.indices.start, *rank(truth, drawn, _tolerance(part, latents, truth, len(names))))
             scored = scored and not bool(truth[:, len(names) + 1].isnan().any())
-    ranks = tally.ranks(seed)
+    ranks = tally.ranks("ties of sbc", seed)
     labels = [*names, JOINT, DENSITY, DISTANCE, *own]
     chosen = lambda *wanted: Ranks(ranks, num_draws, tuple(labels)).select(wanted)  # noqa: E731
     return Calibration(

@@ -67,7 +67,7 @@ def autoencoder(
 
     Where values are missing, likelihood and encoder are told so.
     """
-    with random_state(seed), _made_by_the_command_line():
+    with random_state("initial values", seed), _made_by_the_command_line():
         p_z, p_x = prior(at_least("latent_dim", latent_dim, 1)), likelihood()
         model = VAE(
             prior=p_z,

@@ -9,6 +9,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.streams import datum_seeds
+
 _aten = torch.ops.aten
 fresh: dict[Any, Callable[[Tensor, torch.Generator, Any], Tensor]] = {
     _aten.rand.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
@@ -19,15 +21,6 @@ fresh: dict[Any, Callable[[Tensor, torch.Generator, Any], Tensor]] = {
     _aten.randint.low: lambda t, g, args: t.random_(args[0], args[1], generator=g),
 }
 _INTEGER = {_aten.randint.default, _aten.randint.low}
-_SEEDS = 2**32  # distinct seeds of torch's CPU generator
-
-
-def datum_seed(seed: int, index: int) -> int:
-    """Return the seed of one datum's stream: different for every datum of a call, unrelated between calls' seeds."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) % 2**64
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % 2**64
-    return ((mixed >> 32) + index) % _SEEDS
 
 
 @dataclass(frozen=True)
@@ -113,14 +106,15 @@ class DatumNoise(TorchDispatchMode):
         record: when not None, takes a :class:`Draw` for every random operation.
 
     Args:
+        purpose: of the draws, the name of their stream.
         seed: of the call.
         indices: of the data of this batch within the whole set.
         device: of the generators.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], device: torch.device) -> None:
+    def __init__(self, purpose: str, seed: int, indices: Sequence[int], device: torch.device) -> None:
         super().__init__()
-        self.generators = [torch.Generator(device).manual_seed(datum_seed(seed, i)) for i in indices]
+        self.generators = [torch.Generator(device).manual_seed(s) for s in datum_seeds(purpose, seed, indices)]
         self.repeats = 1
         self.outer = 0
         self.record: list[Draw] | None = None

@@ -80,14 +80,14 @@ class Question:
         bar = tqdm(total=len(self.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
         with bar, pyro.validation_enabled(False):
             for indices, batch in self.data.batches(batch_size):
-                noise = DatumNoise(self.seed, indices, self.data.device)
+                noise = DatumNoise("particles", self.seed, indices, self.data.device)
                 for start, repeats in chunks(num_particles):
                     yield self._draw(indices, batch, noise, start, repeats)
                 bar.update(len(indices))
 
     def name_what_is_not_finite(self, indices: range, batch: tuple[Tensor, ...], num_particles: int) -> None:
         """Draw a batch's particles again, and raise with the datum and the site."""
-        noise = DatumNoise(self.seed, indices, self.data.device)
+        noise = DatumNoise("particles", self.seed, indices, self.data.device)
         for start, repeats in chunks(num_particles):
             self._draw(indices, batch, noise, start, repeats)
         raise ValueError(f"a log weight of data {indices[0]} to {indices[-1]} is not a finite number")
@@ -169,7 +169,14 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
     with ExitStack() as stack:
         stack.enter_context(placed(modules, device))
         stack.enter_context(
-            isolated(seed=seed, device=device, modules=modules, training=False, params=bare_params(device, modules))
+            isolated(
+                purpose="question",
+                seed=seed,
+                device=device,
+                modules=modules,
+                training=False,
+                params=bare_params(device, modules),
+            )
         )
         stack.enter_context(torch.no_grad())
         layout = read(pair, data)

@@ -13,6 +13,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from pyrovae.streams import stream_seed
+
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
     """Return ``device``, or when it is None the CUDA device where there is one, else the CPU."""
@@ -27,12 +29,12 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
 
 
 @contextmanager
-def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch inside the block; outside of it the caller's random state is as it was."""
+def random_state(purpose: str, seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch for a purpose inside the block; outside of it the caller's random state is as it was."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
         raise ValueError(f"seed must be a whole number from 0 to 2**62, got {seed!r}")
     with torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
-        seed_streams(seed, device)
+        seed_streams(purpose, seed, device)
         yield
 
 
@@ -43,8 +45,9 @@ def same_streams(device: torch.device | None = None) -> Iterator[None]:
         yield
 
 
-def seed_streams(seed: int, device: torch.device | None = None) -> None:
-    """Seed torch's generator of the CPU and that of ``device``, no other device's."""
+def seed_streams(purpose: str, seed: int, device: torch.device | None = None) -> None:
+    """Seed torch's generator of the CPU and that of ``device``, no other device's, for a purpose."""
+    seed = stream_seed(purpose, seed)
     torch.default_generator.manual_seed(seed)
     for index in _cuda_indices(device):
         torch.cuda.default_generators[index].manual_seed(seed)
@@ -167,6 +170,7 @@ def bare_params(device: torch.device, modules: Iterable[nn.Module] = ()) -> dict
 @contextmanager
 def isolated(
     *,
+    purpose: str,
     seed: int,
     device: torch.device,
     modules: Iterable[nn.Module],
@@ -177,7 +181,8 @@ def isolated(
     """Run a public call: own random stream, own param store, own flags; the caller's are as they were afterwards.
 
     Args:
-        seed: of the random stream inside the block.
+        purpose: of what is drawn from torch's own generators inside the block, the name of their stream.
+        seed: of the call.
         device: where tensors are created by default, so that plain functions run unchanged on CUDA.
         modules: put into the mode ``training`` inside the block.
         training: train mode or eval mode.
@@ -191,7 +196,7 @@ def isolated(
         )  # torch imports modules on first use that add filters of their own
         warnings.filterwarnings("ignore", ".*was not registered in the param store")  # frozen on purpose
         warnings.filterwarnings("ignore", "Encountered NaN|Encountered .inf")  # reported with step, site and data
-        stack.enter_context(random_state(seed, device))
+        stack.enter_context(random_state(purpose, seed, device))
         stack.enter_context(pyro.get_param_store().scope(params))
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(modes(modules, training=training))

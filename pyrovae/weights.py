@@ -136,7 +136,7 @@ class Weigher:
         if missing > 0:  # the last batch, made as long as the others
             batch = tuple(torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for t in batch)
         seeds = [*indices, *[indices[-1]] * max(missing, 0)]
-        noise = DatumNoise(self.asked.seed, seeds, self.asked.data.device)
+        noise = DatumNoise("particles", self.asked.seed, seeds, self.asked.data.device)
         found = [self._chunk(batch, noise, repeats) for _, repeats in self.parts]
         return torch.cat(found)[:, : len(indices)]
 
@@ -184,7 +184,7 @@ class Weigher:
             self._give_up(error)
 
     def _trial(self, batch: tuple[Tensor, ...]) -> DatumNoise:
-        return DatumNoise(self.asked.seed, range(len(batch[0])), batch[0].device)
+        return DatumNoise("particles", self.asked.seed, range(len(batch[0])), batch[0].device)
 
     def _inputs(self, batch: tuple[Tensor, ...], noise: DatumNoise, draws: list[Draw], repeats: int) -> list[Tensor]:
         assert self._state is not None

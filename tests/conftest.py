@@ -16,7 +16,9 @@ from pyrovae.noise import DatumNoise
 
 collect_ignore = ["distributed_job.py", "killed_job.py"]  # scripts that tests run in processes of their own
 
-with DatumNoise(0, [0], torch.device("cpu")):  # torch imports on first use, and adds warning filters as it does
+with DatumNoise(
+    "import", 0, [0], torch.device("cpu")
+):  # torch imports on first use, and adds warning filters as it does
     torch.randn(1, 2)
 
 # Every statistical assertion uses a two-sided normal tolerance of this many of its own standard errors, which a correct

@@ -1,3 +1,8 @@
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -5,7 +10,8 @@ import torch
 from torch.distributions import constraints
 
 import pyrovae
-from pyrovae.noise import DatumNoise, datum_seed
+from pyrovae.noise import DatumNoise
+from pyrovae.streams import datum_seeds, stream_seed
 
 ROWS = 6
 
@@ -46,10 +52,10 @@ def families():
 @pytest.mark.parametrize("name", families())
 def test_a_datum_draws_the_same_whatever_its_batch(name):
     family = families()[name]
-    with DatumNoise(3, range(ROWS), torch.device("cpu")):
+    with DatumNoise("test", 3, range(ROWS), torch.device("cpu")):
         together = family(slice(None)).sample()
     for i in range(ROWS):
-        with DatumNoise(3, [i], torch.device("cpu")):
+        with DatumNoise("test", 3, [i], torch.device("cpu")):
             alone = family(slice(i, i + 1)).sample()
         if name != "VonMises":  # its rejection sampler goes on until the whole batch is accepted
             torch.testing.assert_close(together[i], alone[0], rtol=0, atol=0)
@@ -73,7 +79,7 @@ def test_torchs_own_draws(draw):
     x = torch.arange(12.0).reshape(6, 2) / 2
 
     def run(indices):
-        with DatumNoise(0, indices, torch.device("cpu")):
+        with DatumNoise("test", 0, indices, torch.device("cpu")):
             return [draw(x[list(indices)]) for _ in range(3)]
 
     together = run(range(6))
@@ -83,7 +89,7 @@ def test_torchs_own_draws(draw):
 
 
 def test_different_data_draw_different_noise():
-    with DatumNoise(0, range(100), torch.device("cpu")):
+    with DatumNoise("test", 0, range(100), torch.device("cpu")):
         x = torch.randn(100, 50)
     correlation = torch.corrcoef(x)
     off = correlation[~torch.eye(100, dtype=torch.bool)]
@@ -92,13 +98,13 @@ def test_different_data_draw_different_noise():
 
 
 def test_repeats_stand_in_a_row_and_differ():
-    noise = DatumNoise(0, range(3), torch.device("cpu"))
+    noise = DatumNoise("test", 0, range(3), torch.device("cpu"))
     noise.repeats = 4
     with noise:
         x = torch.rand(12)
         y = torch.empty(2, 12).uniform_()
     assert len(set(x.tolist())) == 12
-    with DatumNoise(0, [1], torch.device("cpu")) as alone:
+    with DatumNoise("test", 0, [1], torch.device("cpu")) as alone:
         alone.repeats = 4
         torch.testing.assert_close(x[4:8], torch.rand(4))
         torch.testing.assert_close(y[:, 4:8], torch.empty(2, 4).uniform_())
@@ -109,14 +115,52 @@ def test_noise_shared_by_all_data_is_left_to_the_global_generator():
         torch.manual_seed(1)
         expected = torch.randn(7)
         torch.manual_seed(1)
-        with DatumNoise(0, range(3), torch.device("cpu")):
+        with DatumNoise("test", 0, range(3), torch.device("cpu")):
             torch.testing.assert_close(torch.randn(7), expected)
 
 
+def purposes():
+    """Return every purpose that the package names, with the place of each."""
+    named = {"DatumNoise": 0, "stream_seed": 0, "generator": 0, "random_state": 0, "seed_streams": 0, "ranks": 0}
+    found = []
+    for path in Path(pyrovae.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                first = node.args[0] if node.args else None
+                if name in named and isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    found.append((first.value, path.name))
+    return found
+
+
+def test_every_stream_of_the_package_is_named():
+    found = purposes()
+    assert len({purpose for purpose, _ in found}) >= 15
+    places = {}
+    for purpose, place in found:
+        places.setdefault(purpose, set()).add(place)
+    shared = {purpose for purpose, where in places.items() if len(where) > 1}
+    assert shared <= {"particles", "initial values", "fit"}  # one purpose, whoever draws for it
+    source = "".join(path.read_text() for path in Path(pyrovae.__file__).parent.rglob("*.py"))
+    assert not re.search(r"(Noise|seed|default_rng)\([^)\n]*seed *[*+]", source)  # no stream by arithmetic
+
+
+def test_streams_of_a_thousand_seeds_and_all_purposes_are_apart():
+    """Streams agree by chance alone: of c calls of n data, (c n)^2 / 2^33 pairs are expected to."""
+    calls = [(purpose, seed) for purpose in sorted({p for p, _ in purposes()}) for seed in range(1000)]
+    starts = {stream_seed(*call) for call in calls}
+    assert len(starts) == len(calls)
+    seeds = np.array([datum_seeds(*call, range(20)) for call in calls], dtype=np.int64)
+    assert all(len(set(row)) == 20 for row in seeds[:1000])
+    _, counts = np.unique(seeds, return_counts=True)
+    expected = seeds.size**2 / 2**33
+    assert (counts - 1).sum() < expected + 6 * expected**0.5 + 6  # Poisson: below 1e-8
+    steps = np.diff(seeds[:, :2] % 2**32)[:, 0]
+    assert len(np.unique(steps)) > 0.999 * len(calls)  # and no two run side by side
+
+
 def test_seeds_of_a_call_are_distinct():
-    seeds = {datum_seed(5, i) for i in range(10_000)}
-    assert len(seeds) == 10_000
-    assert datum_seed(5, 0) != datum_seed(6, 0)
+    assert len(set(datum_seeds("particles", 5, range(100_000)))) == 100_000
 
 
 @pytest.mark.parametrize("compile", [False, True])

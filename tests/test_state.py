@@ -69,12 +69,12 @@ def test_validation_flags_survive_either_way(flag):
 
 def test_random_state_nests():
     before = torch.get_rng_state()
-    with random_state(0):
+    with random_state("test", 0):
         one = torch.rand(1)
-        with random_state(1):
+        with random_state("test", 1):
             torch.rand(5)
         two = torch.rand(1)
-    with random_state(0):
+    with random_state("test", 0):
         assert torch.equal(torch.rand(2), torch.cat([one, two]))
     assert torch.equal(torch.get_rng_state(), before)
 

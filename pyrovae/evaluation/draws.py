@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Repeated, outer_plates, sample_sites
 from pyrovae.particles import Particles, Question
+from pyrovae.streams import stream_seed
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
 
@@ -46,9 +47,11 @@ def draw(
         traces: dict[str, Any] = {"posterior": part.guide_trace}
         if "posterior_predictive" in groups:
             replayed = poutine.replay(poutine.uncondition(asked.pair.model), trace=part.guide_trace)
-            traces["posterior_predictive"] = _run(asked, replayed, part, 1)
+            traces["posterior_predictive"] = _run(asked, replayed, part, "posterior predictive")
         if {"prior", "prior_predictive"} & set(groups):
-            traces["prior"] = traces["prior_predictive"] = _run(asked, poutine.uncondition(asked.pair.model), part, 2)
+            traces["prior"] = traces["prior_predictive"] = _run(
+                asked, poutine.uncondition(asked.pair.model), part, "prior predictive"
+            )
         observed = {site.name: part.model_trace.nodes[site.name] for site in asked.layout.observed}
         observed = {name: site for name, site in observed.items() if site["value"].numel()}
         sites = {"posterior": asked.layout.latents, "prior": asked.layout.latents}
@@ -66,9 +69,9 @@ def draw(
         )
 
 
-def _run(asked: Question, program: Any, part: Particles, stream: int) -> Any:
-    seed = (asked.seed * 4 + stream) * 2**20 + part.start  # a stream of its own for every use and every part
-    noise = DatumNoise(seed, part.indices, asked.data.device)
+def _run(asked: Question, program: Any, part: Particles, purpose: str) -> Any:
+    seed = stream_seed(purpose, asked.seed, part.start)  # every part of a datum's draws has its own
+    noise = DatumNoise(purpose, seed, part.indices, asked.data.device)
     noise.repeats = part.log_weight.shape[0]
     with noise, Repeated(), torch.no_grad():
         return poutine.trace(program).get_trace(*part.rows)

@@ -143,7 +143,7 @@ def gaps(
         with tqdm(total=len(data), desc="gaps", unit="data", disable=not progress, mininterval=0.5) as bar:
             for indices, batch in asked.data.batches(batch_size):
                 start = member(asked, batch)
-                noise = DatumNoise(asked.seed * 2**20 + 5, indices, asked.data.device)
+                noise = DatumNoise("best member, fitted", asked.seed, indices, asked.data.device)
                 fitted = _fitted(asked, batch, start, noise, num_steps, particles_per_step, lr)
                 both = fitted, start.params
                 weighed.append([_weighed(asked, batch, start, params, indices, num_particles) for params in both])
@@ -202,7 +202,7 @@ def _weighed(
     asked: Question, batch: Batch, q: Member, params: list[Tensor], indices: range, num_particles: int
 ) -> dict[str, Tensor]:
     """Judge every datum's q, with the same random numbers for every q."""
-    noise = DatumNoise(asked.seed * 2**20 + 6, indices, asked.data.device)
+    noise = DatumNoise("best member, weighed", asked.seed, indices, asked.data.device)
     sizes = [min(AT_ONCE, num_particles - first) for first in range(0, num_particles, AT_ONCE)]
     parts = [_log_weights(asked, batch, q, params, repeats, noise) for repeats in sizes]
     weights = torch.cat(parts)

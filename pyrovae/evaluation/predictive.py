@@ -163,7 +163,7 @@ def pit(
             if value.is_floating_point():
                 equal = torch.where(value.isnan(), len(draws), equal)
             tally.add(part.indices.start, below.reshape(len(value), -1), equal.reshape(len(value), -1))
-    ranks = tally.ranks(seed)
+    ranks = tally.ranks("ties of pit", seed)
     own = data.feature_names is not None and len(data.feature_names) == ranks.shape[1]
     names = data.feature_names if own else [f"{name}[{d}]" for d in range(ranks.shape[1])]
     return Ranks(ranks, num_draws, tuple(names or ()))

@@ -12,6 +12,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyrovae.streams import stream_seed
+
 REPEATS = 20_000  # of the null distribution
 MOST_POINTS = 99  # at which an empirical distribution function is looked at
 
@@ -147,10 +149,10 @@ class Tally:
         for kept, more in ((self._below, below), (self._equal, equal)):
             kept[batch] = kept[batch] + more if batch in kept else more
 
-    def ranks(self, seed: int) -> Tensor:
+    def ranks(self, purpose: str, seed: int) -> Tensor:
         """Return ranks ``[n, Q]`` in which a value that equals draws stands anywhere among them, equally likely."""
         below, equal = (torch.cat(list(kept.values())).cpu() for kept in (self._below, self._equal))
-        chance = torch.from_numpy(np.random.default_rng(seed).random(tuple(below.shape)))
+        chance = torch.from_numpy(np.random.default_rng(stream_seed(purpose, seed)).random(tuple(below.shape)))
         return below + (chance * (equal + 1)).long()
 
 

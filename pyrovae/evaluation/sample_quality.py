@@ -14,11 +14,11 @@ from pyrovae.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.evaluation.simulation import simulate
 from pyrovae.pair import Program
+from pyrovae.streams import generator, stream_seed
 
 Features = Callable[[Tensor], Any]
 MOST_FEATURES = 32
 RESAMPLES = 60
-OWN_STREAM = 2**31
 
 
 def sample_quality(
@@ -79,9 +79,9 @@ def sample_quality(
     half = len(whole) // 2
     if half < 2 * neighbours:
         raise ValueError(f"at least {4 * neighbours} data are needed for {neighbours} neighbours, got {len(whole)}")
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(whole), generator=generator("halves", seed))
     compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
-    apart = seed + OWN_STREAM  # data that were themselves simulated with this seed must not come again
+    apart = stream_seed("quality", seed)  # data that were themselves simulated with this seed must not come again
     drawn = simulate(model, other, seed=apart, device=device, progress=progress).data
     sets = [one.batch(slice(0, half))[0].nan_to_num() for one in (compared, drawn, other)]
     real, *others = _features(features, sets, seed)
@@ -114,7 +114,7 @@ def _scores(real: np.ndarray, made: np.ndarray, k: int, seed: int) -> tuple[dict
     a mean of half of n without replacement, given the n, is (2 / n - 1 / n) sigma^2.
     """
     distances = [pairwise_distances(*pair) for pair in ((real, made), (real, real), (made, made))]
-    generator = np.random.default_rng(seed)
+    resample = np.random.default_rng(stream_seed("resamples", seed))
 
     def of(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
         between, one, other = (d[np.ix_(i, j)] for d, (i, j) in zip(
@@ -123,7 +123,7 @@ def _scores(real: np.ndarray, made: np.ndarray, k: int, seed: int) -> tuple[dict
 
     half = [max(len(x) // 2, k + 1) for x in (real, made)]
     halves = [
-        of(*(generator.permutation(len(x))[:size] for x, size in zip((real, made), half, strict=True)))
+        of(*(resample.permutation(len(x))[:size] for x, size in zip((real, made), half, strict=True)))
         for _ in range(RESAMPLES)
     ]
     errors = pd.DataFrame(halves).std().to_dict()

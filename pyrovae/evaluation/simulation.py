@@ -15,8 +15,6 @@ from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question, simulated, site_rows
 from pyrovae.sampling import PriorGuide
 
-STREAM = 7 * 2**20 + 3  # unlike those of particles, draws and chains
-
 
 @dataclass(frozen=True)
 class Simulation:
@@ -81,7 +79,7 @@ def simulate(
         tqdm(total=count, desc="simulate", unit="data", disable=not progress, mininterval=0.5) as bar,
     ):
         for indices, batch in asked.data.batches(batch_size):
-            noise = DatumNoise(seed * 8 * 2**20 + STREAM, indices, asked.data.device)
+            noise = DatumNoise("simulation", seed, indices, asked.data.device)
             made, trace = simulated(asked, batch, noise)
             batches.append(tuple(t.cpu() for t in made))
             for name in asked.layout.latents:

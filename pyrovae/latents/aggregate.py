@@ -19,11 +19,11 @@ from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
+from pyrovae.streams import stream_seed
 
 PAIRS = 2**18  # of a draw and a datum, scored at once, as long as they are
 NUMBERS = 2**24  # at most
 MOMENTS = 64  # draws by which a marginal is described that is not known
-OWN_STREAM = 2**32
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ def _by_moments(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
     """
     if drawn.discrete:
         return torch.full_like(drawn.flat, math.nan)
-    again = _drawn(replace(asked, seed=asked.seed + OWN_STREAM), MOMENTS, batch_size).flat
+    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS, batch_size).flat
     own = again.unflatten(0, (MOMENTS, -1))
     loc, scale = own.mean(0), own.std(0).clamp(min=1e-9)  # [N, D]
     parts = []

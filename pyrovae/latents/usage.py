@@ -232,7 +232,7 @@ def _information(asked: Question, num_latents: int) -> dict[str, _Held]:
     family has no marginals.
     """
     size = min(len(asked.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
-    noise = DatumNoise(asked.seed * 2**20 + 9, range(size), asked.data.device)
+    noise = DatumNoise("information", asked.seed, range(size), asked.data.device)
     with noise, Repeated():
         trace = poutine.trace(asked.pair.guide).get_trace(*asked.data.batch(slice(0, size)))
     found = {}

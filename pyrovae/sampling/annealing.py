@@ -19,7 +19,6 @@ from pyrovae.sampling.hamiltonian import move
 TARGET = 0.65  # acceptance probability that step sizes are adapted to
 FIRST = 20  # transitions of a pilot run at its first temperature
 PILOT = 4  # a pilot run has so many times fewer chains and temperatures
-STREAMS = 8  # of random numbers that a datum has in one call
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Annealer:
     def plan(self, indices: range, batch: Batch) -> Plan:
         """Learn every datum's temperatures and step sizes in a pilot run."""
         pilot = self.schedule.pilot()
-        noise, rows = self._noise(indices, 0, pilot.num_chains), _repeated(batch, pilot.num_chains)
+        noise, rows = self._noise(indices, "pilot", pilot.num_chains), _repeated(batch, pilot.num_chains)
         scale = self._scale(indices, batch)
         step_size = torch.full_like(scale[:, 0], self.schedule.step_size)
         at = functools.partial(self.field, rows)
@@ -135,7 +134,7 @@ class Annealer:
 
     def forwards(self, indices: range, batch: Batch, plan: Plan) -> Annealed:
         """Anneal draws of the guide into the posterior: E[exp(log_weight)] = p(x)."""
-        noise = self._noise(indices, 1, self.schedule.num_chains)
+        noise = self._noise(indices, "forwards", self.schedule.num_chains)
         rows = _repeated(batch, self.schedule.num_chains)
         free = self.start(rows, noise)
         order = range(1, self.schedule.num_temperatures + 1)
@@ -143,7 +142,7 @@ class Annealer:
 
     def backwards(self, indices: range, batch: Batch, exact: Tensor, plan: Plan) -> Annealed:
         """Anneal exact posterior draws ``[data, dim]`` into the guide: E[exp(log_weight)] = 1 / p(x)."""
-        noise = self._noise(indices, 2, self.schedule.num_chains)
+        noise = self._noise(indices, "backwards", self.schedule.num_chains)
         rows = _repeated(batch, self.schedule.num_chains)
         free = exact.repeat_interleave(self.schedule.num_chains, 0)
         order = range(self.schedule.num_temperatures - 1, -1, -1)
@@ -188,17 +187,16 @@ class Annealer:
 
     def simulate(self, indices: range, batch: Batch) -> tuple[Batch, Tensor]:
         """Draw latents and data from the model; return the batch with these data, and the latents ``[data, dim]``."""
-        made, trace = simulated(self.question, batch, self._noise(indices, 4, 1))
+        made, trace = simulated(self.question, batch, self._noise(indices, "simulation", 1))
         return made, self.coordinates.of(trace)
 
     def _scale(self, indices: range, batch: Batch) -> Tensor:
         """Return the standard deviation of the guide's draws, ``[data, dim]``."""
-        draws = self.start(_repeated(batch, 100), self._noise(indices, 3, 100)).unflatten(0, (len(indices), -1))
+        draws = self.start(_repeated(batch, 100), self._noise(indices, "scale", 100)).unflatten(0, (len(indices), -1))
         return draws.std(1).clamp(min=1e-6)
 
-    def _noise(self, indices: range, stream: int, repeats: int) -> DatumNoise:
-        seed = (self.question.seed * STREAMS + stream) * 2**20 + 1  # unlike those of importance sampling and of draws
-        noise = DatumNoise(seed, indices, self.question.data.device)
+    def _noise(self, indices: range, purpose: str, repeats: int) -> DatumNoise:
+        noise = DatumNoise(f"annealing, {purpose}", self.question.seed, indices, self.question.data.device)
         noise.repeats = repeats
         return noise
 

@@ -112,8 +112,7 @@ class _Run:
 
     def __init__(self, sampler: Sampler, indices: range, batch: Batch) -> None:
         self.sampler, self.size, self.chains = sampler, len(indices), sampler.num_chains
-        seed = sampler.question.seed * 2**20 + 3
-        self.noise = DatumNoise(seed, indices, sampler.question.data.device)
+        self.noise = DatumNoise("chains", sampler.question.seed, indices, sampler.question.data.device)
         self.rows = self._repeated(batch, self.chains)
         draws = self._guide(batch, max(GUIDE_DRAWS, self.chains)).unflatten(0, (self.size, -1))
         self.factor = draws.std(1).clamp(min=1e-6)

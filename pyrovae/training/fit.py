@@ -136,7 +136,9 @@ def fit(
         "objective": _named(objective, "Trace_ELBO"),
     }
     with ExitStack() as stack:
-        stack.enter_context(isolated(seed=seed, device=run.device, modules=[], training=False, params=run.store))
+        stack.enter_context(
+            isolated(purpose="fit", seed=seed, device=run.device, modules=[], training=False, params=run.store)
+        )
         if run.dtype is not None:
             stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
         run.prepare(objective)

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.noise import datum_seed, first_shape, fresh
+from pyrovae.noise import first_shape, fresh
+from pyrovae.streams import generator
 
 TIMEOUT = timedelta(minutes=5)  # for a process that hangs; one that dies is noticed at once
 
@@ -166,5 +167,5 @@ class SharedNoise(TorchDispatchMode):
     def _generator(self, args: Any) -> torch.Generator:
         if self.own is None:
             device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-            self.own = torch.Generator(device).manual_seed(datum_seed(self.seed, self.share.start))
+            self.own = generator("of a share", self.seed, self.share.start, device=device)
         return self.own

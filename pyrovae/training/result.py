@@ -131,7 +131,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     programs: dict[str, Any] = {"model": model, "guide": guide}
     for role, program in programs.items():
         if program is None:
-            with random_state(0):  # initial values are drawn, then overwritten
+            with random_state("initial values", 0):  # initial values are drawn, then overwritten
                 programs[role] = _rebuilt(role, document, source, programs["model"])
     _attach(programs["model"], programs["guide"])
     pair = Pair(programs["model"], programs["guide"])

@@ -21,6 +21,7 @@ from pyrovae.objectives import Objective
 from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, mean_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
+from pyrovae.streams import generator, stream_seed
 from pyrovae.training import storage
 from pyrovae.training.compiling import Compiler
 from pyrovae.training.errors import FitError
@@ -136,13 +137,13 @@ class Run:
         modules = [*self.pair.modules.values(), *own]
         self.state = State(modules, self.bare, {name: constraints[name] for name in self.bare})
         self.group.same(self.state.values)
-        seed_streams(self.seed, self.device)
+        seed_streams("fit", self.seed, self.device)
         self.good = self.snapshot()
 
     def order(self, epoch: int) -> Tensor:
         """Return the data's order in an epoch, a function of the seed and the epoch alone."""
-        generator = torch.Generator("cpu").manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        return torch.randperm(len(self.data), generator=generator, device="cpu").to(self.device)
+        numbers = generator("order", self.seed, epoch)
+        return torch.randperm(len(self.data), generator=numbers, device="cpu").to(self.device)
 
     def batches(self, total: int) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
         """Iterate over the steps that are left: the epoch, the data's indices and the batch, made when it is due."""
@@ -172,7 +173,7 @@ class Run:
             self._check_first(batch)
         if self.group.size > 1 and isinstance(self.stepper, TorchStepper):
             self.stepper.gradients.share = self.group.share(len(indices))
-            self.stepper.gradients.seed = self.seed + self.step
+            self.stepper.gradients.seed = stream_seed("share", self.seed, self.step)
         try:
             row = self.stepper.step(batch)
         except LostProcess:
@@ -213,7 +214,12 @@ class Run:
     def _check_first(self, batch: tuple[Tensor, ...]) -> None:
         """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
         eval_mode = modes(self.pair.modules.values(), training=False)
-        with eval_mode, random_state(self.seed, self.device), pyro.validation_enabled(True), torch.no_grad():
+        with (
+            eval_mode,
+            random_state("first look", self.seed, self.device),
+            pyro.validation_enabled(True),
+            torch.no_grad(),
+        ):
             with suppress(NotImplementedError):  # an objective that has gradients only
                 self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
 
@@ -300,7 +306,7 @@ class Run:
     def _validation_bound(self) -> float:
         """Return the mean bound of the validation data, nats per datum; the same noise at every call."""
         assert self.validation is not None
-        with modes(self.pair.modules.values(), training=False), random_state(self.seed, self.device):
+        with modes(self.pair.modules.values(), training=False), random_state("validation", self.seed, self.device):
             if not self.layout.global_latents and not self.layout.unguided:
                 asked = Question(self.pair, self.validation, self.layout, self.seed)
                 return float(torch.cat([part[0] for _, part in stream(asked, 1, 256)]).double().mean())
