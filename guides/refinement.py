@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.guides.guide import Guide
-from pyrovae.pair import log_density
+from pyrovae.pair import log_density, same_numbers
 
 
 class Refined(nn.Module):
@@ -57,7 +57,7 @@ def log_joint(model: Callable[..., Any], family: Guide, batch: tuple[Tensor, ...
     if family.to_support is not None:
         z = family.to_support(free)
         jacobian = family.to_support.log_abs_det_jacobian(free, z)
-    with poutine.block():
+    with poutine.block(), same_numbers():
         trace = poutine.trace(poutine.condition(model, data={family.latent: z})).get_trace(*batch)
     return log_density(trace, len(batch[0])) + jacobian
 

@@ -342,7 +342,7 @@ def _quantities(
     columns = [flat, log_p.double().cpu()[:, None], log_q.double().cpu()[:, None]]
     columns.append(points.distance(flat, indices)[:, None])
     for name, quantity in own.items():
-        value = quantity(dict(latents), *batch)
+        value = quantity(dict(latents), *batch[:-1])
         if not isinstance(value, Tensor) or value.shape != (len(flat),):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the quantity {name!r} must return a number a row, [{len(flat)}], got {got}")

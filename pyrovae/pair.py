@@ -5,12 +5,14 @@ at dim -1 and as long as the batch, holds every local latent and every observed 
 pair, whoever wrote it; nothing asks for a base class.
 """
 
+import copy
 import dis
 import functools
 import inspect
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
+from torch.overrides import TorchFunctionMode
 
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
@@ -57,6 +60,7 @@ class Layout:
         nesting: depth of the plates, 1 where there is the data plate alone.
         subsampled: whether the data plate says that the batch stands for more data than it holds.
         uneven: latents that count for a different number of data in the two programs.
+        positions: programs ("model", "guide") that take rows of their batch by the data plate's indices (``x[i]``).
     """
 
     latents: tuple[str, ...]
@@ -69,6 +73,7 @@ class Layout:
     nesting: int
     subsampled: bool
     uneven: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
 
     def require_per_datum(self) -> None:
         """Refuse a pair that has no log weight per datum.
@@ -166,10 +171,119 @@ class Repeated(Messenger):
     """Lets a subsampled data plate take a batch in which each datum stands several times, longer than the whole set."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) and msg["value"] is None and msg["fn"].subsample_size is not None:
-            fn = msg["fn"]
+        fn = msg["fn"]
+        if site_is_subsample(msg) and msg["value"] is None and (fn.subsample_size or 0) > fn.size:
             msg["value"] = torch.arange(fn.subsample_size, device=fn.device) % fn.size
             msg["done"] = True
+
+
+class Numbers(Messenger):
+    """Gives the data plate the numbers of its rows within the whole set.
+
+    ``with pyro.plate("data", N, subsample_size=len(x)) as i`` draws indices that have nothing to do with the batch;
+    here ``i`` says which data the batch holds, also where each stands several times in a row, and where the plate is
+    as long as the batch. A program that takes rows of its batch by the indices of such a plate (``x[i]``) is given
+    positions. Parameters with a value for every datum (``pyro.param(..., event_dim=0)`` in the plate, as Pyro's
+    automatic guides have them) are taken at the same numbers, where Pyro does not do so: of a batch as long as the set.
+
+    Args:
+        numbers: of the batch's data, ``[N]``.
+        role: of the program, "model" or "guide".
+        batch: that the program is run on.
+        layout: of the pair; None while it is read: every plate as long as the batch is taken for the data plate.
+    """
+
+    def __init__(self, numbers: Tensor, role: str, batch: Batch, layout: Layout | None = None) -> None:
+        super().__init__()
+        self.numbers, self.role, self.batch, self.layout = numbers, role, batch, layout
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg) or msg["value"] is not None:
+            return
+        fn, layout = msg["fn"], self.layout
+        size = fn.size if fn.subsample_size is None else fn.subsample_size
+        whole = size % len(self.numbers) == 0 if layout else size == len(self.numbers)
+        if not whole or (layout and layout.plate != msg["name"]):
+            return
+        positions = layout is not None and self.role in layout.positions
+        msg["value"] = torch.arange(size, device=self.numbers.device) if positions else self._rows(size)
+        msg["done"] = True
+        msg["stop"] = layout is not None  # the other program's plate, replayed, has nothing to say
+
+    def _pyro_param(self, msg: Any) -> None:
+        self._take(msg)
+
+    def _pyro_subsample(self, msg: Any) -> None:
+        if not any(msg["args"][0] is tensor for tensor in self.batch):
+            self._take(msg)
+
+    def _rows(self, size: int) -> Tensor:
+        return self.numbers.repeat_interleave(size // len(self.numbers))
+
+    def _take(self, msg: Any) -> None:
+        """Take the rows of what a program has for every datum of the set; Pyro does so for smaller batches alone."""
+        plate = next((f for f in msg["cond_indep_stack"] if self.layout and f.name == self.layout.plate), None)
+        event_dim = msg["kwargs"].get("event_dim")
+        if plate is None or event_dim is None or plate.size < (plate.full_size or 0):
+            return
+        value = msg["value"] if msg["value"] is not None else msg["fn"](*msg["args"], **msg["kwargs"])
+        dim = plate.dim - event_dim
+        if value.dim() >= -dim and value.shape[dim] == plate.full_size != 1:
+            rows = value.index_select(dim, self._rows(plate.size))
+            if msg["type"] == "param":
+                rows._pyro_unconstrained_param = leaf_of(value)  # where Pyro's plate keeps it, too
+            value = rows
+        msg["value"], msg["done"] = value, True
+        msg["kwargs"] = {key: known for key, known in msg["kwargs"].items() if key != "event_dim"}
+
+
+def leaf_of(value: Any) -> Tensor:
+    """Return the unconstrained tensor that a parameter's value comes from, or rows of it."""
+    if hasattr(value, "_pyro_unconstrained_param"):
+        return value._pyro_unconstrained_param  # type: ignore[no-any-return]
+    return value.unconstrained() if hasattr(value, "unconstrained") else value  # type: ignore[no-any-return]
+
+
+def same_numbers() -> Any:
+    """Return a handler that tells a model run behind a ``block`` the numbers that programs are told outside of it."""
+    known = [handler for handler in poutine.runtime._PYRO_STACK if isinstance(handler, Numbers)]
+    return Numbers(known[-1].numbers, "model", known[-1].batch, known[-1].layout) if known else nullcontext()
+
+
+class Numbered:
+    """A program whose last argument are the numbers of its batch's data; any attribute is the program's own.
+
+    Args:
+        program: of the batch.
+        role: "model" or "guide".
+        layout: of the pair; None while it is read.
+    """
+
+    def __init__(self, program: Program, role: str, layout: Layout | None = None) -> None:
+        self.program, self.role, self.layout = program, role, layout
+
+    def __call__(self, *batch: Tensor) -> Any:
+        """Run the program on the batch, its data plate numbered."""
+        with Numbers(batch[-1], self.role, batch[:-1], self.layout):
+            return self.program(*batch[:-1])
+
+    def __getattr__(self, name: str) -> Any:
+        if "program" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["program"], name)
+
+
+class WithinBounds(TorchFunctionMode):
+    """Raises an IndexError where a tensor is indexed beyond its end, which on CUDA nobody can catch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the index of a first dimension; pass everything on."""
+        if func is torch.Tensor.__getitem__ and isinstance(args[0], Tensor):
+            first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+            if isinstance(first, Tensor) and first.dtype == torch.int64 and first.numel() and args[0].dim():
+                if int(first.max()) >= len(args[0]):
+                    raise IndexError(f"index {int(first.max())} of a tensor of {len(args[0])} rows")
+        return func(*args, **(kwargs or {}))
 
 
 class Given(Messenger):
@@ -286,6 +400,19 @@ class Pair:
         first = {module: name for name, module in reversed(found)}
         self.modules = {name: module for name, module in found if first[module] == name}
 
+    def numbered(self, layout: Layout | None = None) -> "Pair":
+        """Return the pair with programs that take the numbers of their batch's data as a last argument."""
+        other = copy.copy(self)
+        other.model, other.guide = (
+            Numbered(program.program if isinstance(program, Numbered) else program, role, layout)
+            for role, program in (("model", self.model), ("guide", self.guide))
+        )
+        return other
+
+    def given(self, batch: Batch) -> Batch:
+        """Return what of a batch the programs themselves take."""
+        return batch[:-1] if isinstance(self.model, Numbered) else batch
+
     def traces(self, batch: Batch) -> tuple[Any, Any]:
         """Run the guide on the batch and the model against it; return both traces, model first."""
         guide_trace = poutine.trace(self.guide).get_trace(*batch)
@@ -298,23 +425,23 @@ class Pair:
         Raises:
             ValueError: one sentence naming the program or the site that breaks the contract.
         """
-        described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in batch)
-        guide_trace = _run("guide", self.guide, batch, described)
+        guide_trace = _run("guide", self.guide, batch, self.given(batch))
         for name, site in sample_sites(guide_trace):
             if site["is_observed"]:
                 raise ValueError(
                     f"site {name!r} of the guide is observed: observe it in the model; a guide only samples"
                 )
-        model_trace = _run("model", poutine.replay(self.model, trace=guide_trace), batch, described)
+        model_trace = _run("model", poutine.replay(self.model, trace=guide_trace), batch, self.given(batch))
         return _layout(model_trace, guide_trace, batch), model_trace, guide_trace
 
 
-def _run(role: str, program: Program, batch: Batch, described: str) -> Any:
+def _run(role: str, program: Program, batch: Batch, given: Batch) -> Any:
     try:
         return poutine.trace(program).get_trace(*batch)
     except Exception as error:
-        hint = "" if all(t.is_floating_point() for t in batch) else " (networks take floating numbers: x.float())"
-        if any(t.is_floating_point() and bool(t.isnan().any()) for t in batch):
+        described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in given)
+        hint = "" if all(t.is_floating_point() for t in given) else " (networks take floating numbers: x.float())"
+        if any(t.is_floating_point() and bool(t.isnan().any()) for t in given):
             hint = " (the data hold NaN: an encoder that takes missing values is nn.Observed)"
         raise ValueError(
             f"the {role} fails on a batch of {described}{hint}: {type(error).__name__}: {error}"
@@ -423,14 +550,20 @@ def _brief(value: Any) -> str:
     return value.__name__ if inspect.isclass(value) else f"a {type(value).__name__}"
 
 
+def unwrapped(program: Program) -> Program:
+    """Return the program as its author made it."""
+    while isinstance(program, WithParams | Numbered):
+        program = program.program
+    return program
+
+
 def reachable_modules(program: Program, name: str) -> dict[str, nn.Module]:
     """Return the ``nn.Module`` objects that a program is or refers to, by where they were found.
 
     Looks at a module itself, a bound method's object, a function's closure and the globals that it names, partials and
     containers; submodules are not listed apart from their parents.
     """
-    while isinstance(program, WithParams):  # so that names are the same before and after a fit
-        program = program.program
+    program = unwrapped(program)  # so that names are the same before and after a fit
     found: dict[str, nn.Module] = {}
     _search(program, name, found, set())
     return found
@@ -468,7 +601,7 @@ def _search_numbers(value: Any, name: str, found: dict[str, float], seen: set[in
 
 
 def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(value, WithParams):
+    if isinstance(value, WithParams | Numbered):
         return [("program", value.program)]
     if isinstance(value, functools.partial):
         return [("func", value.func), *enumerate(value.args), *value.keywords.items()]

@@ -7,7 +7,7 @@ each has its own random stream, so that its numbers do not depend on its batch.
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.data import Data, as_data
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Layout, Pair, Program, Repeated, log_density, sample_sites
-from pyrovae.state import bare_params, default_device, isolated, placed
+from pyrovae.pair import Layout, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
+from pyrovae.state import bare_params, default_device, isolated, placed, same_streams
 
 BATCH_SIZE = 32
 PARTICLES_PER_CALL = 256  # fixed, so that a datum's particles do not depend on the batch size
@@ -164,7 +164,7 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
     """
     pair = Pair(model, guide)
     device = default_device(device)
-    data = placed_data(pair, data, device).fixed()
+    data = placed_data(pair, data, device).fixed().numbered()
     modules = list(pair.modules.values())
     with ExitStack() as stack:
         stack.enter_context(placed(modules, device))
@@ -181,7 +181,7 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
         stack.enter_context(torch.no_grad())
         layout = read(pair, data)
         layout.require_per_datum()
-        yield Question(pair, data, layout, seed)
+        yield Question(pair.numbered(layout), data, layout, seed)
 
 
 def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
@@ -196,9 +196,16 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
     Raises:
         ValueError: one sentence that names what is wrong, and where.
     """
+    data = data.numbered()
     batch = data.batch(slice(0, batch_size))
     with Repeated():  # a subsampled plate may be read with more data than its full size
-        layout, model_trace, guide_trace = pair.read(batch)
+        layout, model_trace, guide_trace = pair.numbered().read(batch)
+    plates = {
+        role: trace.nodes[layout.plate]["fn"]
+        for role, trace in (("guide", guide_trace), ("model", model_trace))
+        if layout.plate in trace.nodes
+    }
+    layout = replace(layout, positions=_asking_for_positions(pair, data, layout, plates, batch_size))
     _check_support(layout, data)
     for name in layout.latents:
         _check_latent(name, model_trace.nodes[name], guide_trace.nodes[name])
@@ -211,6 +218,44 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
                 text = " ".join(str(error).split())
                 raise ValueError(f"site {name!r} of the {role} cannot be scored: {text}") from error
     return layout
+
+
+def _asking_for_positions(
+    pair: Pair, data: Data, layout: Layout, plates: dict[str, Any], batch_size: int
+) -> tuple[str, ...]:
+    """Return which programs take rows of their batch by the plate's indices (``x[i]``), not what belongs to a datum.
+
+    On a batch of the last data, whose numbers are beyond the batch's length, it fails with these, not with positions.
+
+    Raises:
+        ValueError: when its plate has a size of its own, so that the batch holds the plate's rows already.
+    """
+    size = min(batch_size, len(data) - 1)
+    if not plates or size < 1:
+        return ()
+    batch = data.batch(slice(len(data) - size, len(data)))
+
+    def fails(positions: tuple[str, ...]) -> bool:
+        try:
+            with same_streams(data.device), Repeated(), WithinBounds():
+                pair.numbered(replace(layout, positions=positions)).traces(batch)
+        except IndexError:
+            return True
+        except Exception:  # in whatever way; it is met again where it is explained
+            return False
+        return False
+
+    if not fails(()):
+        return ()
+    roles = tuple(plates)
+    found = next((one for one in (*((role,) for role in roles), roles) if not fails(one)), ())
+    for role in found:
+        if plates[role].subsample_size is not None:
+            raise ValueError(
+                f"the {role} takes rows of its batch by the indices of the plate {layout.plate!r}, which number the "
+                "data within the whole set; the batch holds the plate's rows already: write x instead of x[i]"
+            )
+    return found
 
 
 def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, Any]) -> None:

@@ -326,7 +326,7 @@ def gradients(request):
             for module in pair.modules.values():
                 module.double()
             layout, _, _ = pair.read(batch)
-            params, bare_params = find_params(pair, as_data(batch))
+            params, bare_params = find_params(pair, as_data(batch), layout)
             constraints = pyro.get_param_store().get_state()["constraints"]
             elbo = objective()
             own = [elbo.own.double()] if isinstance(elbo, objectives.Objective) else []
@@ -334,7 +334,7 @@ def gradients(request):
             state = State(modules, bare_params, {name: constraints[name] for name in bare_params})
             elbo.loss(pair.model, pair.guide, *batch)  # guesses its plate nesting
             with pyro.validation_enabled(False):
-                yield Gradients(pair, layout, elbo, params, state), batch
+                yield Gradients(pair, layout, elbo, params, state), (*batch, torch.arange(len(x)))
         finally:
             torch.set_default_dtype(before)
 
@@ -501,7 +501,7 @@ def test_bfloat16_is_of_the_networks_alone():
             run.prepare(None)
             torch.manual_seed(0)
             step = Gradients(run.pair, run.layout, run.objective, run.params, run.state, run.bfloat16)
-            runs[precision] = float(step.measure((x,))[0][1])
+            runs[precision] = float(step.measure((x, torch.arange(len(x))))[0][1])
     difference = abs(runs["bfloat16"] - runs["float32"])
     assert 0 < difference < 0.02  # 8 bits: rounding of 0.4% in logits of order 1, averaged over 200 x 12
 
@@ -523,12 +523,12 @@ def test_a_step_that_nobody_looks_at_changes_nothing_once_it_is_not_finite():
             stepper.on_host = looks
             torch.manual_seed(0)
             for _ in range(5):
-                stepper.step((bits(40),))
+                stepper.step((bits(40), torch.arange(40)))
             fits[looks] = [p.detach().clone() for p in run.params.values()]
             assert bool(stepper.healthy)
-            stepper.step((bits(40) * float("nan"),))
+            stepper.step((bits(40) * float("nan"), torch.arange(40)))
             assert not bool(stepper.healthy)
-            stepper.step((bits(40) * float("nan"),))
+            stepper.step((bits(40) * float("nan"), torch.arange(40)))
             for p, q in zip(run.params.values(), fits[looks], strict=True):
                 assert p.equal(q)
     for p, q in zip(fits[True], fits[False], strict=True):

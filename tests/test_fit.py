@@ -51,13 +51,13 @@ def test_the_gradient_is_that_of_the_closed_form_in_expectation():
         guide = guides.MeanField(nn.MLP(5, 2, hidden=()), 2).double()
         pair = Pair(model, guide)
         layout, _, _ = pair.read((x,))
-        params, _ = find_params(pair, as_data(x))
+        params, _ = find_params(pair, as_data(x), layout)
         q = guide.posterior(x).base_dist
         exact = torch.autograd.grad(-model.elbo(x, q.loc, q.scale.square().diag_embed()).sum(), list(params.values()))
         draws = {key: [] for key in params}
         gradients = Gradients(pair, layout, Trace_ELBO(), params, State(pair.modules.values(), {}, {}))
         for _ in range(800):
-            _, *found = gradients.measure((x,))
+            _, *found = gradients.measure((x, torch.arange(len(x))))
             for key, grad in zip(params, found, strict=True):
                 draws[key].append(grad)
     for (key, values), closed in zip(draws.items(), exact, strict=True):

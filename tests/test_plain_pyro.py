@@ -14,6 +14,7 @@ from pyrovae import evaluate, fit, guides, load, log_weights
 from pyrovae.compiled import State
 from pyrovae.data import as_data
 from pyrovae.pair import Pair
+from pyrovae.streams import generator, stream_seed
 from pyrovae.training.run import find_params
 from pyrovae.training.step import Gradients
 
@@ -185,7 +186,7 @@ def test_gradients_equal_those_of_pyro(name, objective):
     with torch.random.fork_rng(), pyro.get_param_store().scope():
         pair = Pair(*made(name))
         layout, _, _ = pair.read((x,))
-        params, bare = find_params(pair, as_data(x))
+        params, bare = find_params(pair, as_data(x), layout)
         elbo.loss(pair.model, pair.guide, x)  # guesses its plate nesting, with noise of its own
         torch.manual_seed(7)
         loss = elbo.loss_and_grads(pair.model, pair.guide, x)
@@ -193,7 +194,7 @@ def test_gradients_equal_those_of_pyro(name, objective):
         constraints = pyro.get_param_store().get_state()["constraints"]
         state = State(pair.modules.values(), bare, {name: constraints[name] for name in bare})
         torch.manual_seed(7)
-        row, *found = Gradients(pair, layout, elbo, params, state).measure((x,))
+        row, *found = Gradients(pair, layout, elbo, params, state).measure((x, torch.arange(40)))
     assert float(row[0]) * 40 == pytest.approx(loss, rel=1e-6)
     for key, grad in zip(params, found, strict=True):
         torch.testing.assert_close(grad, expected[key], rtol=1e-5, atol=1e-6)  # sums in another order
@@ -202,9 +203,9 @@ def test_gradients_equal_those_of_pyro(name, objective):
 @pytest.mark.own_state
 def test_a_fit_of_one_step_is_a_step_of_svi():
     x = bits(40)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(5 * 1_000_003))
+    order = torch.randperm(40, generator=generator("order", 5, 0))
     one, other = made("tutorial"), made("tutorial")
-    torch.manual_seed(5)
+    torch.manual_seed(stream_seed("fit", 5))
     svi = SVI(*one, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     loss = svi.step(x[order]) / 40
     fitted = fit(*other, x, steps=1, seed=5, progress=False)
@@ -263,9 +264,9 @@ def test_a_pair_fitted_by_plain_svi_is_judged_as_it_was_fitted(name):
 def test_a_pyro_optimizer_lets_svi_take_the_steps():
     torch.manual_seed(0)
     x = bits(40)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(40, generator=generator("order", 0, 0))
     model, guide = make_vae()
-    torch.manual_seed(0)
+    torch.manual_seed(stream_seed("fit", 0))
     svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 1e-2}), Trace_ELBO())
     expected = svi.step(x[order]) / 40
     pyro.clear_param_store()

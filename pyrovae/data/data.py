@@ -92,6 +92,7 @@ class Data:
         self.standardise = False
         self._moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
+        self.numbers: Tensor | None = None  # of the data within the set that a call was given
         if binarise is not None:
             _check_intensities(self._decode(tensors[0]))
             if mapped:
@@ -129,12 +130,15 @@ class Data:
         return self._moments
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
-        """Return the rows at ``indices``, decoded; a dynamic binarisation draws anew."""
+        """Return the rows at ``indices``, decoded, and their numbers, if any; a dynamic binarisation draws anew."""
         first, *others = self._at(indices)
         first = self._decode(first)
         if self.binarise is not None:
             first = self.binarise.draw(first)
-        return (first, *(self._cast(t) for t in others))
+        return (first, *(self._cast(t) for t in others), *self._numbered(indices))
+
+    def _numbered(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
+        return () if self.numbers is None else (self.numbers[indices],)
 
     def _at(self, indices: Tensor | slice) -> list[Tensor]:
         if not self.mapped:
@@ -162,6 +166,18 @@ class Data:
         other = self._copy(moved, self.labels)
         other.place = self.place if device is None else device
         other.dtype = self.dtype if dtype is None else dtype
+        other.numbers = None if self.numbers is None else self.numbers.to(other.device)
+        return other
+
+    def numbered(self) -> "Data":
+        """Return the set with each datum's number as the last tensor of a batch; subsets keep their numbers.
+
+        A data plate hands them to its program (``with pyro.plate("data", N, subsample_size=len(x)) as i``).
+        """
+        if self.numbers is not None:
+            return self
+        other = self._copy(self.tensors, self.labels)
+        other.numbers = torch.arange(len(self), device=self.device)
         return other
 
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
@@ -255,6 +271,7 @@ class Data:
         labels, factors = (None if known is None else known[indices] for known in (self.labels, self.factors))
         other = self._copy(self.tensors if self.mapped else tuple(t[indices] for t in self.tensors), labels)
         other.factors, other._moments = factors, self.moments
+        other.numbers = None if self.numbers is None else self.numbers[indices]
         if self.mapped:
             other.rows = self.rows[indices]
         return other

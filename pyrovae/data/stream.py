@@ -54,6 +54,7 @@ class Stream(Data):
 
     def stream(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """Iterate over the batches at given indices, loaded ahead of their use."""
+        parts = list(parts)
         rows = [self.rows[indices.cpu()].tolist() for indices in parts]
         loader = DataLoader(
             self.dataset,
@@ -65,9 +66,9 @@ class Stream(Data):
         )
         with torch.device("cpu"):  # whatever the caller's default is, the loader's own numbers are there
             batches = iter(loader)
-        for batch in batches:
+        for indices, batch in zip(parts, batches, strict=True):
             first, *others = (t.to(self.place, non_blocking=True) for t in batch)
-            yield (self._decode(first), *(self._cast(t) for t in others))
+            yield (self._decode(first), *(self._cast(t) for t in others), *self._numbered(indices))
 
     def fingerprint(self) -> str:
         """Return a checksum of a few items, and their number."""

@@ -228,7 +228,7 @@ def bdmc(
             plan = annealer.plan(indices, made)
             lower.append(_finite(annealer.forwards(indices, made, plan).log_weights.cpu(), indices))
             upper.append(_finite(annealer.backwards(indices, made, exact, plan).log_weights.cpu(), indices))
-            simulated.append(tuple(t.cpu() for t in made))
+            simulated.append(tuple(t.cpu() for t in annealer.question.pair.given(made)))
     below, below_se = log_mean(torch.cat(lower, dim=1))
     above, above_se = log_mean(torch.cat(upper, dim=1))
     return Sandwich(below, below_se, -above, above_se, tuple(torch.cat(t) for t in zip(*simulated, strict=True)))

@@ -13,7 +13,7 @@ from torch.distributions import transform_to
 
 from pyrovae.guides.draw import Draw
 from pyrovae.guides.guide import Guide
-from pyrovae.pair import Batch, Repeated, Site, WithParams
+from pyrovae.pair import Batch, Repeated, Site, unwrapped
 from pyrovae.particles import Question
 
 Build = Callable[[list[Tensor]], dist.TorchDistribution]
@@ -60,15 +60,13 @@ def member(question: Question, batch: Batch) -> Member:
         ValueError: for a guide whose latents depend on each other's draws, or whose distributions have no parameters
             that can be told.
     """
-    guide: Any = question.pair.guide
-    while isinstance(guide, WithParams):
-        guide = guide.program
+    guide: Any = unwrapped(question.pair.guide)
     inner = getattr(guide, "family", None)
     family = guide if isinstance(guide, Guide) else inner if isinstance(inner, Guide) else None
     with torch.no_grad(), Repeated():
         alone = question.layout.latents == (getattr(family, "latent", None),) and not question.layout.auxiliary
         if family is not None and alone and callable(getattr(guide, "params", None)):
-            params = guide.params(*batch).detach()
+            params = guide.params(*question.pair.given(batch)).detach()
             mask = poutine.trace(question.pair.guide).get_trace(*batch).nodes[family.latent]["mask"]
             builds: dict[str, tuple[list[int], Build]] = {family.latent: ([0], lambda p: family.member(p[0]))}
             return Member([params], [-params.dim()], builds, {family.latent: mask})

@@ -81,7 +81,7 @@ def simulate(
         for indices, batch in asked.data.batches(batch_size):
             noise = DatumNoise("simulation", seed, indices, asked.data.device)
             made, trace = simulated(asked, batch, noise)
-            batches.append(tuple(t.cpu() for t in made))
+            batches.append(tuple(t.cpu() for t in asked.pair.given(made)))
             for name in asked.layout.latents:
                 latents.setdefault(name, []).append(site_rows(trace.nodes[name]).cpu())
             bar.update(len(indices))

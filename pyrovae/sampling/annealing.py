@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Batch, Program
+from pyrovae.pair import Batch, Program, unwrapped
 from pyrovae.particles import Question, simulated
 from pyrovae.sampling.coordinates import Coordinates, PriorGuide
 from pyrovae.sampling.field import Field, Point
@@ -93,7 +93,7 @@ class Annealer:
     ) -> None:
         self.question, self.schedule, self.batch_size, self.label = question, schedule, batch_size, label
         self.coordinates = Coordinates(question)
-        self.from_prior = isinstance(question.pair.guide, PriorGuide)
+        self.from_prior = isinstance(unwrapped(question.pair.guide), PriorGuide)
         if not self.from_prior:
             _see_that_it_scores(question, self.coordinates)
         calls = -(-len(question.data) // batch_size) * schedule.num_temperatures * schedule.num_steps

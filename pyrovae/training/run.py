@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyrovae.compiled import State
 from pyrovae.data import Data
 from pyrovae.objectives import Objective
-from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, mean_density, sample_sites
+from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, leaf_of, mean_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.streams import generator, stream_seed
@@ -72,10 +72,10 @@ class Run:
         self.device = default_device(device)
         for module in self.pair.modules.values():
             module.to(self.device, DTYPES[precision])
-        self.data = placed_data(self.pair, data, self.device)
+        self.data = placed_data(self.pair, data, self.device).numbered()
         self.validation = None
         if validation_data is not None:
-            self.validation = placed_data(self.pair, validation_data, self.device).fixed()
+            self.validation = placed_data(self.pair, validation_data, self.device).fixed().numbered()
         self.seed, self.batch_size, self.group = seed, batch_size, Group()
         self.per_epoch = -(-len(self.data) // batch_size)
         self.dtype, self.bfloat16 = DTYPES[precision], precision == "bfloat16"
@@ -111,7 +111,7 @@ class Run:
                 f"latent site {self.layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
                 "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
             )
-        skipped = [name for name in self.layout.unguided if not _enumerated(self.pair, self.data, name)]
+        skipped = [name for name in self.layout.unguided if not self._enumerated(name)]
         if skipped:
             raise ValueError(
                 f"latent site {skipped[0]!r} of the model is not sampled by the guide: sample it in the guide, or mark "
@@ -123,7 +123,7 @@ class Run:
         own = [self.objective.own] if isinstance(self.objective, Objective) else []
         for module in own:
             module.to(self.device, self.dtype)
-        self.params, self.bare = find_params(self.pair, self.data)
+        self.params, self.bare = find_params(self.pair, self.data, self.layout)
         if not self.params:
             raise ValueError(
                 "the pair has no trainable parameter: pass modules, or register them with pyro.module or pyro.param"
@@ -139,6 +139,17 @@ class Run:
         self.group.same(self.state.values)
         seed_streams("fit", self.seed, self.device)
         self.good = self.snapshot()
+
+    def loss(self, batch: tuple[Tensor, ...]) -> float:
+        """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
+        recorder = self.stepper.recorder
+        return float(self.objective.loss(recorder.model, recorder.guide, *recorder.given(batch)))
+
+    def _enumerated(self, name: str) -> bool:
+        """Whether a latent of the model is marked to be summed out."""
+        with modes(self.pair.modules.values(), training=False):
+            model_trace, _ = self.pair.numbered(self.layout).traces(self.data.batch(slice(0, 2)))
+        return bool(dict(sample_sites(model_trace))[name]["infer"].get("enumerate"))
 
     def order(self, epoch: int) -> Tensor:
         """Return the data's order in an epoch, a function of the seed and the epoch alone."""
@@ -221,7 +232,7 @@ class Run:
             torch.no_grad(),
         ):
             with suppress(NotImplementedError):  # an objective that has gradients only
-                self.objective.loss(self.stepper.recorder.model, self.stepper.recorder.guide, *batch)
+                self.loss(batch)
 
     def _culprit(self, batch: tuple[Tensor, ...]) -> tuple[str, list[int]]:
         num_data, recorder = len(batch[0]), self.stepper.recorder
@@ -229,7 +240,7 @@ class Run:
             recorder.clear()
         if not recorder.model_traces:  # as where the step ran compiled: run it once more, as the program is written
             with suppress(Exception), torch.no_grad():
-                self.objective.loss(recorder.model, recorder.guide, *batch)
+                self.loss(batch)
         if not recorder.model_traces or not recorder.guide_traces:
             return "unknown", []
         model_trace, guide_trace = recorder.model_traces[-1], recorder.guide_traces[-1]
@@ -254,10 +265,9 @@ class Run:
     def _still_good(self, batch: Any) -> bool:
         """Whether the parameters give a finite loss on some other data, so that this batch alone is to blame."""
         others = self.data.batch(self.order(0)[: len(batch[0])])
-        recorder = self.stepper.recorder
         try:
             with torch.no_grad(), modes(self.pair.modules.values(), training=False):
-                return math.isfinite(float(self.objective.loss(recorder.model, recorder.guide, *others)))
+                return math.isfinite(self.loss(others))
         except Exception:
             return False
 
@@ -308,11 +318,11 @@ class Run:
         assert self.validation is not None
         with modes(self.pair.modules.values(), training=False), random_state("validation", self.seed, self.device):
             if not self.layout.global_latents and not self.layout.unguided:
-                asked = Question(self.pair, self.validation, self.layout, self.seed)
+                asked = Question(self.pair.numbered(self.layout), self.validation, self.layout, self.seed)
                 return float(torch.cat([part[0] for _, part in stream(asked, 1, 256)]).double().mean())
             recorder, total = self.stepper.recorder, 0.0
             for indices, batch in self.validation.batches(256):
-                loss = float(self.objective.loss(recorder.model, recorder.guide, *batch))
+                loss = self.loss(batch)
                 total -= loss / recorder.loss_size(self.layout, len(indices)) * len(indices)
                 recorder.clear()
             return total / len(self.validation)
@@ -410,14 +420,14 @@ class Run:
             torch.cuda.set_rng_state(tensors["random-cuda"], self.device)
 
 
-def find_params(pair: Pair, data: Data) -> tuple[Params, dict[str, Tensor]]:
+def find_params(pair: Pair, data: Data, layout: Layout) -> tuple[Params, dict[str, Tensor]]:
     """Return the pair's trainable parameters by name, and those among them that belong to no module.
 
     They are the parameters of the modules that were passed as model or guide, and all that the programs register with
     ``pyro.module`` or declare with ``pyro.param``.
     """
     with modes(pair.modules.values(), training=False):  # a look that leaves no statistics behind
-        model_trace, guide_trace = pair.traces(data.batch(slice(0, 2)))
+        model_trace, guide_trace = pair.numbered(layout).traces(data.numbered().batch(slice(0, 2)))
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}
     bare: dict[str, Tensor] = {}
@@ -428,7 +438,7 @@ def find_params(pair: Pair, data: Data) -> tuple[Params, dict[str, Tensor]]:
         for name, site in trace.nodes.items():
             if site["type"] != "param":
                 continue
-            leaf = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
+            leaf = leaf_of(site["value"])
             if id(leaf) not in owned:
                 if bare.setdefault(name, leaf) is not leaf:
                     raise ValueError(f"two parameters are named {name!r}: rename one of them")
@@ -445,9 +455,3 @@ def find_params(pair: Pair, data: Data) -> tuple[Params, dict[str, Tensor]]:
                 stacklevel=2,
             )
     return params, bare
-
-
-def _enumerated(pair: Pair, data: Data, name: str) -> bool:
-    with modes(pair.modules.values(), training=False):
-        model_trace, _ = pair.traces(data.batch(slice(0, 2)))
-    return bool(dict(sample_sites(model_trace))[name]["infer"].get("enumerate"))

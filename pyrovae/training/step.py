@@ -18,6 +18,7 @@ from pyrovae.pair import (
     PARTICLES,
     Batch,
     Layout,
+    Numbers,
     Pair,
     Program,
     data_frames,
@@ -42,10 +43,16 @@ of the gradient of the summed loss, before clipping."""
 
 
 class Recorded:
-    """A program that keeps its traces; any other attribute is the program's own."""
+    """A program that keeps its traces; any other attribute is the program's own.
 
-    def __init__(self, program: Program, name: str, *, register: bool) -> None:
-        self.program, self.name = program, name
+    Attributes:
+        numbers: of the data of the batch that it is run on.
+    """
+
+    numbers: Tensor
+
+    def __init__(self, program: Program, name: str, layout: Layout, *, register: bool) -> None:
+        self.program, self.name, self.layout = program, name, layout
         self.register = register and isinstance(program, nn.Module) and not isinstance(program, PyroModule)
         self.traces: list[Any] = []
 
@@ -53,7 +60,8 @@ class Recorded:
         """Run the program."""
         if self.register:
             pyro.module(self.name, self.program)
-        trace = poutine.trace(self.program).get_trace(*batch)
+        with Numbers(self.numbers, self.name, batch, self.layout):
+            trace = poutine.trace(self.program).get_trace(*batch)
         if is_recorded():
             self.traces.append(trace)
         return trace.nodes["_RETURN"]["value"]
@@ -67,9 +75,14 @@ class Recorded:
 class Recorder:
     """Runs a pair for an objective and keeps the traces that the objective made it run."""
 
-    def __init__(self, pair: Pair, *, register: bool) -> None:
-        self.model = Recorded(pair.model, "model", register=register)
-        self.guide = Recorded(pair.guide, "guide", register=register)
+    def __init__(self, pair: Pair, layout: Layout, *, register: bool) -> None:
+        self.model = Recorded(pair.model, "model", layout, register=register)
+        self.guide = Recorded(pair.guide, "guide", layout, register=register)
+
+    def given(self, batch: Batch) -> Batch:
+        """Return what of a batch the programs take, once they know the numbers of its data."""
+        self.model.numbers = self.guide.numbers = batch[-1]
+        return batch[:-1]
 
     @property
     def model_traces(self) -> list[Any]:
@@ -185,7 +198,7 @@ class Gradients:
         self, pair: Pair, layout: Layout, objective: Any, params: Params, state: State, bfloat16: bool = False
     ) -> None:
         self.differentiable = hasattr(objective, "differentiable_loss")
-        self.recorder = Recorder(pair, register=not self.differentiable)
+        self.recorder = Recorder(pair, layout, register=not self.differentiable)
         self.layout, self.objective, self.state = layout, objective, state
         self.share: Share | None = None
         self.seed = 0
@@ -196,6 +209,8 @@ class Gradients:
 
     def measure(self, batch: Batch) -> list[Tensor | None]:
         """Return what was measured on a batch, ``[5]``, and the gradient of every parameter; nothing is changed.
+
+        The batch's last tensor are its data's numbers.
 
         Those of the objective's own parameters come last.
         """
@@ -212,6 +227,7 @@ class Gradients:
 
     def _measure(self, batch: Batch, params: Sequence[Tensor]) -> list[Tensor | None]:
         self.recorder.clear()
+        batch = self.recorder.given(batch)
         shared = nullcontext() if self.share is None else SharedNoise(self.share, self.seed)
         with bfloat16_layers(self._lowered), shared:
             loss, grads = self._gradients(batch, params)
@@ -367,7 +383,7 @@ class PyroStepper:
     """``pyro.infer.SVI`` with the user's ``pyro.optim.PyroOptim``, which sets its own learning rates and clipping."""
 
     def __init__(self, pair: Pair, layout: Layout, objective: Any, optimizer: Any) -> None:
-        self.recorder = Recorder(pair, register=True)
+        self.recorder = Recorder(pair, layout, register=True)
         self.layout, self.objective, self.optimizer = layout, objective, optimizer
         self.healthy = torch.ones((), dtype=torch.bool)
         self.svi = SVI(self.recorder.model, self.recorder.guide, optimizer, loss=objective)
@@ -384,7 +400,7 @@ class PyroStepper:
     def step(self, batch: Batch) -> Tensor:
         """Take Pyro's step."""
         self.recorder.clear()
-        loss = _total(self.svi.step(*batch), batch)
+        loss = _total(self.svi.step(*self.recorder.given(batch)), batch)
         size = self.recorder.loss_size(self.layout, len(batch[0]))
         loss = loss / size
         parts = self.recorder.decompose(len(batch[0]), self.layout, loss - beyond_bound(self.objective) / size)
