@@ -7,7 +7,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.compiled import agree
-from pyrovae.pair import PARTICLES, Batch, Program, Repeated, Trace, log_density, sample_sites
+from pyrovae.pair import PARTICLES, Batch, Program, Repeated, Trace, data_frames, log_density, sample_sites
 from pyrovae.state import same_streams
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of two ways to compute one log density
@@ -31,8 +31,8 @@ def density_once(trace: Trace, repeats: int, size: int) -> Tensor:
     for _, site in sample_sites(trace):
         log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
         middle = tuple(range(1, log_prob.dim() - 1))
-        log_q = log_q + (log_prob.sum(middle) if middle else log_prob).expand(repeats, size)
-    return log_q
+        log_q = log_q + (log_prob.sum(middle) if middle else log_prob)
+    return log_q.expand(repeats, size)
 
 
 def flattened(trace: Trace) -> Trace:
@@ -42,6 +42,8 @@ def flattened(trace: Trace) -> Trace:
         value = site["value"].expand(site["fn"].shape())
         data_dim = value.dim() - 1 - site["fn"].event_dim
         value = value.movedim(0, data_dim).flatten(data_dim - 1, data_dim)
+        own = max(-frame.dim for frame in data_frames(site) if frame.name != PARTICLES)
+        value = value.reshape(value.shape[max(data_dim - own, 0) :])  # the plates of other sites are none of its own
         flat.add_node(name, **{**site, "value": value})
     return flat
 

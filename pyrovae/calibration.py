@@ -20,6 +20,7 @@ from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.ranks import Tally, rank
 from pyrovae.pair import Program, Repeated, log_density
 from pyrovae.particles import BATCH_SIZE, Particles, Question, question, site_rows
+from pyrovae.sites import is_discrete
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -286,7 +287,7 @@ def _truth(
         name: value.movedim(0, len(part.guide_trace.nodes[name]["fn"].batch_shape) - 1) for name, value in rows.items()
     }
     with Repeated():
-        model_trace = poutine.trace(poutine.condition(asked.pair.model, data=held)).get_trace(*batch)
+        model_trace = asked.pair.density(poutine.condition(asked.pair.model, data=held), batch)
     log_p = log_density(model_trace, len(indices))
     log_q = _score(asked, held, batch)
     return _quantities(rows, batch, indices, log_p, log_q, points, own)
@@ -298,7 +299,7 @@ def _tolerance(part: Particles, latents: Sequence[str], truth: Tensor, num_laten
     A discrete latent has the same density whether it was drawn or the truth, but batches of two lengths round it in two
     ways.
     """
-    if not any(part.guide_trace.nodes[name]["fn"].support.is_discrete for name in latents):
+    if not any(is_discrete(part.guide_trace.nodes[name]["fn"]) for name in latents):
         return 0.0
     rounding = 100 * torch.finfo(part.log_weight.dtype).eps
     found = rounding * (1 + truth.abs()).nan_to_num(0)

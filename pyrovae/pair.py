@@ -12,7 +12,7 @@ import inspect
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 from torch.overrides import TorchFunctionMode
+
+from pyrovae.enumeration import SUMMED, enumerated, summed_out
+from pyrovae.sites import hidden_from_questions, is_enumerated, is_factor, support_of
 
 Program = Callable[..., Any]
 Batch = tuple[Tensor, ...]
@@ -60,6 +63,8 @@ class Layout:
         nesting: depth of the plates, 1 where there is the data plate alone.
         subsampled: whether the data plate says that the batch stands for more data than it holds.
         uneven: latents that count for a different number of data in the two programs.
+        summed: those of the unguided latents that are marked ``infer={"enumerate": "parallel"}``.
+        factors: ``pyro.factor`` sites of both programs.
         positions: programs ("model", "guide") that take rows of their batch by the data plate's indices (``x[i]``).
     """
 
@@ -73,6 +78,8 @@ class Layout:
     nesting: int
     subsampled: bool
     uneven: tuple[str, ...] = ()
+    summed: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
 
     def require_per_datum(self) -> None:
@@ -86,10 +93,23 @@ class Layout:
                 f"latent site {self.global_latents[0]!r} is outside the data plate, so it is shared by all data and a "
                 "per-datum answer is not defined: move it into the plate, or condition the model on a value of it"
             )
-        if self.unguided:
+        left = [name for name in self.unguided if name not in self.summed]
+        if left:
             raise ValueError(
-                f"latent site {self.unguided[0]!r} of the model is not sampled by the guide, so its log weight is not "
-                "defined: sample it in the guide, or sum it out in the model"
+                f"latent site {left[0]!r} of the model is not sampled by the guide, so its log weight is not "
+                'defined: sample it in the guide, or mark it infer={"enumerate": "parallel"} where it is discrete'
+            )
+
+    def require_guided(self, asked: str) -> None:
+        """Refuse a pair whose model has latents that the guide leaves out, each of whose densities is not known.
+
+        Raises:
+            ValueError: naming the latent.
+        """
+        if self.summed:
+            raise ValueError(
+                f"latent site {self.summed[0]!r} is summed out, so that the latents have no {asked} of their own: "
+                "sample it in the guide"
             )
 
 
@@ -104,11 +124,11 @@ def outer_plates(site: Site) -> list[str]:
 
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
-    """Iterate over a trace's sample sites, subsampling and deterministic sites left out."""
+    """Iterate over a trace's sample sites; those of no density (subsampling, deterministic, factors) are left out."""
     for name, site in trace.nodes.items():
-        deterministic = site["type"] == "sample" and site["infer"].get("_deterministic")
-        if site["type"] == "sample" and not deterministic and not site_is_subsample(site):
-            yield name, site
+        if site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site):
+            if not is_factor(site) and not site["infer"].get(SUMMED):
+                yield name, site
 
 
 def per_datum(site: Site, num_data: int) -> Tensor:
@@ -126,8 +146,12 @@ def per_datum(site: Site, num_data: int) -> Tensor:
 
 def plate_size(trace: Any, plate: str) -> int:
     """Return the full size of the data plate in a trace: the batch's length, or more where the program subsamples."""
-    frame = next(f for _, site in sample_sites(trace) for f in data_frames(site) if f.name == plate)
+    frame = next(f for site in _samples(trace) for f in data_frames(site) if f.name == plate)
     return int(frame.full_size or frame.size)
+
+
+def _samples(trace: Any) -> Iterator[Site]:
+    return (site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site))
 
 
 def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> Tensor:
@@ -146,14 +170,18 @@ def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> T
     return torch.zeros(num_data) if total is None else total
 
 
-def num_rows(trace: Trace, plate: str) -> int:
-    """Return the length of the data plate in a trace: the batch's, times the particles where each datum is repeated."""
-    return next(int(f.size) for _, site in sample_sites(trace) for f in data_frames(site) if f.name == plate)
+def num_rows(trace: Trace, plate: str, num_data: int) -> int:
+    """Return the length of the data plate in a trace: the batch's, times the particles where each datum is repeated.
+
+    The batch's, ``num_data``, where a program has nothing in the plate: a guide of a model without latents.
+    """
+    sizes = (int(f.size) for site in _samples(trace) for f in data_frames(site) if f.name == plate)
+    return next(sizes, num_data)
 
 
 def mean_density(trace: Trace, plate: str, num_data: int, *, observed: bool | None = None) -> Tensor:
     """Return what :func:`log_density` does, ``[num_data]``, as a mean over the particles that the trace holds."""
-    rows = num_rows(trace, plate)
+    rows = num_rows(trace, plate, num_data)
     found = log_density(trace, rows, observed=observed)
     return found if rows == num_data else found.unflatten(0, (num_data, -1)).mean(1)
 
@@ -168,11 +196,21 @@ def is_recorded() -> bool:
 
 
 class Repeated(Messenger):
-    """Lets a subsampled data plate take a batch in which each datum stands several times, longer than the whole set."""
+    """Lets a subsampled data plate take a batch in which each datum stands several times, longer than the whole set.
+
+    Args:
+        plate: that is not to be drawn from at all, where the numbers of its data are not known.
+    """
+
+    def __init__(self, plate: str | None = None) -> None:
+        super().__init__()
+        self.plate = plate
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
-        if site_is_subsample(msg) and msg["value"] is None and (fn.subsample_size or 0) > fn.size:
+        if not site_is_subsample(msg) or msg["value"] is not None:
+            return
+        if (fn.subsample_size or 0) > fn.size or (msg["name"] == self.plate and fn.subsample_size is not None):
             msg["value"] = torch.arange(fn.subsample_size, device=fn.device) % fn.size
             msg["done"] = True
 
@@ -198,6 +236,8 @@ class Numbers(Messenger):
         self.numbers, self.role, self.batch, self.layout = numbers, role, batch, layout
 
     def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            self._give_length(msg)
         if not site_is_subsample(msg) or msg["value"] is not None:
             return
         fn, layout = msg["fn"], self.layout
@@ -216,6 +256,19 @@ class Numbers(Messenger):
     def _pyro_subsample(self, msg: Any) -> None:
         if not any(msg["args"][0] is tensor for tensor in self.batch):
             self._take(msg)
+
+    def _give_length(self, msg: Any) -> None:
+        """Make a data plate without a size (``pyro.plate("data")``) as long as the batch."""
+        plate = "data" if self.layout is None else self.layout.plate
+        if not any(f.vectorized and f.size == -1 and f.name == plate for f in msg["cond_indep_stack"]):
+            return
+        rows = len(self.batch[0])
+        msg["cond_indep_stack"] = tuple(
+            f._replace(size=rows, full_size=rows) if f.name == plate else f for f in msg["cond_indep_stack"]
+        )
+        shape = msg["fn"].batch_shape
+        if not is_factor(msg) and (not shape or shape[-1] == 1):
+            msg["fn"] = msg["fn"].expand((*shape[:-1], rows))
 
     def _rows(self, size: int) -> Tensor:
         return self.numbers.repeat_interleave(size // len(self.numbers))
@@ -250,8 +303,25 @@ def same_numbers() -> Any:
     return Numbers(known[-1].numbers, "model", known[-1].batch, known[-1].layout) if known else nullcontext()
 
 
+class Hidden(Messenger):
+    """Hides what a program has beside its densities: factors, deterministic values, what a guide observes.
+
+    Args:
+        role: of the program, "model" or "guide".
+    """
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self.role = role
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["stop"] = msg["stop"] or hidden_from_questions(msg, self.role)
+
+
 class Numbered:
     """A program whose last argument are the numbers of its batch's data; any attribute is the program's own.
+
+    Once its layout is known, it is a density alone: what counts in training only is hidden.
 
     Args:
         program: of the batch.
@@ -264,7 +334,13 @@ class Numbered:
 
     def __call__(self, *batch: Tensor) -> Any:
         """Run the program on the batch, its data plate numbered."""
-        with Numbers(batch[-1], self.role, batch[:-1], self.layout):
+        layout = self.layout
+        with ExitStack() as stack:
+            if layout is not None and self.role == "model":
+                stack.enter_context(enumerated(layout.summed, layout.nesting))
+            stack.enter_context(Numbers(batch[-1], self.role, batch[:-1], layout))
+            if layout is not None:
+                stack.enter_context(Hidden(self.role))
             return self.program(*batch[:-1])
 
     def __getattr__(self, name: str) -> Any:
@@ -296,7 +372,7 @@ class Given(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             value = self.values[msg["name"]]
-            msg["fn"] = Delta(value, event_dim=value.dim()).mask(False)
+            msg["fn"] = Delta(value, event_dim=min(msg["fn"].event_dim, value.dim())).mask(False)
             msg["value"], msg["is_observed"], msg["done"] = value, True, True
             msg["infer"] = {**msg["infer"], "_deterministic": True}
 
@@ -416,8 +492,18 @@ class Pair:
     def traces(self, batch: Batch) -> tuple[Any, Any]:
         """Run the guide on the batch and the model against it; return both traces, model first."""
         guide_trace = poutine.trace(self.guide).get_trace(*batch)
-        model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*batch)
-        return model_trace, guide_trace
+        return self.against(guide_trace, batch), guide_trace
+
+    def against(self, guide_trace: Trace, batch: Batch) -> Trace:
+        """Run the model against the draws in a guide's trace."""
+        return self.density(poutine.replay(self.model, trace=guide_trace), batch)
+
+    def density(self, program: Program, batch: Batch) -> Trace:
+        """Return the trace of the model, its latents given by handlers, with :attr:`Layout.summed` summed out."""
+        layout = getattr(self.model, "layout", None)
+        if layout is None or not layout.summed:
+            return poutine.trace(program).get_trace(*batch)
+        return summed_out(program, batch, layout.summed, layout.plate)
 
     def read(self, batch: Batch) -> tuple[Layout, Any, Any]:
         """Run the pair once on a batch and see that it keeps the contract; return its layout and both traces.
@@ -426,12 +512,11 @@ class Pair:
             ValueError: one sentence naming the program or the site that breaks the contract.
         """
         guide_trace = _run("guide", self.guide, batch, self.given(batch))
+        drawn = guide_trace.copy()
         for name, site in sample_sites(guide_trace):
             if site["is_observed"]:
-                raise ValueError(
-                    f"site {name!r} of the guide is observed: observe it in the model; a guide only samples"
-                )
-        model_trace = _run("model", poutine.replay(self.model, trace=guide_trace), batch, self.given(batch))
+                drawn.remove_node(name)
+        model_trace = _run("model", poutine.replay(self.model, trace=drawn), batch, self.given(batch))
         return _layout(model_trace, guide_trace, batch), model_trace, guide_trace
 
 
@@ -450,8 +535,13 @@ def _run(role: str, program: Program, batch: Batch, given: Batch) -> Any:
 
 def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
     num_data = batch[0].shape[0]
-    model_sites, guide_sites = dict(sample_sites(model_trace)), dict(sample_sites(guide_trace))
+    model_sites = dict(sample_sites(model_trace))
+    guide_sites = {name: site for name, site in sample_sites(guide_trace) if not site["is_observed"]}
+    for name, site in sample_sites(guide_trace):
+        if site["is_observed"] and name in model_sites and not model_sites[name]["is_observed"]:
+            raise ValueError(f"site {name!r} of the guide is observed, but a latent of the model: observe it there too")
     plate = _data_plate([*model_sites.values(), *guide_sites.values()], num_data)
+    everything = [site for trace in (model_trace, guide_trace) for site in _samples(trace)]
     for name, site in guide_sites.items():
         if name not in model_sites and not site["infer"].get("is_auxiliary"):
             raise ValueError(
@@ -482,7 +572,10 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
     auxiliary = [name for name in guide_sites if name not in model_sites]
     global_latents += [n for n in auxiliary if plate not in {frame.name for frame in data_frames(guide_sites[n])}]
     if not observed:
-        raise ValueError("the model observes nothing: give one of its sites obs= a tensor of the batch")
+        raise ValueError(
+            "the model observes nothing: give one of its sites obs= a tensor of the batch (a pyro.factor is no density "
+            "of data)"
+        )
     return Layout(
         latents=tuple(latents),
         auxiliary=tuple(auxiliary),
@@ -491,9 +584,11 @@ def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:
         observed=tuple(observed),
         num_data=num_data,
         plate=plate,
-        nesting=max(-f.dim for site in [*model_sites.values(), *guide_sites.values()] for f in data_frames(site)),
+        nesting=max(-f.dim for site in everything for f in data_frames(site)),
         subsampled=plate_size(model_trace, plate) != num_data,
         uneven=tuple(n for n in latents if _differ(model_sites[n]["scale"], guide_sites[n]["scale"])),
+        summed=tuple(n for n in unguided if n not in global_latents and is_enumerated(model_sites[n])),
+        factors=tuple(str(site["name"]) for site in everything if is_factor(site)),
     )
 
 
@@ -509,7 +604,8 @@ def _same_events(name: str, site: Site) -> None:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    return bool(abs(float(one) - float(other)) > 1e-6 * abs(float(one)))
+    scales = [torch.as_tensor(scale, dtype=torch.float64).cpu() for scale in (one, other)]
+    return not torch.allclose(*torch.broadcast_tensors(*scales), rtol=1e-6, atol=0)
 
 
 def _data_plate(sites: list[Site], num_data: int) -> str:
@@ -539,7 +635,7 @@ def _observed(name: str, site: Site, batch: Batch) -> Observed:
     while hasattr(base, "base_dist"):
         base = base.base_dist
     checked = isinstance(base, Distribution) and base._validate_args
-    return Observed(name, site["fn"].support if checked else None, same[0] if same else None)
+    return Observed(name, support_of(site["fn"]) if checked else None, same[0] if same else None)
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:

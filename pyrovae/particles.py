@@ -5,6 +5,7 @@ each has its own random stream, so that its numbers do not depend on its batch.
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,8 +22,10 @@ from torch.distributions import constraints
 from tqdm.auto import tqdm
 
 from pyrovae.data import Data, as_data
+from pyrovae.enumeration import SUMMED
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Layout, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
+from pyrovae.pair import Layout, Observed, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
+from pyrovae.sites import as_observed, beside_densities, released, support_of
 from pyrovae.state import bare_params, default_device, isolated, placed, same_streams
 
 BATCH_SIZE = 32
@@ -56,7 +59,9 @@ class Particles:
 
 def site_rows(site: dict[str, Any]) -> Tensor:
     """Return a local site's values as ``[rows, ...]``; plates left of the data plate come next."""
-    value: Tensor = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape)
+    value: Tensor = site["value"]
+    if not site["infer"].get(SUMMED):  # whose distribution has dimensions of its own for what is summed out
+        value = value.expand(site["fn"].batch_shape + site["fn"].event_shape)
     return value.movedim(value.dim() - 1 - site["fn"].event_dim, 0)
 
 
@@ -135,20 +140,19 @@ def chunks(num_particles: int) -> list[tuple[int, int]]:
 def simulated(asked: Question, batch: tuple[Tensor, ...], noise: DatumNoise) -> tuple[tuple[Tensor, ...], Any]:
     """Draw latents and data from the model; return the batch with these data, and the trace.
 
-    What is missing of the batch is missing of the data that take its place.
+    What is missing of the batch is missing of the data that take its place: NaN, masked cells, labels of -1.
 
     Raises:
         ValueError: for an observation that is not a tensor of the batch.
     """
     with noise, Repeated():
-        trace = poutine.trace(poutine.uncondition(asked.pair.model)).get_trace(*batch)
+        trace = poutine.trace(released(asked.pair.model)).get_trace(*batch)
     made = list(batch)
     for site in asked.layout.observed:
         if site.source is None:
             raise ValueError(f"observed site {site.name!r} is not a tensor of the batch, so no data can take its place")
-        known = batch[site.source]
-        drawn = trace.nodes[site.name]["value"].to(known.dtype)
-        made[site.source] = torch.where(known.isnan(), known, drawn) if known.is_floating_point() else drawn
+        known, node = batch[site.source], trace.nodes[site.name]
+        made[site.source] = as_observed(node, node["value"].to(known.dtype), known)
     return tuple(made), trace
 
 
@@ -181,7 +185,17 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
         stack.enter_context(torch.no_grad())
         layout = read(pair, data)
         layout.require_per_datum()
+        _name_what_is_left_out(layout)
         yield Question(pair.numbered(layout), data, layout, seed)
+
+
+def _name_what_is_left_out(layout: Layout) -> None:
+    if layout.factors:
+        warnings.warn(
+            f"pyro.factor {', '.join(map(repr, layout.factors))} counts in training, and is left out of what is "
+            "computed per datum: it is no density of data",
+            stacklevel=4,
+        )
 
 
 def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
@@ -206,11 +220,13 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
         if layout.plate in trace.nodes
     }
     layout = replace(layout, positions=_asking_for_positions(pair, data, layout, plates, batch_size))
-    _check_support(layout, data)
+    _check_support(pair, layout, data)
     for name in layout.latents:
         _check_latent(name, model_trace.nodes[name], guide_trace.nodes[name])
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in sample_sites(trace):
+            if beside_densities(site, role):
+                continue
             try:
                 trace.compute_log_prob(lambda candidate, _, name=name: candidate == name)
                 check_site_shape(site, max_plate_nesting=math.inf)
@@ -259,9 +275,12 @@ def _asking_for_positions(
 
 
 def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, Any]) -> None:
-    prior, posterior = (_innermost(site["fn"].support) for site in (model_site, guide_site))
+    supports = [support_of(site["fn"]) for site in (model_site, guide_site)]
+    if supports[0] is None or supports[1] is None:  # nothing is said, nothing is checked
+        return
+    prior, posterior = map(_innermost, supports)
     try:
-        inside = bool(model_site["fn"].support.check(guide_site["value"]).all())
+        inside = bool(supports[0].check(guide_site["value"]).all())
     except (RuntimeError, NotImplementedError):
         inside = True
     narrower = prior is constraints.real and posterior is not constraints.real and not posterior.is_discrete
@@ -283,7 +302,7 @@ def _innermost(support: Any) -> Any:
     return support
 
 
-def _check_support(layout: Layout, data: Data) -> None:
+def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
     checked = [
         site
         for site in layout.observed
@@ -297,7 +316,7 @@ def _check_support(layout: Layout, data: Data) -> None:
             assert site.source is not None
             value = batch[site.source]
             inside = site.support.check(value)
-            if not bool(inside.all()):
+            if not bool(inside.all()) and _outside_its_own(pair, site, batch):
                 bad = ~inside if inside.dim() == 1 else (~inside).flatten(1).any(1)
                 row = int(bad.nonzero()[0])
                 low, high = float(value[row].min()), float(value[row].max())
@@ -305,6 +324,15 @@ def _check_support(layout: Layout, data: Data) -> None:
                     f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside "
                     f"the likelihood's support {site.support}: {_advice(site.support, value[row])}"
                 )
+
+
+def _outside_its_own(pair: Pair, site: Observed, batch: tuple[Tensor, ...]) -> bool:
+    """Whether a batch is outside of the support that the model gives to this batch: bounds may depend on the data."""
+    assert site.source is not None
+    with Repeated():
+        model_trace, _ = pair.numbered().traces(batch)
+    support = support_of(model_trace.nodes[site.name]["fn"])
+    return support is not None and not bool(support.check(batch[site.source]).all())
 
 
 def _advice(support: Any, values: Tensor) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -227,7 +226,7 @@ class Weigher:
                 return weight.unflatten(0, (size, repeats)).T
             particles = guide_once(pair.guide, batch, repeats, self.asked.layout.nesting)
             log_q = density_once(particles, repeats, size)
-            model_trace = poutine.trace(poutine.replay(pair.model, trace=flattened(particles))).get_trace(*rows)
+            model_trace = pair.against(flattened(particles), rows)
         return log_density(model_trace, len(rows[0])).unflatten(0, (size, repeats)).T - log_q
 
     def _arrange(self, noise: Any, repeats: int) -> None:

@@ -9,9 +9,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.enumeration import drawn_back
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Repeated, outer_plates, sample_sites
 from pyrovae.particles import Particles, Question
+from pyrovae.sites import released, with_holes
 from pyrovae.streams import stream_seed
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
@@ -24,7 +26,7 @@ class Draws:
     Attributes:
         indices: of the data.
         groups: posterior, posterior_predictive, prior and prior_predictive, each by site.
-        observed: what was observed, ``[len(indices), ...]`` by site.
+        observed: what was observed, ``[len(indices), ...]`` by site; NaN where a mask leaves it out.
         log_weight: of the posterior draws, ``[K, len(indices)]``, nats.
         plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
     """
@@ -45,16 +47,19 @@ def draw(
     """
     for part in asked.particles(num_draws, batch_size, progress):
         traces: dict[str, Any] = {"posterior": part.guide_trace}
+        if asked.layout.summed:
+            traces["posterior"] = _with_drawn_back(asked, part)
         if "posterior_predictive" in groups:
-            replayed = poutine.replay(poutine.uncondition(asked.pair.model), trace=part.guide_trace)
+            replayed = poutine.replay(released(asked.pair.model), trace=traces["posterior"])
             traces["posterior_predictive"] = _run(asked, replayed, part, "posterior predictive")
         if {"prior", "prior_predictive"} & set(groups):
             traces["prior"] = traces["prior_predictive"] = _run(
-                asked, poutine.uncondition(asked.pair.model), part, "prior predictive"
+                asked, released(asked.pair.model), part, "prior predictive"
             )
         observed = {site.name: part.model_trace.nodes[site.name] for site in asked.layout.observed}
         observed = {name: site for name, site in observed.items() if site["value"].numel()}
-        sites = {"posterior": asked.layout.latents, "prior": asked.layout.latents}
+        latents = asked.layout.latents + asked.layout.summed
+        sites = {"posterior": latents, "prior": latents}
         yield Draws(
             indices=part.indices,
             groups={
@@ -63,10 +68,29 @@ def draw(
                 }
                 for group in groups
             },
-            observed={name: part.values(site)[0].cpu() for name, site in observed.items()},
+            observed={name: _seen(part, site) for name, site in observed.items()},
             log_weight=part.log_weight.cpu(),
             plates={name: outer_plates(site) for name, site in sample_sites(part.model_trace)},
         )
+
+
+def _seen(part: Particles, site: Any) -> Tensor:
+    """Return what was observed at a site, NaN where it is masked."""
+    return part.values({**site, "value": with_holes(site, site["value"])})[0].cpu()
+
+
+def _with_drawn_back(asked: Question, part: Particles) -> Any:
+    """Return the guide's draws together with those of the latents that are summed out, from their posterior."""
+    drawn_by_guide = {name: part.guide_trace.nodes[name]["value"] for name in asked.layout.latents}
+    conditioned = poutine.condition(asked.pair.model, data=drawn_by_guide)
+    noise = DatumNoise("summed out", stream_seed("summed out", asked.seed, part.start), part.indices, asked.data.device)
+    noise.repeats = part.log_weight.shape[0]
+    with noise, Repeated(), torch.no_grad():
+        drawn = drawn_back(conditioned, part.rows, asked.layout.summed, asked.layout.nesting)
+    both = part.guide_trace.copy()
+    for name in asked.layout.summed:
+        both.add_node(name, **drawn.nodes[name])
+    return both
 
 
 def _run(asked: Question, program: Any, part: Particles, purpose: str) -> Any:

@@ -57,6 +57,7 @@ def rates(
     at_least("num_particles", num_particles, 1)
     sums: dict[str, list[torch.Tensor]] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
+        asked.layout.require_guided("rates")
         if asked.layout.auxiliary:
             raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
         for part in asked.particles(num_particles, batch_size, "rates" if progress else None):

@@ -11,6 +11,7 @@ from pyrovae.checks import at_least
 from pyrovae.objectives.elbo import factors, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
 from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded
+from pyrovae.sites import released
 
 
 class BetaTCVAE(Objective):
@@ -193,7 +194,7 @@ def _covariance(fn: Any) -> Tensor:
 def from_prior(model: Program, batch: Batch) -> Trace:
     """Run the model with nothing observed."""
     with Unrecorded():
-        return poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+        return poutine.trace(released(model)).get_trace(*batch)
 
 
 def latents(trace: Trace, layout: Layout, num_data: int) -> Tensor:

@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.broadcast import broadcasts, density_once, flattened, guide_once, repeated
 from pyrovae.checks import at_least
 from pyrovae.pair import (
+    PARTICLES,
     Batch,
     Layout,
     Pair,
@@ -27,10 +31,12 @@ from pyrovae.pair import (
     Trace,
     Unrecorded,
     data_frames,
+    is_recorded,
     log_density,
     plate_size,
     sample_sites,
 )
+from pyrovae.sites import beside_densities
 from pyrovae.state import same_streams
 
 Weight = float | Callable[[int], float]
@@ -76,7 +82,7 @@ class Drawn:
         self.rows = repeated(batch, particles) if particles > 1 else batch
         self.shape = particles, len(batch[0])
         self._nesting, self._once = known.layout.nesting, once and known.broadcasts and particles > 1
-        with Repeated():
+        with Repeated(known.layout.plate):
             if self._once:
                 self.guide_trace = guide_once(self._guide, batch, *self._plates)
             else:
@@ -127,7 +133,7 @@ class Drawn:
         """
         if len(self.leaves) == 1:
             return self._density(self._with(self.leaves))
-        with Unrecorded(), Repeated():
+        with Unrecorded(), Repeated(self.known.layout.plate):
             given = poutine.replay(self._guide, trace=self._with(self.leaves))
             trace = (
                 guide_once(given, self.batch, *self._plates)
@@ -145,11 +151,64 @@ class Drawn:
         return torch.stack(terms).sum()
 
 
+class Beside(Messenger):
+    """Hides what a program has beside its densities (factors, what a guide observes), and adds it up.
+
+    Attributes:
+        total: over the data that the batch stands for, in nats, a mean over the particles; runs that are
+            :class:`Unrecorded` do not count.
+
+    Args:
+        role: of the program, "model" or "guide".
+        num_data: length of the batch.
+        plate: name of the data plate; None while the pair is read, when nothing is added up.
+        fixed: whether the data plate says how many data there are.
+    """
+
+    def __init__(self, role: str, num_data: int, plate: str | None, fixed: bool) -> None:
+        super().__init__()
+        self.role, self.num_data, self.plate, self.fixed = role, num_data, plate, fixed
+        self.total: Tensor | float = 0.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg) and beside_densities(msg, self.role):
+            msg["stop"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.plate is None or site_is_subsample(msg) or not beside_densities(msg, self.role) or not is_recorded():
+            return
+        copies = 1.0
+        for frame in data_frames(msg):
+            if frame.name == PARTICLES:
+                copies *= frame.size
+            elif frame.name == self.plate and not self.fixed:
+                copies *= frame.size / self.num_data
+        term = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"])
+        self.total = self.total + term.sum() / copies
+
+
+class _Apart:
+    """A program whose terms beside its densities are kept apart; any attribute is the program's own."""
+
+    def __init__(self, program: Program, beside: Beside) -> None:
+        self.program, self.beside = program, beside
+
+    def __call__(self, *batch: Tensor) -> Any:
+        with self.beside:
+            return self.program(*batch)
+
+    def __getattr__(self, name: str) -> Any:
+        if "program" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["program"], name)
+
+
 class Objective(ELBO):
     """An objective over per-datum log densities, for ``pyro.infer.SVI`` and for :func:`pyrovae.fit`.
 
-    ``loss`` is summed over the batch and scaled as the data plate says, as for any ``pyro.infer.ELBO``. An instance
-    belongs to one pair: it reads it on the first batch.
+    ``loss`` is summed over the batch and scaled as the data plate says, as for any ``pyro.infer.ELBO``. What programs
+    have beside their densities (``pyro.factor``, sites that a guide observes) is added as it is, the guide's taken off,
+    as Pyro's ELBOs do. An instance belongs to one pair: it reads it on the first batch.
 
     Args:
         num_particles: K, draws of the guide a datum.
@@ -202,7 +261,10 @@ class Objective(ELBO):
             self._known = self._read(model, guide, batch)
         if any(t.device != batch[0].device for t in (*self.own.buffers(), *self.own.parameters())):
             self.own.to(batch[0].device)
-        return -self.total(model, guide, batch, self._known)
+        known, size = self._known, len(batch[0])
+        beside = [Beside(role, size, known.layout.plate, known.fixed) for role in ("model", "guide")]
+        total = self.total(_Apart(model, beside[0]), _Apart(guide, beside[1]), batch, known)
+        return beside[1].total - beside[0].total - total
 
     def loss(self, model: Program, guide: Program, *batch: Tensor) -> float:
         """Return the loss as a number."""
@@ -241,9 +303,17 @@ class Objective(ELBO):
 
     def _read(self, model: Program, guide: Program, batch: Batch) -> Known:
         named = type(self).__name__
+        model, guide = (
+            _Apart(program, Beside(role, len(batch[0]), None, False))
+            for program, role in ((model, "model"), (guide, "guide"))
+        )
         with same_streams(batch[0].device), Unrecorded(), torch.no_grad():
             layout, model_trace, guide_trace = Pair(model, guide).read(batch)
             layout.require_per_datum()
+            if layout.summed:
+                raise ValueError(
+                    f"latent site {layout.summed[0]!r} is to be summed out, for which there is TraceEnum_ELBO"
+                )
             full = plate_size(model_trace, layout.plate)
             for trace in (model_trace, guide_trace):
                 for name, site in sample_sites(trace):

@@ -1,7 +1,5 @@
 """Reweighted wake-sleep."""
 
-from typing import Any
-
 import pyro
 import torch
 from pyro import poutine
@@ -11,6 +9,7 @@ from pyrovae.checks import at_least
 from pyrovae.objectives.importance import grouped, normalised
 from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
 from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded, log_density, sample_sites
+from pyrovae.sites import as_observed, released
 from pyrovae.state import same_streams
 
 
@@ -64,12 +63,12 @@ class WakeSleep(Objective):
         """Return log q(z | x) summed over one dream a datum."""
         with Unrecorded():
             with torch.no_grad():
-                dream = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+                dream = poutine.trace(released(model)).get_trace(*batch)
             seen = list(batch)
             for site in known.layout.observed:
                 assert site.source is not None
                 node, data = dream.nodes[site.name], batch[site.source]
-                seen[site.source] = _as_observed(node["fn"], node["value"].to(data.dtype), data)
+                seen[site.source] = as_observed(node, node["value"].to(data.dtype), data)
             given = poutine.Trace()
             for name, drawn_site in sample_sites(dream):
                 if name in known.layout.latents:
@@ -96,11 +95,3 @@ class WakeSleep(Objective):
                         f"sleep needs dreams in the place of data, but observed site {site.name!r} is not a tensor of "
                         "the batch as it is: use sleep=0"
                     )
-
-
-def _as_observed(fn: Any, dream: Tensor, data: Tensor) -> Tensor:
-    """Return a dream in which is missing what is missing of the data, where the likelihood has a way to say so."""
-    while not hasattr(fn, "as_observed") and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    found: Tensor = fn.as_observed(dream, data) if hasattr(fn, "as_observed") else dream
-    return found

@@ -188,7 +188,7 @@ class Annealer:
     def simulate(self, indices: range, batch: Batch) -> tuple[Batch, Tensor]:
         """Draw latents and data from the model; return the batch with these data, and the latents ``[data, dim]``."""
         made, trace = simulated(self.question, batch, self._noise(indices, "simulation", 1))
-        return made, self.coordinates.of(trace)
+        return made, self.coordinates.of(trace, len(made[0]))
 
     def _scale(self, indices: range, batch: Batch) -> Tensor:
         """Return the standard deviation of the guide's draws, ``[data, dim]``."""

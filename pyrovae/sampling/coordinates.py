@@ -11,12 +11,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyrovae.enumeration import SUMMED
 from pyrovae.pair import Batch, Program, Repeated, Site, Trace, log_density, outer_plates
 from pyrovae.particles import Question
+from pyrovae.sites import base, is_enumerated, support_of
 
 
 class PriorGuide:
-    """The model's own prior as a guide: samples every latent, leaves the data alone.
+    """The model's own prior as a guide: samples every latent that is not to be summed out, leaves the data alone.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -27,7 +29,7 @@ class PriorGuide:
 
     def __call__(self, *batch: Tensor) -> Any:
         """Sample the latents of every datum of the batch."""
-        return poutine.block(self.model, hide_fn=lambda site: site["is_observed"])(*batch)
+        return poutine.block(self.model, hide_fn=lambda site: site["is_observed"] or is_enumerated(site))(*batch)
 
 
 class Unconstrained(Messenger):
@@ -100,7 +102,7 @@ class Coordinates:
             self._places[name] = _Place(self.dim, self.dim + shape.numel(), tuple(shape), -1 - events)
             self.dim += shape.numel()
 
-    def of(self, trace: Trace) -> Tensor:
+    def of(self, trace: Trace, rows: int) -> Tensor:
         """Return the latents in a trace of the model as unconstrained numbers, ``[rows, dim]``."""
         found = []
         for name, place in self._places.items():
@@ -110,7 +112,7 @@ class Coordinates:
             if not bool(site["fn"].support.check(value).all()):
                 raise ValueError(f"latent site {name!r} has a value outside its support {site['fn'].support}")
             found.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
-        return torch.cat(found, dim=1)
+        return torch.cat(found, dim=1) if found else torch.zeros(rows, 0)
 
     def draw(self, rows: Batch) -> Tensor:
         """Draw from the guide, ``[rows, dim]``, in the coordinates of the model's supports.
@@ -119,7 +121,7 @@ class Coordinates:
             ValueError: when a draw is outside of the model's support.
         """
         with Repeated():
-            return self.of(self.pair.traces(rows)[0])
+            return self.of(self.pair.traces(rows)[0], len(rows[0]))
 
     def split(self, free: Tensor) -> dict[str, Tensor]:
         """Return the numbers of every site, with the dimensions that the site has."""
@@ -154,32 +156,31 @@ class Coordinates:
         """Run the model at unconstrained latents."""
         handler = Unconstrained(self.split(free), len(free))
         with Repeated(), handler:
-            return handler, poutine.trace(self.pair.model).get_trace(*rows)
+            return handler, self.pair.density(self.pair.model, rows)
 
 
 def _whole(site: Site) -> Tensor:
-    value: Tensor = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape)
-    return value
+    value: Tensor = site["value"]
+    return value if site["infer"].get(SUMMED) else value.expand(site["fn"].batch_shape + site["fn"].event_shape)
 
 
 def _to_support(name: str, site: Site) -> Any:
-    support = site["fn"].support
+    support = support_of(site["fn"])
     advice = "judge the pair by importance sampling (evaluate), which takes it as it is"
+    if support is None:
+        raise ValueError(
+            f"latent site {name!r} has a prior, a {type(base(site['fn'])).__name__}, that does not say its support: "
+            f"give that class a support, or {advice}"
+        )
     if support.is_discrete:
         raise ValueError(
             f"latent site {name!r} is discrete, and cannot be moved along a gradient: sum it out in the model, or "
             f"{advice}"
         )
-    if not isinstance(_base(site["fn"]), torch.distributions.VonMises):  # whose support says the real line
+    if not isinstance(base(site["fn"]), torch.distributions.VonMises):  # whose support says the real line
         with contextlib.suppress(NotImplementedError):
             return biject_to(support)
         kind = f"support {support}"
     else:
         kind = "a circle for its support"
     raise ValueError(f"latent site {name!r} has {kind}, which has no unconstrained coordinates: {advice}")
-
-
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn

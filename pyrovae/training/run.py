@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from pyrovae.compiled import State
 from pyrovae.data import Data
 from pyrovae.objectives import Objective
-from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, leaf_of, mean_density, sample_sites
+from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, leaf_of, mean_density
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.streams import generator, stream_seed
@@ -111,7 +112,7 @@ class Run:
                 f"latent site {self.layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
                 "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
             )
-        skipped = [name for name in self.layout.unguided if not self._enumerated(name)]
+        skipped = [name for name in self.layout.unguided if name not in self.layout.summed]
         if skipped:
             raise ValueError(
                 f"latent site {skipped[0]!r} of the model is not sampled by the guide: sample it in the guide, or mark "
@@ -144,12 +145,6 @@ class Run:
         """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
         recorder = self.stepper.recorder
         return float(self.objective.loss(recorder.model, recorder.guide, *recorder.given(batch)))
-
-    def _enumerated(self, name: str) -> bool:
-        """Whether a latent of the model is marked to be summed out."""
-        with modes(self.pair.modules.values(), training=False):
-            model_trace, _ = self.pair.numbered(self.layout).traces(self.data.batch(slice(0, 2)))
-        return bool(dict(sample_sites(model_trace))[name]["infer"].get("enumerate"))
 
     def order(self, epoch: int) -> Tensor:
         """Return the data's order in an epoch, a function of the seed and the epoch alone."""
@@ -427,7 +422,7 @@ def find_params(pair: Pair, data: Data, layout: Layout) -> tuple[Params, dict[st
     ``pyro.module`` or declare with ``pyro.param``.
     """
     with modes(pair.modules.values(), training=False):  # a look that leaves no statistics behind
-        model_trace, guide_trace = pair.numbered(layout).traces(data.numbered().batch(slice(0, 2)))
+        model_trace, guide_trace = pair.numbered(replace(layout, summed=())).traces(data.numbered().batch(slice(0, 2)))
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}
     bare: dict[str, Tensor] = {}

@@ -103,7 +103,7 @@ class Recorder:
         """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
         trace = self.model_traces[-1]
         full = plate_size(trace, layout.plate)  # longer than the batch also where each datum stands once a particle
-        return full if layout.subsampled or full != num_rows(trace, layout.plate) else num_data
+        return full if layout.subsampled or full != num_rows(trace, layout.plate, num_data) else num_data
 
     def annealed(self, layout: Layout, num_data: int) -> bool:
         """Whether a site carries a scale beyond that of a subsampled plate: another number, or a tensor."""
@@ -127,7 +127,7 @@ class Recorder:
         plate = layout.plate
         reconstruction = _mean([mean_density(trace, plate, num_data, observed=True) for trace in self.model_traces])
         prior = _mean([mean_density(trace, plate, num_data, observed=False) for trace in self.model_traces])
-        posterior = _mean([mean_density(trace, plate, num_data) for trace in self.guide_traces])
+        posterior = _mean([mean_density(trace, plate, num_data, observed=False) for trace in self.guide_traces])
         kl = posterior - prior
         return reconstruction - kl, reconstruction, kl
 

@@ -1,0 +1,129 @@
+"""Discrete latents of the model that the guide leaves out, summed out exactly for every datum."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.infer import infer_discrete
+from pyro.ops.contract import contract_to_tensor
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+SUMMED = "_summed"  # marks sites whose density is part of another's, with discrete latents summed out
+
+
+class Density(TorchDistribution):
+    """A density per datum that is known already.
+
+    Args:
+        log_density: ``[N]``, nats.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+    support = constraints.real
+
+    def __init__(self, log_density: Tensor) -> None:
+        self.log_density = log_density
+        super().__init__(log_density.shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the density."""
+        return self.log_density
+
+
+class _Only(Messenger):
+    """Leaves no site to be enumerated but some."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.names and "enumerate" in msg["infer"]:
+            msg["infer"] = {key: value for key, value in msg["infer"].items() if key != "enumerate"}
+
+
+class _Summing(Messenger):
+    """Marks runs of the model in which sites are to be enumerated."""
+
+
+@contextmanager
+def enumerated(names: Collection[str], nesting: int) -> Iterator[None]:
+    """Enumerate latents of a model that is run inside the block, if that is for :func:`summed_out`.
+
+    Inside of all that gives other latents their values, so that these know which enumerated latents they depend on.
+    """
+    if not any(isinstance(handler, _Summing) for handler in poutine.runtime._PYRO_STACK):
+        yield
+        return
+    with EnumMessenger(first_available_dim=-1 - nesting), _Only(names):
+        yield
+
+
+def summed_out(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Collection[str], plate: str) -> Any:
+    """Return a trace of a model in which two sites hold its densities per datum, discrete latents summed out.
+
+    ``"prior"`` is the density of the latents that are left, ``"likelihood"`` what the observed sites add to it. The
+    model's own sites are marked as counted. Dependence through ``pyro.markov`` is summed by message passing, as in
+    ``TraceEnum_ELBO``.
+
+    Args:
+        program: the model, with its other latents given.
+        batch: that it is run on.
+        names: of the latents to sum out.
+        plate: the data plate.
+    """
+    with _Summing():
+        trace = poutine.trace(program).get_trace(*batch)
+    whole = prune_subsample_sites(trace)
+    sites = [site for site in whole.nodes.values() if site["type"] == "sample"]
+    for site in sites:
+        site["scale"] = 1.0
+    whole.compute_log_prob()
+    whole.pack_tensors()
+    rows = len(batch[0])
+    joint = _contracted(whole, sites, plate, rows)
+    prior = _contracted(whole, [site for site in sites if not site["is_observed"]], plate, rows)
+    found = poutine.Trace()
+    for site in sites:
+        found.add_node(site["name"], **{**site, "infer": {**site["infer"], SUMMED: True}})
+    for name, density, observed in (("prior", prior, False), ("likelihood", joint - prior, True)):
+        found.add_node(
+            f"{name}, {', '.join(names)} summed out", type="sample", name=name, fn=Density(density), value=density,
+            is_observed=observed, infer={}, mask=None, scale=1.0, cond_indep_stack=(), args=(), kwargs={},
+        )  # fmt: skip
+    return found
+
+
+def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tensor:
+    """Return the sites' joint log density per datum, ``[rows]``, enumerated dimensions summed out."""
+    terms: OrderedDict[frozenset[str], list[Any]] = OrderedDict()
+    dims: set[str] = set()
+    for site in sites:
+        frames = frozenset(trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized)
+        enumerated = site["infer"].get("_enumerate_dim") is not None
+        term = site["packed"][
+            "unscaled_log_prob" if enumerated else "log_prob"
+        ]  # a mask hides what a latent is seen by
+        terms.setdefault(frames, []).append(term)
+        dims |= set(term._pyro_dims)
+    if not terms:
+        return torch.zeros(rows)
+    data = trace.plate_to_symbol[plate]
+    total: Tensor = contract_to_tensor(terms, dims - set(trace.plate_to_symbol.values()), frozenset({data}))
+    return total.expand(rows)
+
+
+def drawn_back(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Collection[str], nesting: int) -> Any:
+    """Return a trace of a model in which the latents to be summed out are drawn from their posterior given the rest."""
+    only = _Only(names)(program)
+    sampled = infer_discrete(only, first_available_dim=-1 - nesting, temperature=1, strict_enumeration_warning=False)
+    return poutine.trace(sampled).get_trace(*batch)
