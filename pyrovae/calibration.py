@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.checks import at_least
-from pyrovae.data import Data
 from pyrovae.evaluation import Ranks, Simulation, simulate
 from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.ranks import Tally, rank
@@ -254,7 +253,7 @@ class _Points:
         """Take for every datum the latents of the other simulation's most similar datum."""
         known = _flat(others.latents)  # not those that are ranked: a scale that has seen them would favour them
         scale = known.std(0).clamp(min=1e-12)
-        here, there = (_standardised(one.data, others.data) for one in (made, others))
+        here, there = (_standardised(one.seen, others.seen) for one in (made, others))
         nearest = NearestNeighbors(n_neighbors=1).fit(there).kneighbors(here, return_distance=False)[:, 0]
         return _Points(scale, known[torch.from_numpy(nearest)] / scale)
 
@@ -266,10 +265,11 @@ def _flat(latents: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([value.reshape(len(value), -1).double() for value in latents.values()], dim=1)
 
 
-def _standardised(data: Data, reference: Data) -> np.ndarray:
-    """Return all that a datum holds as a row of numbers on comparable scales; what is missing as the mean."""
-    rows, known = (torch.cat([t.flatten(1).double() if t.dim() > 1 else t[:, None].double() for t in
-                   one.batch(slice(0, len(one)))], dim=1).numpy() for one in (data, reference))  # fmt: skip
+def _standardised(seen: Sequence[Tensor], reference: Sequence[Tensor]) -> np.ndarray:
+    """Return all that a datum holds as a row of numbers on comparable scales; what is missing or masked as the mean."""
+    rows, known = (
+        torch.cat([t.reshape(len(t), -1).double() for t in tensors], dim=1).numpy() for tensors in (seen, reference)
+    )
     with np.errstate(invalid="ignore"):
         mean, deviation = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
         return np.nan_to_num((rows - mean) / np.where(deviation > 0, deviation, 1))

@@ -265,8 +265,10 @@ def _asking_for_positions(
         return ()
     roles = tuple(plates)
     found = next((one for one in (*((role,) for role in roles), roles) if not fails(one)), ())
+    with same_streams(data.device), Repeated():
+        traces = dict(zip(("model", "guide"), pair.numbered().traces((*batch[:-1], torch.arange(size))), strict=True))
     for role in found:
-        if plates[role].subsample_size is not None:
+        if traces[role].nodes[layout.plate]["fn"].size != size:  # it knows how many data there are
             raise ValueError(
                 f"the {role} takes rows of its batch by the indices of the plate {layout.plate!r}, which number the "
                 "data within the whole set; the batch holds the plate's rows already: write x instead of x[i]"

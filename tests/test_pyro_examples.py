@@ -327,28 +327,17 @@ def everywhere(text):
 # what fails that should not, to be taken out of here as it is mended; these go before REFUSED
 FAULTS = {
     "vae, JitTrace_ELBO": {"fit": "list index out of range"},
-    "cvae": everywhere(UNSIZED),
-    "ss_vae_M2, no labels": everywhere(UNSIZED),
-    "ss_vae_M2, labels": everywhere(UNSIZED),
-    "ss_vae_M2, auxiliary": everywhere(UNSIZED),
-    "scanvi, labels": everywhere(OBSERVES),
-    "cevae": everywhere(OBSERVES),
-    "cevae, Trace_ELBO": everywhere(OBSERVES),
-    "cevae, subsampled": everywhere(OBSERVES),
     "sparse_gamma_def": {"fit": "Shape mismatch inside plate('data')"},
     "sparse_gamma_def, easy": everywhere("Shape mismatch inside plate('data')"),
     "sparse_gamma_def, weights given": {"fit": "Shape mismatch inside plate('data')"},
-    "lda, topics given": {
-        "fit": "invalid log_prob shape",
-        "evaluate": "is not sampled by the guide",
-        "to_arviz": "is not sampled by the guide",
-    },
-    "vae_flow_prior": everywhere("NotImplementedError"),
-    "svi_flow_guide": everywhere("NotImplementedError"),
 }
 
 # what plain Pyro's bound counts otherwise: scales; sites that the guide observes
-COUNTED_OTHERWISE = {name for name in CASES if name.startswith(("scanvi", "cevae"))} | {"dmm, annealed"}
+COUNTED_OTHERWISE = {name for name in CASES if name.startswith(("scanvi", "cevae"))} | {
+    "dmm, annealed",
+    "ss_vae_M2, auxiliary",
+    "lda, topics given",
+}
 
 
 def made(name):
@@ -400,7 +389,8 @@ def test_an_example_fits_evaluates_and_converts_or_is_refused(name):
         assert bool(results["evaluate"].log_evidence.isfinite().all())
         assert results["evaluate"].log_evidence.shape == (NUM_DATA,)
     if "to_arviz" not in expected:
-        sizes = [tuple(variable.shape[:3]) for variable in results["to_arviz"]["posterior"].data_vars.values()]
+        posterior = getattr(results["to_arviz"], "posterior", None)  # none of a pair without latents
+        sizes = [] if posterior is None else [tuple(v.shape[:3]) for v in posterior.data_vars.values()]
         assert sizes == [(1, 5, NUM_DATA)] * len(sizes)
 
 

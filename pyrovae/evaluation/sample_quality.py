@@ -82,8 +82,10 @@ def sample_quality(
     order = torch.randperm(len(whole), generator=generator("halves", seed))
     compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
     apart = stream_seed("quality", seed)  # data that were themselves simulated with this seed must not come again
-    drawn = simulate(model, other, seed=apart, device=device, progress=progress).data
-    sets = [one.batch(slice(0, half))[0].nan_to_num() for one in (compared, drawn, other)]
+    drawn, masked = (simulate(model, one, seed=apart, device=device, progress=progress) for one in (other, compared))
+    tensors = (compared.batch(slice(0, half))[0], drawn.seen[0], other.batch(slice(0, half))[0])
+    holes = (masked.seen[0].isnan(), drawn.seen[0].isnan(), drawn.seen[0].isnan())
+    sets = [t.masked_fill(hole, 0) for t, hole in zip(tensors, holes, strict=True)]
     real, *others = _features(features, sets, seed)
     columns = {}
     for name, made in zip(("model", "data"), others, strict=True):

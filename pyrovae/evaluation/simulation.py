@@ -12,8 +12,9 @@ from pyrovae.checks import at_least
 from pyrovae.data import Data, as_data
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Program
-from pyrovae.particles import BATCH_SIZE, question, simulated, site_rows
+from pyrovae.particles import BATCH_SIZE, Question, question, simulated, site_rows
 from pyrovae.sampling import PriorGuide
+from pyrovae.sites import with_holes
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,23 @@ class Simulation:
     """S draws (z, x) of the model.
 
     Attributes:
-        data: x, and what the model is given beside it: a set of S data.
+        data: x, and what the model is given beside it: a set of S data. What is missing of the template is missing
+            of them; cells that the model masks hold what the template has there.
         latents: z by site, ``[S, plates, ..., event]``.
+        seen: the tensors of a batch, all S rows, NaN where the model masks them.
     """
 
     data: Data
     latents: dict[str, Tensor]
+    seen: tuple[Tensor, ...]
 
     def __len__(self) -> int:
         return len(self.data)
 
     def part(self, chosen: slice) -> "Simulation":
         """Return some of the draws."""
-        return Simulation(self.data.subset(chosen), {name: z[chosen] for name, z in self.latents.items()})
+        latents = {name: z[chosen] for name, z in self.latents.items()}
+        return Simulation(self.data.subset(chosen), latents, tuple(t[chosen] for t in self.seen))
 
 
 def simulate(
@@ -72,6 +77,7 @@ def simulate(
     count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
     template = template.subset(torch.arange(count) % len(template))
     batches: list[tuple[Tensor, ...]] = []
+    seen: list[tuple[Tensor, ...]] = []
     latents: dict[str, list[Tensor]] = {}
     with (
         question(model, PriorGuide(model), template, seed=seed, device=device) as asked,
@@ -82,9 +88,19 @@ def simulate(
             noise = DatumNoise("simulation", seed, indices, asked.data.device)
             made, trace = simulated(asked, batch, noise)
             batches.append(tuple(t.cpu() for t in asked.pair.given(made)))
+            seen.append(tuple(t.cpu() for t in asked.pair.given(_seen(asked, made, trace))))
             for name in asked.layout.latents:
                 latents.setdefault(name, []).append(site_rows(trace.nodes[name]).cpu())
             bar.update(len(indices))
-    tensors = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, seen))
     made_data = Data(*tensors, image_shape=template.image_shape, missing=template.missing)
-    return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()})
+    return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()}, whole)
+
+
+def _seen(asked: Question, batch: tuple[Tensor, ...], trace: Any) -> tuple[Tensor, ...]:
+    """Return a batch with NaN where the model masks what it observes."""
+    found = list(batch)
+    for site in asked.layout.observed:
+        if site.source is not None:
+            found[site.source] = with_holes(trace.nodes[site.name], batch[site.source])
+    return tuple(found)

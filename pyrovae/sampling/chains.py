@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Batch
+from pyrovae.pair import Batch, Repeated
 from pyrovae.particles import Question
 from pyrovae.sampling.coordinates import Coordinates
 from pyrovae.sampling.field import Field
@@ -96,7 +96,7 @@ class Sampler:
             kept.append((run.here.free, run.here.logs[0], acceptance, divergent))
             bar.update(len(indices))
         free, logs, acceptance, divergent = (torch.stack(part) for part in zip(*kept, strict=True))
-        values = [self.coordinates.values(run.rows, one) for one in free]
+        values = [self.coordinates.values(run.rows, one) for one in run.from_guide(batch, free)]
         return Chains(
             indices=indices,
             values={name: run.by_chain(torch.stack([v[name] for v in values])).cpu() for name in values[0]},
@@ -115,7 +115,8 @@ class _Run:
         self.noise = DatumNoise("chains", sampler.question.seed, indices, sampler.question.data.device)
         self.rows = self._repeated(batch, self.chains)
         draws = self._guide(batch, max(GUIDE_DRAWS, self.chains)).unflatten(0, (self.size, -1))
-        self.factor = draws.std(1).clamp(min=1e-6)
+        self.held = self._held(batch)
+        self.factor = self._moving(draws.std(1).clamp(min=1e-6))
         self.moments = _Moments(self.size, draws.shape[2], sampler.dense, draws)
         self.at = functools.partial(sampler.field, self.rows)
         self.here = self.at(draws[:, : self.chains].flatten(0, 1))
@@ -132,7 +133,7 @@ class _Run:
         if first <= t < last:
             self.moments.add(self.here.free.unflatten(0, (self.size, -1)))
         if t + 1 in self.windows[1:]:
-            self.factor = self.moments.factor()
+            self.factor = self._moving(self.moments.factor())
             self.moments.clear()
             self.adaptation = self._adaptation(self.adaptation.final)
 
@@ -151,6 +152,29 @@ class _Run:
         moved = move(self.here, self.at, weights, size, factor, steps, self.noise)
         self.here = moved.point
         return moved.acceptance, moved.divergent
+
+    def from_guide(self, batch: Batch, free: Tensor) -> Tensor:
+        """Return draws ``[draw, rows, dim]``, the guide's where a mask leaves a latent without a density."""
+        if self.held is None:
+            return free
+        drawn = self._guide(batch, self.chains * len(free)).unflatten(0, (self.size, self.chains, len(free)))
+        drawn = drawn.movedim(2, 0).flatten(1, 2)
+        return torch.where(self.held.repeat_interleave(self.chains, 0), drawn, free)
+
+    def _held(self, batch: Batch) -> Tensor | None:
+        with self.noise:
+            self.noise.repeats = 1
+            with Repeated():
+                trace = self.sampler.question.pair.traces(batch)[0]
+        self.noise.repeats = self.chains
+        return self.sampler.coordinates.held(trace)
+
+    def _moving(self, factor: Tensor) -> Tensor:
+        """Return the metric's factor with which nothing moves that a mask leaves without a density."""
+        if self.held is None:
+            return factor
+        free = (~self.held).to(factor)
+        return factor * free if factor.dim() == 2 else factor * free[:, :, None] * free[:, None, :]
 
     def by_chain(self, values: Tensor) -> Tensor:
         """Turn ``[draw, rows, ...]`` into ``[chain, draw, data, ...]``."""

@@ -14,7 +14,7 @@ from torch.distributions import biject_to
 from pyrovae.enumeration import SUMMED
 from pyrovae.pair import Batch, Program, Repeated, Site, Trace, log_density, outer_plates
 from pyrovae.particles import Question
-from pyrovae.sites import base, is_enumerated, support_of
+from pyrovae.sites import base, counted, is_enumerated, support_of
 
 
 class PriorGuide:
@@ -113,6 +113,25 @@ class Coordinates:
                 raise ValueError(f"latent site {name!r} has a value outside its support {site['fn'].support}")
             found.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
         return torch.cat(found, dim=1) if found else torch.zeros(rows, 0)
+
+    def held(self, trace: Trace) -> Tensor | None:
+        """Return which numbers a mask of the model leaves without a density, ``[rows, dim]``; None: none of them."""
+        masks = {name: counted({**trace.nodes[name], "value": _whole(trace.nodes[name])}) for name in self._places}
+        if all(mask is None for mask in masks.values()):
+            return None
+        found = []
+        for name, place in self._places.items():
+            site, mask = trace.nodes[name], masks[name]
+            if mask is None:
+                mask = torch.ones_like(_whole(site), dtype=torch.bool)
+            to_support = biject_to(site["fn"].support)
+            events = to_support.codomain.event_dim
+            if events and to_support.domain is not to_support.codomain:  # the numbers are others than the values
+                mask = mask.flatten(-events).all(-1)
+                mask = mask.reshape(*mask.shape, *(1,) * to_support.domain.event_dim)
+            shape = to_support.inv(_whole(site)).shape
+            found.append(mask.expand(shape).movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
+        return ~torch.cat(found, dim=1)
 
     def draw(self, rows: Batch) -> Tensor:
         """Draw from the guide, ``[rows, dim]``, in the coordinates of the model's supports.
