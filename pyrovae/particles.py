@@ -318,7 +318,9 @@ def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
             assert site.source is not None
             value = batch[site.source]
             inside = site.support.check(value)
-            if not bool(inside.all()) and _outside_its_own(pair, site, batch):
+            if not bool(inside.all()):
+                inside = _inside_its_own(pair, site, batch)
+            if not bool(inside.all()):
                 bad = ~inside if inside.dim() == 1 else (~inside).flatten(1).any(1)
                 row = int(bad.nonzero()[0])
                 low, high = float(value[row].min()), float(value[row].max())
@@ -328,19 +330,19 @@ def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
                 )
 
 
-def _outside_its_own(pair: Pair, site: Observed, batch: tuple[Tensor, ...]) -> bool:
-    """Whether a batch is outside of the support that the model gives to this batch: bounds may depend on the data."""
+def _inside_its_own(pair: Pair, site: Observed, batch: tuple[Tensor, ...]) -> Tensor:
+    """Return what of a batch is inside the support that the model gives to this batch, whose bounds may depend on it."""
     assert site.source is not None
     with Repeated():
         model_trace, _ = pair.numbered().traces(batch)
-    support = support_of(model_trace.nodes[site.name]["fn"])
-    return support is not None and not bool(support.check(batch[site.source]).all())
+    found: Tensor = model_trace.nodes[site.name]["fn"].support.check(batch[site.source])
+    return found
 
 
 def _advice(support: Any, values: Tensor) -> str:
     if bool(values.isnan().any()):
         return "where values are missing, wrap the likelihood in likelihoods.Missing and the encoder in nn.Observed"
-    if getattr(_innermost(support), "upper_bound", None) is not None and support.is_discrete:
+    if type(_innermost(support)).__name__ == "_IntegerInterval":
         return "code categories and labels within these bounds, both included, or choose another likelihood"
     if support.is_discrete and _innermost(support) is not constraints.boolean:
         return "give whole numbers from there on, or choose another likelihood"

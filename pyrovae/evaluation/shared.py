@@ -63,7 +63,7 @@ def shared(
     bar = tqdm(draws, desc="global draws", disable=not progress, mininterval=0.5)
     log_likelihood = torch.stack([evaluate(given(model, w), guide.local, data, **judge).log_evidence for w in bar])
     with question(given(model, draws[0]), guide.local, data, **options) as asked:
-        batch = asked.data.batch(slice(0, 1))
+        batch = asked.pair.given(asked.data.batch(slice(0, 1)))
         log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64)
     with torch.no_grad():
         log_q = [sum(float(guide.posterior(name).log_prob(v).sum()) for name, v in w.items()) for w in draws]
