@@ -331,7 +331,7 @@ def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
 
 
 def _inside_its_own(pair: Pair, site: Observed, batch: tuple[Tensor, ...]) -> Tensor:
-    """Return what of a batch is inside the support that the model gives to this batch, whose bounds may depend on it."""
+    """Return what of a batch is inside the support that the model gives to that batch: bounds may depend on it."""
     assert site.source is not None
     with Repeated():
         model_trace, _ = pair.numbered().traces(batch)

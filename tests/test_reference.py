@@ -429,7 +429,8 @@ def test_a_chain_that_starts_where_the_density_is_zero_leaves():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
-            pyro.factor("hard", torch.where(z > 0, 0.0, -math.inf))
+            hard = dist.Uniform(-1.0, torch.where(z > 0, 0.0, -0.5), validate_args=False)  # 0 where z < 0
+            pyro.sample("hard", hard, obs=torch.full_like(x, -0.25))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(x):
