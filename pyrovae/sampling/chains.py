@@ -14,7 +14,7 @@ from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Repeated
 from pyrovae.particles import Question
 from pyrovae.sampling.coordinates import Coordinates
-from pyrovae.sampling.field import Field
+from pyrovae.sampling.field import Field, Point
 from pyrovae.sampling.hamiltonian import DualAveraging, move
 
 TARGET = 0.8
@@ -119,10 +119,21 @@ class _Run:
         self.factor = self._moving(draws.std(1).clamp(min=1e-6))
         self.moments = _Moments(self.size, draws.shape[2], sampler.dense, draws)
         self.at = functools.partial(sampler.field, self.rows)
-        self.here = self.at(draws[:, : self.chains].flatten(0, 1))
+        self.here = self._start(draws)
         self.adaptation = self._adaptation(torch.full_like(draws[:, 0, 0], 0.3))
         self.step_size = self.adaptation.step_size
         self.windows = windows(sampler.num_warmup)
+
+    def _start(self, draws: Tensor) -> Point:
+        """Return where the chains begin: a draw of the guide each, another one where the density is 0 if there is."""
+        starts = draws.split(self.chains, dim=1)
+        here = self.at(starts[0].flatten(0, 1))
+        for other in starts[1:]:
+            lost = here.logs[0] == -torch.inf
+            if other.shape[1] < self.chains or not bool(lost.any()):
+                break
+            here = self.at(other.flatten(0, 1)).where(lost, here)
+        return here
 
     def warm_up(self, t: int) -> None:
         """Make transition ``t`` of the warm-up: step size at every one, metric at the end of each window."""
