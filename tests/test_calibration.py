@@ -318,3 +318,17 @@ def test_a_posterior_predictive_check_finds_what_the_model_cannot_make(oracle):
 def test_bad_numbers(oracle, bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a whole number"):
         pyrovae.sbc(oracle, guides.Exact(oracle), X, **bad)
+
+
+def test_grey_levels_tie_however_they_were_rounded():
+    levels = torch.arange(256).repeat(2)[:, None]
+    model = seeded(
+        lambda: models.VAE(
+            prior=priors.StandardNormal(1), decoder=nn.MLP(1, 2), likelihood=likelihoods.DiscretisedLogistic()
+        )
+    )
+    one, other = (
+        pyrovae.pit(model, x, num_draws=99, progress=False).values for x in (levels / 255, levels * (1 / 255))
+    )
+    assert bool((levels / 255 != levels * (1 / 255)).any())
+    assert torch.equal(one, other)

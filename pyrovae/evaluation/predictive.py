@@ -159,7 +159,7 @@ def pit(
         name = _observed_site(asked, site)
         for part in draw(asked, num_draws, ("prior_predictive",), batch_size, "pit" if progress else None):
             value, draws = part.observed[name], part.groups["prior_predictive"][name]
-            below, equal = rank(value, draws)
+            below, equal = rank(value, draws, _rounding(value))
             if value.is_floating_point():
                 equal = torch.where(value.isnan(), len(draws), equal)
             tally.add(part.indices.start, below.reshape(len(value), -1), equal.reshape(len(value), -1))
@@ -167,6 +167,13 @@ def pit(
     own = data.feature_names is not None and len(data.feature_names) == ranks.shape[1]
     names = data.feature_names if own else [f"{name}[{d}]" for d in range(ranks.shape[1])]
     return Ranks(ranks, num_draws, tuple(names or ()))
+
+
+def _rounding(value: Tensor) -> Tensor | float:
+    """Return how far values may be from a tie: a grey level may be k / 255 here, and k times 1 / 255 there."""
+    if not value.is_floating_point():
+        return 0.0
+    return (4 * torch.finfo(value.dtype).eps * value.abs()).clamp(max=0.25)  # counts are whole numbers, however large
 
 
 def _observed_site(asked: Question, site: str | None) -> str:
