@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import precise
 from pyrovae.checks import at_least
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
@@ -49,4 +50,4 @@ class LowRank(Guide):
         """Return the Gaussian of every row of parameters."""
         loc, raw_scale, raw = params.split((self.free_dim, self.free_dim, self.free_dim * self.rank), dim=-1)
         factor = raw.unflatten(-1, (self.free_dim, self.rank))
-        return dist.LowRankMultivariateNormal(loc, factor, positive(raw_scale).square())
+        return precise.LowRankMultivariateNormal(loc, factor, positive(raw_scale).square())

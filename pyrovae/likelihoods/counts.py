@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyrovae import precise
 from pyrovae.checks import at_least
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.nn import positive
@@ -19,7 +20,7 @@ class Poisson(Likelihood):
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every count."""
-        return dist.Poisson(positive(features))
+        return precise.Poisson(positive(features))
 
 
 class NegativeBinomial(Likelihood):
@@ -37,19 +38,7 @@ class NegativeBinomial(Likelihood):
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every count."""
         dispersion = positive(self.raw_dispersion)
-        return Overdispersed(dispersion, logits=positive(features).log() - dispersion.log())
-
-
-class Overdispersed(dist.NegativeBinomial):
-    """Negative binomial distribution whose gamma functions are taken in double precision, where r is large."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log probability."""
-        if self._validate_args:
-            self._validate_sample(value)
-        r, x, logits = self.total_count.double(), value.double(), self.logits.double()
-        orders = torch.lgamma(r + x) - torch.lgamma(1 + x) - torch.lgamma(r)
-        return (orders + r * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
+        return precise.NegativeBinomial(dispersion, logits=positive(features).log() - dispersion.log())
 
 
 class ZeroInflated(Likelihood):
@@ -71,11 +60,36 @@ class ZeroInflated(Likelihood):
         """Return the distribution of every count."""
         gate, *others = self.params(features)
         counts = self.likelihood.columns(torch.cat(others, dim=-1))
-        return dist.ZeroInflatedDistribution(counts, gate_logits=gate)
+        return Inflated(counts, gate_logits=gate)
+
+
+class Inflated(dist.ZeroInflatedDistribution):
+    """Zero with probability g, else a draw of another distribution: nothing cancels, be g next to 0 or to 1."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability."""
+        if self._validate_args:
+            self._validate_sample(value)
+        counted = F.logsigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(F.logsigmoid(self.gate_logits), counted), counted)
+
+    @property
+    def mean(self) -> Tensor:
+        """(1 - g) m, with m the other's mean."""
+        return (-self.gate_logits).sigmoid() * self.base_dist.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """(1 - g) (v + g m^2), with m and v the other's mean and variance."""
+        spread = self.base_dist.variance + self.gate_logits.sigmoid() * self.base_dist.mean.square()
+        return (-self.gate_logits).sigmoid() * spread
 
 
 class Counts(dist.TorchDistribution):
     """Counts of D categories given their total, whatever total the value has.
+
+    The log probability is a small difference of large terms, which are taken in double precision: the rounding of the
+    logits remains, about 6e-8 times the counts' distance from their mean, summed over the categories.
 
     Args:
         logits: of the categories, ``[..., D]``.
@@ -106,14 +120,16 @@ class Counts(dist.TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw."""
-        return torch.distributions.Multinomial(self.total_count, logits=self.logits).sample(torch.Size(sample_shape))
+        counts = torch.distributions.Multinomial(self.total_count, logits=self.logits.double())
+        return counts.sample(torch.Size(sample_shape)).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log probability of counts given their sum."""
         if self._validate_args:
             self._validate_sample(value)
-        orders = (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1)
-        return orders + (value * self.logits.log_softmax(-1)).sum(-1)
+        counts, logits = value.double(), self.logits.double()
+        orders = (counts.sum(-1) + 1).lgamma() - (counts + 1).lgamma().sum(-1)
+        return (orders + (counts * logits.log_softmax(-1)).sum(-1)).to(self.logits.dtype)
 
 
 class Multinomial(Likelihood):

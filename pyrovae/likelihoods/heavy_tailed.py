@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import precise
 from pyrovae.checks import at_least
 from pyrovae.checks import positive as above_zero
 from pyrovae.likelihoods.likelihood import Likelihood
@@ -27,7 +28,7 @@ class StudentT(Likelihood):
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every column."""
-        return dist.StudentT(self.df, features, positive(self.raw_scale))
+        return precise.StudentT(self.df, features, positive(self.raw_scale))
 
 
 class LogNormal(Likelihood):
@@ -50,7 +51,9 @@ class LogNormal(Likelihood):
 class Beta(Likelihood):
     """x_d ~ Beta(m c, (1 - m) c), with mean m = sigmoid(features_d) and a learned concentration c, for x in (0, 1).
 
-    At 0 or 1 itself the density is zero or infinite: :class:`ContinuousBernoulli` takes closed intervals.
+    At 0 or 1 itself the density is zero or infinite: :class:`ContinuousBernoulli` takes closed intervals. In single
+    precision features count as 87 at most, in double as 708, beyond which a concentration could not be written down,
+    and draws nearer to 0 or 1 than a number of that precision can be are the nearest such number.
 
     Args:
         num_concentrations: 1 for a concentration shared by all columns, or the number of columns for one each.
@@ -63,6 +66,6 @@ class Beta(Likelihood):
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every column."""
-        concentration, least = positive(self.raw_concentration), torch.finfo(features.dtype).eps
-        low, high = ((sign * features).sigmoid().clamp(min=least) * concentration for sign in (1, -1))
-        return dist.Beta(low, high)
+        concentration, least = positive(self.raw_concentration), torch.finfo(features.dtype).tiny
+        low, high = (((sign * features).sigmoid() * concentration).clamp(min=least) for sign in (1, -1))
+        return precise.Beta(low, high)

@@ -57,23 +57,23 @@ class Discretised(dist.TorchDistribution):
         """The grid."""
         return Grid(self.levels)
 
-    def _survival(self) -> tuple[Tensor, Tensor]:
-        """Return the levels but the first, and the probability of being at or above each, ``[..., levels - 1]``."""
-        above = torch.arange(1, self.levels).to(self.loc) / (self.levels - 1)
-        edge = above - 0.5 / (self.levels - 1)
-        return above, ((self.loc[..., None] - edge) / self.scale[..., None]).sigmoid()
+    def _survival(self) -> Tensor:
+        """Return the probability of being at or above each level but the first, ``[..., levels - 1]``, in double."""
+        edges = (torch.arange(1, self.levels, dtype=torch.float64, device=self.loc.device) - 0.5) / (self.levels - 1)
+        return ((self.loc[..., None] - edges) / self.scale[..., None]).sigmoid()
 
     @property
     def mean(self) -> Tensor:
         """Expected level."""
-        return self._survival()[1].sum(-1) / (self.levels - 1)
+        return (self._survival().sum(-1) / (self.levels - 1)).to(self.loc.dtype)
 
     @property
     def variance(self) -> Tensor:
-        """Variance of the level."""
-        above, survival = self._survival()
-        step = 1 / (self.levels - 1)
-        return ((2 * above - step) * step * survival).sum(-1) - self.mean.square()
+        """Variance of the level: levels below k weigh 2 k - 1 more than those below k - 1 in the mean of the square."""
+        survival = self._survival()
+        weights = 2 * torch.arange(1, self.levels).to(survival) - 1
+        squared = (weights * survival).sum(-1) - survival.sum(-1).square()
+        return (squared.clamp(min=0) / (self.levels - 1) ** 2).to(self.loc.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Discretised":
         """Return the same for more data."""
@@ -85,19 +85,23 @@ class Discretised(dist.TorchDistribution):
         """Draw."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(1e-7, 1 - 1e-7)
+            least = 0.25 * torch.finfo(self.loc.dtype).eps  # half of the spacing of uniform draws, for 0
+            u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(min=least)
             drawn = self.loc + self.scale * (u.log() - (-u).log1p())
             return (drawn * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log probability of a level, by sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a-b))."""
+        """Return the log probability of a level, by sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a-b)).
+
+        The edges of a level are taken in double precision, in which a narrow distribution between two levels is right.
+        """
         if self._validate_args:
             self._validate_sample(value)
-        half = 0.5 / (self.levels - 1)
-        below = (value - half - self.loc) / self.scale
-        above = (value + half - self.loc) / self.scale
-        first, last = value < half, value > 1 - half
-        inner = torch.where(first | last, 0.0, (-torch.expm1(-2 * half / self.scale)).log())
+        steps = self.levels - 1
+        level = (value.double() * steps).round()
+        below, above = ((((level + side) / steps - self.loc) / self.scale).to(self.loc.dtype) for side in (-0.5, 0.5))
+        first, last = level == 0, level == steps
+        inner = torch.where(first | last, 0.0, (-torch.expm1(-1 / (steps * self.scale))).log())
         return torch.where(last, 0.0, F.logsigmoid(above)) + torch.where(first, 0.0, F.logsigmoid(-below)) + inner
 
 

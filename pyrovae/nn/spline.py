@@ -46,8 +46,11 @@ def spline(values: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) 
     if inverse:
         rise = v - bottom
         b = height * slope - rise * bend
-        root = (b.square() + 4 * (rise * bend + height * (mean - slope)) * mean * rise).clamp(min=0).sqrt()
-        share = 2 * mean * rise / (b + root)
+        a = rise * bend + height * (mean - slope)
+        root = (b.square() + 4 * a * mean * rise).clamp(min=0).sqrt()
+        falls = b < 0  # then a > 0, and it is b + root that cancels
+        share = torch.where(falls, (root - b) / torch.where(falls, 2 * a, 1.0), 2 * mean * rise / (b.abs() + root))
+        share = share.clamp(0, 1)
         mapped = left + share * width
     else:
         share = (v - left) / width

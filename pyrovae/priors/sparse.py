@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyrovae import precise
 from pyrovae.checks import at_least, positive
 from pyrovae.priors.prior import Prior
 
@@ -33,7 +34,7 @@ class StudentT(Prior):
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return the distribution."""
-        return dist.StudentT(self.df, self.loc, self.scale).to_event(1)
+        return precise.StudentT(self.df, self.loc, self.scale).to_event(1)
 
 
 class SpikeAndSlab(Prior):
@@ -112,6 +113,11 @@ class HorseshoeDistribution(dist.TorchDistribution):
         """None: the tails are those of a Cauchy distribution."""
         return torch.full_like(self.scale, torch.nan)
 
+    @property
+    def variance(self) -> Tensor:
+        """Infinite, as that of a Cauchy distribution."""
+        return torch.full_like(self.scale, torch.inf)
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "HorseshoeDistribution":
         """Return the same for more latents."""
         return HorseshoeDistribution(self.scale.expand(batch_shape), validate_args=self._validate_args)
@@ -126,7 +132,8 @@ class HorseshoeDistribution(dist.TorchDistribution):
         """Return the log density."""
         if self._validate_args:
             self._validate_sample(value)
-        u = (0.5 * (value / self.scale).square()).clamp(min=torch.finfo(value.dtype).tiny)
+        number = torch.finfo(value.dtype)
+        u = (0.5 * (value / self.scale).square()).clamp(min=number.tiny, max=number.max)
         return scaled_exponential_integral(u).log() - self.scale.log() - 0.5 * math.log(2 * math.pi**3)
 
 

@@ -51,6 +51,11 @@ class SphereUniform(dist.TorchDistribution):
         """The centre."""
         return torch.zeros_like(self.pole).expand(self.batch_shape + self.event_shape)
 
+    @property
+    def variance(self) -> Tensor:
+        """Variance of every coordinate, 1 / D."""
+        return torch.full_like(self.mean, 1 / self.pole.shape[-1])
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "SphereUniform":
         """Return the same for more data."""
         return SphereUniform(self.pole, batch_shape, validate_args=self._validate_args)
@@ -87,14 +92,23 @@ class PowerSpherical(dist.TorchDistribution):
         self.loc, self.concentration = loc, concentration
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
-    def _beta(self) -> dist.Beta:
+    def _depth(self) -> dist.Beta:
+        """Return the distribution of (1 - loc' z) / 2: how far below ``loc`` a draw lies, as a share of the sphere."""
         half = 0.5 * (self.event_shape[0] - 1)
-        return dist.Beta(half + self.concentration, torch.full_like(self.concentration, half), validate_args=False)
+        return dist.Beta(torch.full_like(self.concentration, half), half + self.concentration, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
         """Mean vector, inside the ball."""
-        return self.loc * (2 * self._beta().mean - 1)[..., None]
+        return self.loc * (self.concentration / (self.event_shape[0] - 1 + self.concentration))[..., None]
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of every coordinate, from that of the height along ``loc`` and of the coordinates across it."""
+        size, depth = self.event_shape[0], self._depth()
+        along = 4 * depth.variance
+        across = 4 * (depth.mean - depth.mean.square() - depth.variance) / (size - 1)
+        return across[..., None] + (along - across)[..., None] * self.loc.square()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PowerSpherical":
         """Return the same for more data."""
@@ -106,17 +120,22 @@ class PowerSpherical(dist.TorchDistribution):
         )
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw: a height along the first axis, a direction across it, then a reflection of that axis to ``loc``."""
-        height = (2 * self._beta().rsample(torch.Size(sample_shape)) - 1)[..., None]
+        """Draw: a height along the first axis, a direction across it, then a reflection of that axis to ``loc``.
+
+        Of the two reflections that bring the axis to ``loc`` or to ``-loc``, that between vectors far apart is taken:
+        the other turns rounding errors into directions where they are next to each other.
+        """
+        depth = self._depth().rsample(torch.Size(sample_shape))[..., None]
         shape = self._extended_shape(torch.Size(sample_shape))
         across = F.normalize(
             torch.randn((*shape[:-1], shape[-1] - 1), dtype=self.loc.dtype, device=self.loc.device), dim=-1
         )
-        width = (1 - height.square()).clamp(min=torch.finfo(height.dtype).tiny).sqrt()
-        z = torch.cat([height, width * across], dim=-1)
+        width = 2 * (depth * (1 - depth)).clamp(min=torch.finfo(depth.dtype).tiny).sqrt()
+        z = torch.cat([1 - 2 * depth, width * across], dim=-1)
         axis = F.one_hot(torch.zeros((), dtype=torch.int64, device=z.device), shape[-1]).to(z.dtype)
-        normal = F.normalize(axis - self.loc, dim=-1, eps=1e-12)
-        return z - 2 * (z * normal).sum(-1, keepdim=True) * normal
+        sign = torch.where(self.loc[..., :1] > 0, -1.0, 1.0).to(z.dtype)
+        normal = F.normalize(axis - sign * self.loc, dim=-1)
+        return sign * (z - 2 * (z * normal).sum(-1, keepdim=True) * normal)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density with respect to the sphere's area."""
@@ -125,11 +144,17 @@ class PowerSpherical(dist.TorchDistribution):
         size, k = self.event_shape[0], self.concentration
         beta = 0.5 * (size - 1)
         alpha = k.double() + beta  # differences of gamma functions cancel in single precision
-        gammas = torch.lgamma(alpha + beta) - torch.lgamma(alpha)
-        constant = (gammas - (alpha + beta) * math.log(2) - beta * math.log(math.pi)).to(k.dtype)
-        # exactly on the far side the density is 0: a floor keeps its logarithm finite
-        cosine = (self.loc * value).sum(-1).clamp(min=-1 + 1e-6)
-        return constant + k * cosine.log1p()
+        constant = torch.lgamma(alpha + beta) - torch.lgamma(alpha) - 2 * beta * math.log(2) - beta * math.log(math.pi)
+        return constant.to(k.dtype) + k * self._log_height(value)
+
+    def _log_height(self, value: Tensor) -> Tensor:
+        """Return log((1 + loc' z) / 2), which is 1 - |z - loc|^2 / 4 as well as |z + loc|^2 / 4: what does not cancel.
+
+        Exactly on the far side the density is 0; a floor keeps its logarithm finite.
+        """
+        near, far = (0.25 * (value + sign * self.loc).square().sum(-1) for sign in (-1, 1))
+        least = torch.finfo(far.dtype).tiny
+        return torch.where(near < 0.5, (-near.clamp(max=0.5)).log1p(), far.clamp(min=least).log())
 
 
 class UniformSphere(Prior):
