@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 
 class Draw(dist.TorchDistribution):
@@ -16,19 +17,26 @@ class Draw(dist.TorchDistribution):
     Args:
         value: ``[N, D]``.
         log_density: of the value, ``[N]``, in nats.
+        support: in which all values that the guide could have drawn lie.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"value": constraints.real_vector, "log_density": constraints.real}
     has_rsample = True
 
-    def __init__(self, value: Tensor, log_density: Tensor, validate_args: bool | None = None) -> None:
-        self.value, self.log_density = value, log_density
+    def __init__(
+        self,
+        value: Tensor,
+        log_density: Tensor,
+        support: Constraint = constraints.real_vector,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.value, self.log_density, self._support = value, log_density, support
         super().__init__(log_density.shape, value.shape[-1:], validate_args=validate_args)
 
     @property
-    def support(self) -> Any:
-        """The real vectors."""
-        return constraints.real_vector
+    def support(self) -> Constraint:
+        """As given."""
+        return self._support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Draw":
         """Return itself; it cannot be made more draws than it is.

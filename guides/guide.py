@@ -6,12 +6,12 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
-from torch.distributions.constraints import Constraint
+from torch.distributions import biject_to
 
 from pyrovae.checks import at_least
 from pyrovae.guides.draw import Draw
 from pyrovae.nn import Network
+from pyrovae.supports import constraint, of_components, of_vectors
 
 
 class Guide(nn.Module):
@@ -25,7 +25,8 @@ class Guide(nn.Module):
         latent_dim: number of latents in the site's own (constrained) space.
         latent: name of the latent site.
         support: of the latent, a constraint of torch or its name ("positive", "unit_interval", "simplex", ...): the
-            family lives on the unconstrained space and is mapped there; None is the real line.
+            family lives on the unconstrained space and is mapped there; None is the real line. A constraint of numbers
+            is one of every number of the latent.
     """
 
     head: nn.Module
@@ -47,7 +48,7 @@ class Guide(nn.Module):
         self.encoder, self.latent_dim = encoder, at_least("latent_dim", latent_dim, 1)
         self.latent, self.support = latent, support
         self.num_features = int(encoder.out_features)  # type: ignore[arg-type]
-        self.to_support = None if support is None else biject_to(_constraint(support))
+        self.to_support = None if support is None else biject_to(of_vectors(of_components(constraint(support))))
         self.free_dim = latent_dim if self.to_support is None else self.to_support.inverse_shape((latent_dim,))[-1]
 
     @abstractmethod
@@ -84,13 +85,6 @@ def transformed(member: dist.TorchDistribution, to_support: Any) -> dist.TorchDi
         return member
     if isinstance(member, Draw):
         z = to_support(member.value)
-        return Draw(z, member.log_density - to_support.log_abs_det_jacobian(member.value, z))
+        log_density = member.log_density - to_support.log_abs_det_jacobian(member.value, z)
+        return Draw(z, log_density, to_support.codomain)
     return dist.TransformedDistribution(member, [to_support.with_cache()])  # of its draws, for one-way flows
-
-
-def _constraint(support: Any) -> Constraint:
-    named = isinstance(support, str) and support in constraints.__all__
-    found = getattr(constraints, support) if named else support
-    if not isinstance(found, Constraint):
-        raise ValueError(f"support must be a constraint of torch.distributions or the name of one, got {support!r}")
-    return found

@@ -68,7 +68,8 @@ class VampPrior(Prior):
         Args:
             guide: with ``posterior(x)``, or ``top(x)``, as guides of several layers have.
             data: a tensor ``[N, ...]``, or a data set, at least as many as there are components; those that start are
-                spread evenly over it. None keeps the pseudo-inputs that there are.
+                spread evenly over it, in the dtype of the guide's parameters. None keeps the pseudo-inputs that there
+                are.
 
         Raises:
             ValueError: when the guide has no such method or cannot score z from elsewhere, or for too few data.
@@ -84,7 +85,7 @@ class VampPrior(Prior):
                 )
             rows = torch.arange(self.num_components) * len(data) // self.num_components
             start = data[rows] if isinstance(data, Tensor) else data.batch(rows)[0]
-            self._start(start.detach().clone().to(torch.get_default_dtype()))
+            self._start(start.detach().clone().to(_dtype(guide)))
         elif self.shape is None:
             raise ValueError("the pseudo-inputs need data to start from: attach(guide, data)")
         self._see_that_it_scores(guide)
@@ -110,6 +111,11 @@ class VampPrior(Prior):
         if self.guide is None:
             raise ValueError("this VampPrior has no guide yet: call prior.attach(guide, data) once it is made")
         return EqualMixture(_posterior(self.guide)(self.inputs))
+
+
+def _dtype(guide: Any) -> torch.dtype:
+    """Return the dtype that a guide computes in, that of its parameters."""
+    return next((p.dtype for p in guide.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def _posterior(guide: Any) -> Any:
@@ -138,6 +144,12 @@ class EqualMixture(dist.TorchDistribution):
     def mean(self) -> Tensor:
         """Mean of the components' means."""
         return self.components.mean.mean(0).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Mean of the components' variances, and the variance of their means."""
+        found = self.components.variance.mean(0) + self.components.mean.var(0, correction=0)
+        return found.expand(self.batch_shape + self.event_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "EqualMixture":
         """Return the same for more data."""

@@ -15,6 +15,7 @@ from pyrovae.enumeration import SUMMED
 from pyrovae.pair import Batch, Program, Repeated, Site, Trace, log_density, outer_plates
 from pyrovae.particles import Question
 from pyrovae.sites import base, counted, is_enumerated, support_of
+from pyrovae.supports import of_components
 
 
 class PriorGuide:
@@ -53,7 +54,7 @@ class Unconstrained(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self.free or msg["is_observed"]:
             return
-        free, to_support = self.free[msg["name"]], biject_to(msg["fn"].support)
+        free, to_support = self.free[msg["name"]], _bijection(msg["fn"])
         value = to_support(free)
         jacobian = to_support.log_abs_det_jacobian(free, value)
         events = jacobian.dim() - (value.dim() - msg["fn"].event_dim)
@@ -108,7 +109,7 @@ class Coordinates:
         for name, place in self._places.items():
             site = trace.nodes[name]
             value = _whole(site)
-            free = biject_to(site["fn"].support).inv(value)
+            free = _bijection(site["fn"]).inv(value)
             if not bool(site["fn"].support.check(value).all()):
                 raise ValueError(f"latent site {name!r} has a value outside its support {site['fn'].support}")
             found.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
@@ -124,7 +125,7 @@ class Coordinates:
             site, mask = trace.nodes[name], masks[name]
             if mask is None:
                 mask = torch.ones_like(_whole(site), dtype=torch.bool)
-            to_support = biject_to(site["fn"].support)
+            to_support = _bijection(site["fn"])
             events = to_support.codomain.event_dim
             if events and to_support.domain is not to_support.codomain:  # the numbers are others than the values
                 mask = mask.flatten(-events).all(-1)
@@ -198,8 +199,12 @@ def _to_support(name: str, site: Site) -> Any:
         )
     if not isinstance(base(site["fn"]), torch.distributions.VonMises):  # whose support says the real line
         with contextlib.suppress(NotImplementedError):
-            return biject_to(support)
+            return _bijection(site["fn"])
         kind = f"support {support}"
     else:
         kind = "a circle for its support"
     raise ValueError(f"latent site {name!r} has {kind}, which has no unconstrained coordinates: {advice}")
+
+
+def _bijection(fn: Any) -> Any:
+    return biject_to(of_components(fn.support))
