@@ -6,12 +6,11 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from pyrovae.checks import at_least
 from pyrovae.guides.draw import Draw
 from pyrovae.nn import Network
-from pyrovae.supports import constraint, of_components, of_vectors
+from pyrovae.supports import bijection, constraint, of_components, of_vectors
 
 
 class Guide(nn.Module):
@@ -48,7 +47,7 @@ class Guide(nn.Module):
         self.encoder, self.latent_dim = encoder, at_least("latent_dim", latent_dim, 1)
         self.latent, self.support = latent, support
         self.num_features = int(encoder.out_features)  # type: ignore[arg-type]
-        self.to_support = None if support is None else biject_to(of_vectors(of_components(constraint(support))))
+        self.to_support = None if support is None else bijection(of_vectors(of_components(constraint(support))))
         self.free_dim = latent_dim if self.to_support is None else self.to_support.inverse_shape((latent_dim,))[-1]
 
     @abstractmethod

@@ -8,10 +8,11 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
 from pyrovae.checks import at_least
 from pyrovae.nn import positive, raw_positive
+from pyrovae.supports import bijection
 
 Global = tuple[str, tuple[int, ...], str]
 """Name of a site, its shape, and the name of its support among torch's constraints."""
@@ -36,7 +37,7 @@ class WithGlobals(nn.Module):
         self.local, self.scale = local, scale
         self.num_data = at_least("num_data", num_data, 1)
         self.sites = tuple((str(name), tuple(shape), str(support)) for name, shape, support in sites)
-        bijections = {name: biject_to(getattr(constraints, support)) for name, _, support in self.sites}
+        bijections = {name: bijection(getattr(constraints, support)) for name, _, support in self.sites}
         shapes = {name: bijections[name].inverse_shape(shape) for name, shape, _ in self.sites}
         self.loc = nn.ParameterDict({_key(name): torch.zeros(shape) for name, shape in shapes.items()})
         self.raw_scale = nn.ParameterDict(
@@ -77,7 +78,7 @@ class WithGlobals(nn.Module):
         """Set the medians."""
         with torch.no_grad():
             for name, _, support in self.sites:
-                self.loc[_key(name)].copy_(biject_to(getattr(constraints, support)).inv(values[name]))
+                self.loc[_key(name)].copy_(bijection(getattr(constraints, support)).inv(values[name]))
 
     def posterior(self, name: str) -> dist.TorchDistribution:
         """Return q(w) of one global latent."""
@@ -94,7 +95,7 @@ class WithGlobals(nn.Module):
     def median(self) -> dict[str, Tensor]:
         """Return the median of every global latent, by site, for ``pyrovae.given``."""
         with torch.no_grad():
-            return {n: biject_to(getattr(constraints, s))(self.loc[_key(n)]) for n, _, s in self.sites}
+            return {n: bijection(getattr(constraints, s))(self.loc[_key(n)]) for n, _, s in self.sites}
 
     def forward(self, *batch: Tensor) -> Any:
         """Sample the global latents, then those of every datum of the batch; return what the local guide returns."""
@@ -110,7 +111,7 @@ def _key(name: str) -> str:
 
 
 def _whole(support: str, dims: int) -> Any:
-    transform = biject_to(getattr(constraints, support))
+    transform = bijection(getattr(constraints, support))
     reinterpreted = dims - transform.domain.event_dim
     return dist.transforms.IndependentTransform(transform, reinterpreted) if reinterpreted > 0 else transform
 

@@ -27,6 +27,7 @@ from pyrovae.noise import DatumNoise
 from pyrovae.pair import Layout, Observed, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
 from pyrovae.sites import as_observed, beside_densities, released, support_of
 from pyrovae.state import bare_params, default_device, isolated, placed, same_streams
+from pyrovae.supports import before_affine
 
 BATCH_SIZE = 32
 PARTICLES_PER_CALL = 256  # fixed, so that a datum's particles do not depend on the batch size
@@ -285,7 +286,8 @@ def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, A
         inside = bool(supports[0].check(guide_site["value"]).all())
     except (RuntimeError, NotImplementedError):
         inside = True
-    narrower = prior is constraints.real and posterior is not constraints.real and not posterior.is_discrete
+    whole = prior is constraints.real and _innermost(before_affine(model_site["fn"])) is constraints.real
+    narrower = whole and posterior is not constraints.real and not posterior.is_discrete
     if not inside or (narrower and not isinstance(guide_site["fn"], Delta)):
         raise ValueError(
             f"latent site {name!r} has support {prior} in the model but {posterior} in the guide: sample it on the "

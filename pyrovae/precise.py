@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 
-class InDouble(dist.TorchDistribution):
-    """Computes the log density and the entropy of a distribution in double precision; goes before it as a base.
+class InDouble:
+    """Computes the log density and the entropy of a distribution in double precision; goes before it among the bases.
 
     Attributes:
         kind: the distribution.
@@ -24,6 +24,8 @@ class InDouble(dist.TorchDistribution):
 
     kind: ClassVar[type]
     parameters: ClassVar[tuple[str, ...]]
+    _validate_args: bool
+    _validate_sample: Any
 
     def doubled(self) -> Any:
         """Return the distribution with parameters in double precision."""

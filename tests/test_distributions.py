@@ -147,6 +147,8 @@ def test_continuous_columns_score_as_the_formula_says_and_draw_what_they_score(n
     expected = torch.from_numpy(exact.logpdf(drawn[:500].double().numpy()))
     torch.testing.assert_close(found.double(), expected, **tolerance(dtype))
     mean, variance = (float(m) for m in exact.stats())
+    if not name.startswith("ContinuousBernoulli") and "df 1e+12" not in name:
+        assert number(density.entropy()) == pytest.approx(float(exact.entropy()), rel=2e-6, abs=1e-5)
     if torch.finfo(dtype).tiny < variance < torch.finfo(dtype).max:
         torch.testing.assert_close(number(density.mean), mean, **tolerance(dtype))
         torch.testing.assert_close(number(density.variance), variance, rtol=1e-5, atol=0)
@@ -172,6 +174,8 @@ def test_counts_score_as_the_formula_says_and_draw_what_they_score(name, dtype):
     torch.testing.assert_close(found.double(), expected, **tolerance(dtype))
     assert number(density.mean) == pytest.approx(exact.mean(), rel=1e-5)
     assert number(density.variance) == pytest.approx(exact.var(), rel=1e-4)
+    mode = density.mode.double().numpy()
+    assert (exact.logpmf(mode) >= np.maximum(exact.logpmf(mode - 1), exact.logpmf(mode + 1)) - 1e-6).all()
 
 
 def grid(size):
@@ -212,6 +216,11 @@ def test_probabilities_of_all_values_are_those_of_draws_and_give_the_moments(nam
     torch.testing.assert_close(values[place], drawn)
     above = (probs.cumsum(0) / probs.sum())[place].numpy()
     assert uniform(above - np.random.default_rng(0).random(NUM) * (probs / probs.sum())[place].numpy())
+    if isinstance(density, dist.Bernoulli | dist.Categorical):
+        entropy = -float(torch.special.xlogy(probs, probs).sum())
+        assert number(density.entropy()) == pytest.approx(entropy, abs=2e-5 if dtype == torch.float32 else 1e-9)
+        assert float(density.mode) == float(values[probs.argmax()])
+        assert density.enumerate_support().flatten().tolist() == values.tolist()
     if "Categorical" in name:
         return
     mean = float((probs * values.double()).sum())
@@ -544,3 +553,14 @@ def test_codes_are_drawn_as_they_are_scored():
     counts = np.bincount(place.numpy(), minlength=27)
     assert probs.min() * NUM > 5
     assert stats.chisquare(counts, probs / probs.sum() * NUM).pvalue > FAILURE
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(precise.Poisson, 2.0), (precise.NegativeBinomial, 2.0), (precise.Beta, 0.3), (precise.StudentT, -0.3)],
+)
+def test_what_is_computed_in_double_keeps_its_class_for_more_data(kind, value):
+    density = kind(*(torch.full((3,), 0.5) for _ in kind.parameters))
+    many = density.expand((2, 3))
+    assert type(many) is kind
+    torch.testing.assert_close(many.log_prob(torch.full((2, 3), value))[1], density.log_prob(torch.full((3,), value)))
