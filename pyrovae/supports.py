@@ -9,6 +9,8 @@ from torch.distributions import Independent, TransformedDistribution, biject_to,
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 from torch.distributions.transforms import AffineTransform, ComposeTransform, IndependentTransform, Transform
 
+from pyrovae.sites import support_of
+
 
 def constraint(support: Any) -> Constraint:
     """Return a constraint of torch from itself or its name.
@@ -47,16 +49,15 @@ def of_components(support: Constraint) -> Constraint:
     return support
 
 
-def before_affine(fn: Any) -> Constraint:
+def before_affine(fn: Any) -> Constraint | None:
     """Return the support of a distribution before it is shifted and scaled, which to torch always gives the real line.
 
-    Where this is the real line, so is the support of the distribution itself.
+    Where this is the real line, so is the support of the distribution itself. None where nothing is said.
     """
     while isinstance(fn, Independent | ExpandedDistribution):
         fn = fn.base_dist
     if not isinstance(fn, TransformedDistribution):
-        support: Constraint = fn.support
-        return support
+        return support_of(fn)
     for step in reversed(_flat(fn.transforms)):
         if not isinstance(step, AffineTransform):
             codomain: Constraint = step.codomain
