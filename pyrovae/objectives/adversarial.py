@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyrovae.objectives.aggregate import from_prior, latents, permuted
-from pyrovae.objectives.elbo import kl_by_site, reconstruction
+from pyrovae.objectives.elbo import is_masked, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
 from pyrovae.pair import Batch, Layout, Program, Trace
 
@@ -60,8 +60,22 @@ class Adversarial(Objective):
         return -F.binary_cross_entropy_with_logits(logits, truth)
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """See that the discriminator takes the latents of the pair."""
+        """See that the discriminator takes the latents of the pair, and that none is masked."""
+        self.check_masks(layout.latents, model_trace, guide_trace)
         self.check_network(latents(guide_trace, layout, layout.num_data))
+
+    def check_masks(self, names: Iterable[str], *traces: Trace) -> None:
+        """Refuse sites with masks, of which a discriminator knows nothing.
+
+        Raises:
+            ValueError: naming the site.
+        """
+        for name in names:
+            if any(is_masked(trace.nodes[name]) for trace in traces if name in trace.nodes):
+                raise ValueError(
+                    f"site {name!r} is masked, and the discriminator of {type(self).__name__} would judge what is "
+                    "masked like the rest: leave those data out, or use another objective"
+                )
 
     def check_network(self, values: Tensor) -> None:
         """Refuse a discriminator that does not give one logit a row.
@@ -188,9 +202,10 @@ class VAEGAN(Adversarial):
         return drawn.scale * value + self.told_apart(x, torch.cat([made, dreamt]))
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse a model with more than one observed site, or without a mean of it."""
+        """Refuse a model with more than one observed site or without a mean of it, and masks."""
         if len(layout.observed) != 1:
             raise ValueError(f"VAEGAN takes one observed site, got {[site.name for site in layout.observed]}")
+        self.check_masks([*layout.latents, layout.observed[0].name], model_trace, guide_trace)
         try:
             self.check_network(_mean(model_trace, layout.observed[0].name))
         except NotImplementedError:

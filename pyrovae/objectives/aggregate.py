@@ -1,17 +1,19 @@
 """Regularisers on the aggregate posterior q(z) = mean over data of q(z | x), estimated from a batch."""
 
-import math
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
 from pyrovae.checks import at_least
-from pyrovae.objectives.elbo import factors, kl_by_site, reconstruction
+from pyrovae.objectives.elbo import counted, factors, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
 from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded
 from pyrovae.sites import released
+
+NOWHERE = -1e30  # the log density of what is masked, finite so that its gradient is 0
 
 
 class BetaTCVAE(Objective):
@@ -20,7 +22,8 @@ class BetaTCVAE(Objective):
     The mean KL of the ELBO is the sum of the three terms with a = b = c = 1: information between datum and latents,
     total correlation of the latents, and each latent's distance from its prior. log q(z) and log q(z_j) are estimated
     from the batch as if it were one of the data set's (minibatch-weighted sampling), which is biased: with other
-    weights than 1 it is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO.
+    weights than 1 it is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO. Data whose latents
+    are masked are neither in the batch nor, in the same share, in the set.
 
     Source: Chen, Li, Grosse and Duvenaud, "Isolating sources of disentanglement in variational autoencoders", 2018.
 
@@ -48,12 +51,15 @@ class BetaTCVAE(Objective):
         """Return the objective, summed over the data that the batch stands for."""
         drawn = self.draw(model, guide, batch, known)
         n = len(batch[0])
-        pairs = []
-        for name in known.layout.latents:
-            site = drawn.flat.nodes[name]
-            pairs.append(factors(site["fn"]).log_prob(site["value"][:, None]).expand(n, n, -1))
-        by_latent = torch.cat(pairs, dim=-1)  # log q(z_ij | x_k), [i, k, j]
-        log_size = math.log(self.num_data * n)
+        (name,) = known.layout.latents
+        site = drawn.flat.nodes[name]
+        some = counted(site)[:, 0]
+        by_latent = (
+            factors(site["fn"]).log_prob(site["value"][:, None]).expand(n, n, -1)
+        )  # log q(z_ij | x_k), [i, k, j]
+        by_latent = by_latent.masked_fill(~some[:, None], NOWHERE)
+        share = some.sum().clamp(min=1).to(by_latent) / n
+        log_size = (self.num_data * n * share.square()).log()
         log_q_given_x = by_latent.diagonal(dim1=0, dim2=1).sum(0)
         log_q = by_latent.sum(-1).logsumexp(1) - log_size
         log_factors = (by_latent.logsumexp(1) - log_size).sum(-1)
@@ -63,11 +69,12 @@ class BetaTCVAE(Objective):
             + self.weight("total_correlation") * (log_q - log_factors)
             + self.weight("dimensionwise") * (log_factors - log_prior)
         )
-        return drawn.scale * (reconstruction(drawn) - kl).sum()
+        return drawn.scale * (reconstruction(drawn) - torch.where(some, kl, 0.0)).sum()
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse a guide whose latents are not independent given x."""
+        """Refuse a guide whose latents are not independent given x, and masks of single latents."""
         _one_site("BetaTCVAE", layout)
+        masked_whole("BetaTCVAE", layout, model_trace, guide_trace)
         for name in layout.latents:
             try:
                 factors(guide_trace.nodes[name]["fn"])
@@ -87,7 +94,8 @@ class MMD(Objective):
     With b = 0, the Wasserstein autoencoder (WAE-MMD); InfoVAE with information weight a has b = 1 - a, l = a + l' - 1.
     The prior need only be sampled. The kernel is a sum of inverse multiquadratics, C / (C + |z - z'|^2) for C around
     2 D. MMD^2 is estimated without bias from a draw of each datum and as many draws of the prior, and multiplied by the
-    number of data, so that l weighs it against nats per datum. It is no bound. With b = 0 the prior's density is not
+    number of data, so that l weighs it against nats per datum; data whose latents are masked are none of them. It is no
+    bound. With b = 0 the prior's density is not
     used: a learned one whose draws carry no gradient (a mixture, a VampPrior) stays as it is.
 
     Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon,
@@ -109,9 +117,14 @@ class MMD(Objective):
         n = len(batch[0])
         z, prior = latents(drawn.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
         kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        apart = n * mmd2(z, prior) if n > 1 else z.new_zeros(())
+        some = _counted_rows(drawn.flat, known.layout)
+        apart = some.sum() * mmd2(z, prior, some)
         value = (reconstruction(drawn) - self.weight("kl_weight") * kl).sum() - self.weight("mmd_weight") * apart
         return drawn.scale * value
+
+    def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse masks of single latents."""
+        masked_whole("MMD", layout, model_trace, guide_trace)
 
 
 class DIPVAE(Objective):
@@ -122,7 +135,7 @@ class DIPVAE(Objective):
         l_o sum_{i != j} C_ij^2 + l_d sum_i (C_ii - 1)^2
 
     with C the covariance over the batch of q(z | x)'s means (DIP-VAE-I), plus the mean of its variances (DIP-VAE-II).
-    The penalty counts once a datum. It is no bound.
+    The penalty counts once a datum; data whose latents are masked are left out of all of it. It is no bound.
 
     Source: Kumar, Sattigeri and Balakrishnan, "Variational inference of disentangled latent concepts from unlabeled
     observations", 2018.
@@ -141,22 +154,25 @@ class DIPVAE(Objective):
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
         drawn = self.draw(model, guide, batch, known)
-        n = len(batch[0])
         (name,) = known.layout.latents
         fn = drawn.flat.nodes[name]["fn"]
-        centred = fn.mean - fn.mean.mean(0)
-        covariance = centred.T @ centred / n
+        some = _counted_rows(drawn.flat, known.layout)
+        size, means = some.sum(), torch.where(some[:, None], fn.mean, 0.0)
+        centred = torch.where(some[:, None], means - means.sum(0) / size.clamp(min=1), 0.0)
+        covariance = centred.T @ centred / size.clamp(min=1)
         if self.variances:
-            covariance = covariance + _covariance(fn).mean(0)
+            own = torch.where(some[:, None, None], _covariance(fn), 0.0)
+            covariance = covariance + own.sum(0) / size.clamp(min=1)
         off = covariance.square().sum() - covariance.diagonal().square().sum()
         away = (covariance.diagonal() - 1).square().sum()
         penalty = self.weight("off_diagonal") * off + self.weight("diagonal") * away
         kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        return drawn.scale * ((reconstruction(drawn) - kl).sum() - n * penalty)
+        return drawn.scale * ((reconstruction(drawn) - kl).sum() - size * penalty)
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse a guide whose mean or covariance has no closed form."""
+        """Refuse a guide whose mean or covariance has no closed form, and masks of single latents."""
         _one_site("DIPVAE", layout)
+        masked_whole("DIPVAE", layout, model_trace, guide_trace)
         (name,) = layout.latents
         fn = guide_trace.nodes[name]["fn"]
         try:
@@ -178,12 +194,35 @@ def _one_site(named: str, layout: Layout) -> None:
         )
 
 
+def masked_whole(named: str, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuse masks that leave out single latents of a datum, or that differ between the programs.
+
+    Raises:
+        ValueError: naming the site.
+    """
+    whole = counted(guide_trace.nodes[layout.latents[0]])[:, :1]
+    for name in layout.latents:
+        sites = [trace.nodes[name] for trace in (model_trace, guide_trace)]
+        if not all(bool((counted(site) == whole).all()) for site in sites):
+            raise ValueError(
+                f"{named} compares the codes of data as wholes, but latent site {name!r} has a mask that leaves out a "
+                "part of a code, or that differs between model and guide: mask whole data, in both programs alike"
+            )
+
+
+def _counted_rows(trace: Trace, layout: Layout) -> Tensor:
+    """Return which data's latents count, ``[N]`` of bool."""
+    return torch.stack([counted(trace.nodes[name]).all(1) for name in layout.latents]).all(0)
+
+
 def _covariance(fn: Any) -> Tensor:
     """Return the covariance matrices of a batch of distributions of vectors, ``[N, D, D]``.
 
     Raises:
         NotImplementedError: where they have no closed form.
     """
+    while isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
     if hasattr(fn, "covariance_matrix"):
         found: Tensor = fn.covariance_matrix
         return found
@@ -208,15 +247,26 @@ def latents(trace: Trace, layout: Layout, num_data: int) -> Tensor:
     return torch.cat(values, dim=1)
 
 
-def mmd2(one: Tensor, other: Tensor) -> Tensor:
-    """Return the unbiased estimate of the squared maximum mean discrepancy of two samples, ``[N, D]`` each."""
+def mmd2(one: Tensor, other: Tensor, some: Tensor | None = None) -> Tensor:
+    """Return the unbiased estimate of the squared maximum mean discrepancy of two samples, ``[N, D]`` each.
+
+    Args:
+        one: a sample.
+        other: a sample.
+        some: which rows of both count, ``[N]`` of bool; None: all. Of fewer than two it is 0.
+    """
     n = len(one)
     together = torch.cat([one, other])
     distances = (together[:, None] - together).square().sum(-1)
     base = 2.0 * one.shape[1]
     kernel = torch.stack([c * base / (c * base + distances) for c in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]).sum(0)
-    within = [(k.sum() - k.diagonal().sum()) / (n * (n - 1)) for k in (kernel[:n, :n], kernel[n:, n:])]
-    return within[0] + within[1] - 2 * kernel[:n, n:].mean()
+    counts = one.new_ones(n, dtype=torch.bool) if some is None else some
+    both = counts[:, None] & counts
+    apart = both & ~torch.eye(n, dtype=torch.bool, device=one.device)
+    pairs = apart.sum().clamp(min=1)
+    within = [torch.where(apart, k, 0.0).sum() / pairs for k in (kernel[:n, :n], kernel[n:, n:])]
+    between = torch.where(both, kernel[:n, n:], 0.0).sum() / both.sum().clamp(min=1)
+    return torch.where(apart.any(), within[0] + within[1] - 2 * between, 0.0)
 
 
 def permuted(z: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """The evidence lower bound with its KL weighted: beta-VAE, annealing, capacity, free bits."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -47,8 +49,8 @@ class BetaELBO(Objective):
 class CapacityELBO(Objective):
     """E_q[log p(x | z)] - g |KL - C|: the KL is held at a capacity, which may grow over training time.
 
-    The KL is the batch's mean, an estimate of the mean over the data. It is no bound: what :func:`pyrovae.fit` reports
-    as one is the ELBO.
+    The KL is the batch's mean, an estimate of the mean over the data; data whose latents are all masked are none of
+    them. It is no bound: what :func:`pyrovae.fit` reports as one is the ELBO.
 
     Source: Burgess et al., "Understanding disentangling in beta-VAE", 2018.
 
@@ -69,22 +71,24 @@ class CapacityELBO(Objective):
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
         drawn = self.draw(model, guide, batch, known, once=False)
-        kl = torch.stack(list(kl_by_site(drawn, self.analytic).values())).sum(0)
-        away = (kl.mean() - self.weight("capacity")).abs()
-        return drawn.scale * (reconstruction(drawn).sum() - len(batch[0]) * self.weight("strength") * away)
+        kl = torch.stack(list(kl_by_site(drawn, self.analytic).values())).sum()
+        some = torch.stack([counted_data(drawn, name) for name in known.layout.latents]).any(0).sum()
+        away = (kl - some * self.weight("capacity")).abs()
+        return drawn.scale * (reconstruction(drawn).sum() - self.weight("strength") * away)
 
 
 class FreeBits(Objective):
     """E_q[log p(x | z)] - sum_j max(l, KL_j): a group of latents pays nothing for its first l nats.
 
-    KL_j is the batch's mean KL of group j. A group is one latent where guide and prior both factorise, and one latent
-    site elsewhere. It is no bound: what :func:`pyrovae.fit` reports as one is the ELBO.
+    KL_j is the batch's mean KL of group j, over the data in which it is not masked. A group is one latent site, or
+    ``by_latent`` one latent. It is no bound: what :func:`pyrovae.fit` reports as one is the ELBO.
 
     Source: Kingma et al., "Improved variational inference with inverse autoregressive flow", 2016.
 
     Args:
         free_nats: l, a group: a number or a function of the step.
-        by_latent: whether every latent of a site is a group of its own; refused where a site does not factorise.
+        by_latent: whether every latent of a site is a group of its own; refused where a site does not factorise, or is
+            masked otherwise in one program than in the other.
     """
 
     def __init__(self, free_nats: Weight, *, by_latent: bool = False) -> None:
@@ -95,14 +99,14 @@ class FreeBits(Objective):
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
         drawn = self.draw(model, guide, batch, known, once=False)
+        free = self.weight("free_nats")
         if self.by_latent:
-            names, n = known.layout.latents, len(batch[0])
-            kls = [kl_by_latent(drawn.model_trace.nodes[m], drawn.flat.nodes[m]).flatten(1) for m in names]
-            means = torch.cat([kl.sum(0) / n for kl in kls])
+            sites = [(drawn.model_trace.nodes[name], drawn.flat.nodes[name]) for name in known.layout.latents]
+            paid = [torch.maximum(kl_by_latent(*pair).sum(0), counted(pair[1]).sum(0) * free).sum() for pair in sites]
         else:
-            means = torch.stack([kl.mean() for kl in kl_by_site(drawn, analytic=True).values()])
-        paid = torch.maximum(means, self.weight("free_nats")).sum()
-        return drawn.scale * (reconstruction(drawn).sum() - len(batch[0]) * paid)
+            kls = kl_by_site(drawn, analytic=True).items()
+            paid = [torch.maximum(kl.sum(), counted_data(drawn, name).sum() * free) for name, kl in kls]
+        return drawn.scale * (reconstruction(drawn).sum() - torch.stack(paid).sum())
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse sites without a KL a latent, where that is asked for."""
@@ -114,6 +118,11 @@ class FreeBits(Objective):
                     f"latent site {name!r} does not factorise in both programs, so it has no KL for each latent: use "
                     "by_latent=False"
                 ) from None
+            if not bool((counted(model_trace.nodes[name]) == counted(guide_trace.nodes[name])).all()):
+                raise ValueError(
+                    f"latent site {name!r} is masked otherwise in the model than in the guide, so that it has no KL "
+                    "for each latent: mask it in both alike, or use by_latent=False"
+                )
 
 
 def reconstruction(drawn: Drawn) -> Tensor:
@@ -123,15 +132,15 @@ def reconstruction(drawn: Drawn) -> Tensor:
 
 
 def kl_by_site(drawn: Drawn, analytic: bool) -> dict[str, Tensor]:
-    """Return KL(q || p) of every latent site of either program, ``[N]`` each, in nats.
+    """Return KL(q || p) of every latent site of either program, ``[N]`` each, in nats; 0 where it is masked.
 
-    In closed form where there is one and ``analytic``, else log q - log p at the draws.
+    In closed form where there is one, nothing is masked and ``analytic``, else log q - log p at the draws.
     """
     rows, found = len(drawn.rows[0]), {}
     for name, site in sample_sites(drawn.flat):
         prior = drawn.model_trace.nodes.get(name)
         kl = None
-        if prior is not None and analytic and prior["mask"] is None and site["mask"] is None:
+        if prior is not None and analytic and not (is_masked(prior) or is_masked(site)):
             try:
                 kl = kl_divergence(site["fn"], prior["fn"])
             except NotImplementedError:
@@ -145,14 +154,52 @@ def kl_by_site(drawn: Drawn, analytic: bool) -> dict[str, Tensor]:
 
 
 def kl_by_latent(prior: Site, site: Site) -> Tensor:
-    """Return KL(q || p) of every latent of a site, ``[N, D]``, in nats.
+    """Return KL(q || p) of every latent of a site, ``[N, D]``, in nats; 0 where it is masked in the guide.
 
     Raises:
         NotImplementedError: when either does not factorise, or no closed form is known.
     """
     q, p = factors(site["fn"]), factors(prior["fn"])
     kl: Tensor = kl_divergence(q, p)
-    return kl.expand(site["fn"].shape())
+    count = counted(site)
+    return torch.where(count, _by_datum(kl.expand(site["fn"].shape()), site), kl.new_zeros(()))
+
+
+def is_masked(site: Site) -> bool:
+    """Whether a mask of Pyro's is around a site or in its distribution, whatever it masks."""
+    return any(mask is not True for mask, _ in _masks(site))
+
+
+def counted(site: Site) -> Tensor:
+    """Return which numbers of a site count in its density, those that no mask leaves out, ``[N, D]`` of bool."""
+    fn = site["fn"]
+    found = torch.ones(fn.shape(), dtype=torch.bool, device=site["value"].device)
+    for mask, event_dim in _masks(site):
+        found = found & (mask if isinstance(mask, bool) else mask.bool().reshape(*mask.shape, *[1] * event_dim))
+    return _by_datum(found, site)
+
+
+def counted_data(drawn: Drawn, name: str) -> Tensor:
+    """Return for which data a site of the guide counts, if only in part, ``[N]`` of bool."""
+    return counted(drawn.flat.nodes[name]).any(1).unflatten(0, (drawn.shape[1], drawn.shape[0]))[:, 0]
+
+
+def _masks(site: Site) -> Iterator[tuple[Any, int]]:
+    """Iterate over the masks of a site, each with the number of dimensions that lie right of its own."""
+    fn = site["fn"]
+    if site["mask"] is not None:
+        yield site["mask"], fn.event_dim
+    while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
+        if isinstance(fn, MaskedDistribution):
+            yield fn._mask, fn.event_dim
+        fn = fn.base_dist
+
+
+def _by_datum(values: Tensor, site: Site) -> Tensor:
+    """Return the numbers of a site, in its own shape, as ``[N, D]``: other plates count as latents."""
+    return (
+        values.movedim(values.dim() - 1 - site["fn"].event_dim, 0).flatten(1) if values.dim() > 1 else values[:, None]
+    )
 
 
 def factors(fn: Any) -> Any:
@@ -162,7 +209,7 @@ def factors(fn: Any) -> Any:
         NotImplementedError: when they are not independent.
     """
     inner = fn
-    while isinstance(inner, torch.distributions.Independent) or type(inner).__name__ == "MaskedDistribution":
+    while isinstance(inner, torch.distributions.Independent | MaskedDistribution):
         inner = inner.base_dist
     if inner.event_shape or (fn.event_shape and inner is fn):
         raise NotImplementedError
