@@ -9,6 +9,7 @@ import copy
 import dis
 import functools
 import inspect
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -464,6 +465,9 @@ class Pair:
     Args:
         model: the generative program ``model(*batch)``.
         guide: the recognition program ``guide(*batch)``.
+
+    Attributes:
+        modules: that the programs are or refer to, by where they were found; their tensors are the pair's.
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
@@ -488,6 +492,27 @@ class Pair:
     def given(self, batch: Batch) -> Batch:
         """Return what of a batch the programs themselves take."""
         return batch[:-1] if isinstance(self.model, Numbered) else batch
+
+    @functools.cached_property
+    def hidden(self) -> dict[str, nn.Module]:
+        """Modules that the programs may run although no module registers them, by where they were found.
+
+        They are in a list, a dict or another plain attribute of a module or object, or are named by its methods. Their
+        modes are the pair's, and so are their buffers; their parameters are those that ``pyro.module`` registers.
+        """
+        known = {part for module in self.modules.values() for part in module.modules()}
+        found: dict[str, nn.Module] = {}
+        for role, program in (("model", self.model), ("guide", self.guide)):
+            for name, module in held_modules(program, role).items():
+                if module not in known:
+                    known.update(module.modules())
+                    found[name] = module
+        return found
+
+    @property
+    def all_modules(self) -> list[nn.Module]:
+        """All modules that the programs may run."""
+        return [*self.modules.values(), *self.hidden.values()]
 
     def traces(self, batch: Batch) -> tuple[Any, Any]:
         """Run the guide on the batch and the model against it; return both traces, model first."""
@@ -676,6 +701,63 @@ def _search(value: Any, name: str, found: dict[str, nn.Module], seen: set[int]) 
         _search(part, f"{name}.{key}", found, seen)
 
 
+def held_modules(program: Program, name: str) -> dict[str, nn.Module]:
+    """Return every ``nn.Module`` that a program may run, by where it was found; submodules are listed too.
+
+    Looks where :func:`reachable_modules` does, and also into the plain attributes of modules (a list of networks, a
+    closure), into dicts of any keys, sets and slots, and at the globals that the methods of an object name.
+    """
+    found: dict[str, nn.Module] = {}
+    _search_held(program, name, found, set())
+    return found
+
+
+def _search_held(value: Any, name: str, found: dict[str, nn.Module], seen: set[int]) -> None:
+    if isinstance(value, Tensor | str | bytes | int | float | types.ModuleType) or inspect.isclass(value):
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        found[name] = value
+    for key, part in _held_parts(value):
+        _search_held(part, name if key in ("program", "_modules") else f"{name}.{key}", found, seen)
+
+
+def _held_parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, set | frozenset):
+        return enumerate(value)
+    if isinstance(value, types.MethodType):
+        return [("self", value.__self__), ("function", value.__func__)]
+    if isinstance(value, types.FunctionType):
+        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return [] if _of_library(value.__module__) else [*_parts(value), *enumerate(defaults)]
+    if isinstance(value, nn.Module):
+        return [*vars(value).items(), *_methods(value)]
+    if isinstance(value, WithParams | functools.partial | list | tuple):
+        return list(_parts(value))
+    slots = [name for cls in type(value).__mro__ for name in _names_of_slots(cls) if hasattr(value, name)]
+    wrapped = getattr(value, "__dict__", {}).get("__wrapped__")  # of a cached function, which is no function itself
+    own = [*_attributes(value), *((name, getattr(value, name)) for name in slots)]
+    return [*own, ("wrapped", wrapped), *_methods(value)]
+
+
+def _names_of_slots(cls: type) -> list[str]:
+    slots = vars(cls).get("__slots__", ())
+    return [] if _of_library(cls.__module__) else [slots] if isinstance(slots, str) else list(slots)
+
+
+def _methods(value: Any) -> list[tuple[str, types.FunctionType]]:
+    """Return the functions of an object's class, those of libraries left out."""
+    classes = [cls for cls in type(value).__mro__ if not _of_library(cls.__module__)]
+    members = [
+        (key, getattr(m, "fget", None) or getattr(m, "__func__", m)) for c in classes for key, m in vars(c).items()
+    ]
+    return [(key, function) for key, function in members if isinstance(function, types.FunctionType)]
+
+
 def python_numbers(pair: Pair) -> dict[str, float]:
     """Return the plain numbers that the programs hold, by where they were found: counters, weights, switches."""
     numbers: dict[str, float] = {}
@@ -741,3 +823,9 @@ def _installed(value: Any) -> bool:
     """Whether a function or object belongs to a library, whose globals hold nothing of the user's."""
     owner = value.__module__ if isinstance(value, types.FunctionType) else type(value).__module__
     return str(owner).split(".")[0] in {"torch", "pyro", "numpy", "builtins", "functools", "contextlib"}
+
+
+def _of_library(module: Any) -> bool:
+    """Whether the functions of a module, by its name, name nothing of the user's."""
+    root = str(module).split(".")[0]
+    return root in {"torch", "pyro", "numpy", "pyrovae"} or root in sys.stdlib_module_names

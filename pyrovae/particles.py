@@ -172,13 +172,13 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
     data = placed_data(pair, data, device).fixed().numbered()
     modules = list(pair.modules.values())
     with ExitStack() as stack:
-        stack.enter_context(placed(modules, device))
+        stack.enter_context(placed(pair.all_modules, device))
         stack.enter_context(
             isolated(
                 purpose="question",
                 seed=seed,
                 device=device,
-                modules=modules,
+                modules=pair.all_modules,
                 training=False,
                 params=bare_params(device, modules),
             )

@@ -246,7 +246,7 @@ OBJECTIVES = {
     "CIWAE": lambda: objectives.CIWAE(4),
     "Renyi of ours": lambda: objectives.Renyi(0.5, 4),
     "Chi": lambda: objectives.Chi(2, 4),
-    "BetaELBO": lambda: objectives.BetaELBO(objectives.linear(50, start=0.5)),
+    "BetaELBO": lambda: objectives.BetaELBO(objectives.linear(5, start=0.5)),
     "CapacityELBO": lambda: objectives.CapacityELBO(1.0),
     "FreeBits": lambda: objectives.FreeBits(0.1, by_latent=True),
     "BetaTCVAE": lambda: objectives.BetaTCVAE(80),

@@ -1,7 +1,10 @@
 """Objectives on models whose answers are known: values, gradients, scales, and what is refused."""
 
 import math
+import re
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,9 +12,10 @@ import torch
 from conftest import SIGMAS, bits, make_oracle, make_vae, seeded
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 
-from pyrovae import fit, guides, likelihoods, models, nn, objectives, priors
+from pyrovae import fit, guides, likelihoods, load, models, nn, objectives, priors
 from pyrovae.objectives.aggregate import mmd2
 from pyrovae.objectives.objective import Objective
+from pyrovae.training import storage
 
 REPEATS = 40_000
 
@@ -188,6 +192,126 @@ def test_masks_act_per_datum():
     x = torch.linspace(-2, 2, 20)[:, None]
     truth = dist.Normal(0.0, math.sqrt(2)).log_prob(x[keep, 0]).sum()
     assert seeded(lambda: objectives.IWAE(7).loss(model, guide, x)) == pytest.approx(-float(truth), abs=1e-4)
+
+
+def masked(x, keep, shift=None, own=None):
+    """z ~ N(0, I), x ~ N(z, I), q(z | x) = N(x / 2 + shift, 1/4 I), all of it masked; ``own`` masks single latents."""
+
+    def of(loc, scale, own):
+        return dist.Normal(loc, scale).expand(own.shape).mask(own).to_event(1)
+
+    def model(x, keep, shift, own):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=keep):
+            z = pyro.sample("z", of(0.0, 1.0, own))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x, keep, shift, own):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=keep):
+            pyro.sample("z", of(x / 2 + shift, 0.5, own))
+
+    shift = torch.zeros_like(x) if shift is None else shift
+    return model, guide, x, keep, shift, torch.ones(x.shape, dtype=torch.bool) if own is None else own
+
+
+def few(size, width=2):
+    """Rows so few that torch draws their noise number by number, the same for the first of more rows."""
+    return torch.linspace(-2, 2, size * width, dtype=torch.float64).reshape(size, width).sin()
+
+
+AGGREGATE = {
+    "BetaELBO": lambda n: objectives.BetaELBO(3.0),
+    "CapacityELBO": lambda n: objectives.CapacityELBO(0.7),
+    "FreeBits": lambda n: objectives.FreeBits(0.4),
+    "FreeBits, by latent": lambda n: objectives.FreeBits(0.2, by_latent=True),
+    "BetaTCVAE": lambda n: objectives.BetaTCVAE(5 * n, total_correlation=4.0, information=2.0),
+    "DIPVAE": lambda n: objectives.DIPVAE(off_diagonal=3.0, diagonal=2.0),
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATE)
+def test_what_is_masked_counts_for_nothing(name):
+    """The last two of six data masked: the loss, and its gradient for the guide, are those of the first four alone."""
+    x, keep = few(6), torch.tensor([True] * 4 + [False] * 2)
+    shift = torch.zeros(6, 2, dtype=torch.float64, requires_grad=True)
+
+    def loss(rows, shift):
+        pair = masked(x[:rows], keep[:rows], shift)
+        return seeded(lambda: AGGREGATE[name](rows).differentiable_loss(*pair))
+
+    whole, part = loss(6, shift), loss(4, shift[:4])
+    assert whole.item() == pytest.approx(part.item(), rel=1e-9)
+    grads = [torch.autograd.grad(value, shift)[0] for value in (whole, part)]
+    torch.testing.assert_close(*grads)
+    assert (grads[0][4:] == 0).all()
+
+
+def test_mmd_leaves_out_what_is_masked():
+    one, other = seeded(lambda: torch.randn(2, 30, 3).double())
+    some = torch.arange(30) % 3 > 0
+    assert float(mmd2(one, other, some)) == pytest.approx(float(mmd2(one[some], other[some])), rel=1e-9)
+    assert float(mmd2(one, other, torch.arange(30) < 1)) == 0
+    x, keep = few(6), torch.tensor([True] * 4 + [False] * 2)
+    away = torch.zeros(6, 2, dtype=torch.float64)
+    losses = []
+    for far in (0.0, 50.0):
+        away[4:] = far
+        losses.append(seeded(lambda: objectives.MMD(10.0, kl_weight=1.0).loss(*masked(x, keep, away))))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+
+
+def test_free_bits_of_masked_latents_are_their_closed_form():
+    """KL_ij = (1/4 + m_ij^2 - 1) / 2 + log 2 where latent j of datum i counts; the floor is paid for those alone."""
+    x = few(6)
+    keep, own = torch.tensor([True] * 5 + [False]), torch.ones(6, 2, dtype=torch.bool)
+    own[:3, 0] = False
+    counts = own & keep[:, None]
+    kl = torch.where(counts, ((x / 2).square() - 0.75) / 2 + math.log(2), 0.0)
+    for free in (0.0, 0.35, 0.5):
+        paid = torch.maximum(kl.sum(0), free * counts.sum(0)).sum()
+        found = seeded(lambda f=free: objectives.FreeBits(f, by_latent=True).loss(*masked(x, keep, own=own)))
+        base = seeded(lambda: objectives.BetaELBO(0.0).loss(*masked(x, keep, own=own)))
+        assert found - base == pytest.approx(float(paid), rel=1e-6)
+
+
+def test_latents_in_other_plates_are_latents_of_the_datum():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with pyro.plate("groups", 3, dim=-2):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3, len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z.T, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), pyro.plate("groups", 3, dim=-2):
+            pyro.sample("z", dist.Normal(x.T / 2, 0.5))
+
+    x = few(4, 3).float()
+    kl = ((x / 2).square() - 0.75) / 2 + math.log(2)
+    base = seeded(lambda: objectives.BetaELBO(0.0).loss(model, guide, x))
+    found = seeded(lambda: objectives.FreeBits(0.4, by_latent=True).loss(model, guide, x))
+    assert found - base == pytest.approx(float(kl.sum(0).clamp(min=4 * 0.4).sum()), rel=1e-5)
+
+
+def test_masks_that_an_objective_has_no_meaning_for_are_refused():
+    x, keep = few(6), torch.tensor([True] * 5 + [False])
+    cells = torch.tensor([[True, False]]).expand(6, 2)
+    for make in (lambda: objectives.BetaTCVAE(6), objectives.MMD, objectives.DIPVAE):
+        with pytest.raises(ValueError, match="latent site 'z' has a mask that leaves out a part of a code"):
+            make().loss(*masked(x, keep, own=cells))
+    model, _, *batch = masked(x, keep)
+
+    def other(x, *rest):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5).to_event(1))
+
+    with pytest.raises(ValueError, match="masked otherwise in the model than in the guide"):
+        objectives.FreeBits(0.1, by_latent=True).loss(model, other, *batch)
+    with pytest.raises(ValueError, match="differs between model and guide"):
+        objectives.DIPVAE().loss(model, other, *batch)
+    for make in adversaries(2, 2).values():
+        objective = make()
+        objective.own.double()
+        with pytest.raises(ValueError, match="site 'z' is masked, and the discriminator of"):
+            objective.loss(*masked(x, keep))
 
 
 # Gradients
@@ -372,6 +496,72 @@ def test_schedules():
     assert objectives.constant(3.0)(17) == 3
 
 
+def test_the_history_keeps_every_weight(tmp_path):
+    x = bits(40)
+    options = {"batch_size": 20, "progress": False, "compile": False, "checkpoint": tmp_path}
+    objective = objectives.MMD(5.0, kl_weight=objectives.linear(3))
+    h = fit(*make_vae(), x, steps=4, objective=objective, **options).history
+    assert list(h.columns[-2:]) == ["mmd_weight", "kl_weight"]
+    assert h["mmd_weight"].tolist() == [5.0] * 4
+    np.testing.assert_allclose(h["kl_weight"], [0, 1 / 3, 2 / 3, 1])
+    pd.testing.assert_frame_equal(load(tmp_path, *make_vae()).history, h)
+    assert "kl_weight" not in fit(*make_vae(), x, steps=2, progress=False).history
+    tensors, document = storage.read(tmp_path)  # as version 0.1.0 wrote them
+    tensors["history"] = tensors["history"][:, :-2].contiguous()
+    storage.write(tmp_path, tensors, {**document, "columns": document["columns"][:-2]})
+    assert list(load(tmp_path, *make_vae()).history.columns) == list(h.columns[:-2])
+    resumed = fit(*make_vae(), x, steps=6, objective=objective, resume=True, **options).history
+    np.testing.assert_allclose(resumed["kl_weight"], [0, 1 / 3, 2 / 3, 1, 1, 1])
+    assert resumed["loss"].notna().all()
+
+    class Named(objectives.BetaELBO):
+        def __init__(self):
+            super().__init__()
+            self.weigh(kl=2.0)
+
+    named = fit(*make_vae(), x, steps=2, objective=Named(), progress=False).history
+    assert list(named.columns[-2:]) == ["kl_weight", "kl (weight)"]
+    assert named["kl (weight)"].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("weight", "steps", "sentence"),
+    [
+        (
+            objectives.linear(50),
+            20,
+            "kl_weight reaches 1 at step 50, but the fit has 20 steps, at the last of which it is",
+        ),
+        (objectives.linear(20), 20, "reaches 1 at step 20, .* it is 0.95"),
+        (objectives.linear(10**7), 20, "reaches 1 at step 10000000"),
+        (objectives.sigmoid(20, width=3.0), 25, "reaches 0.991 at step 34"),
+        (objectives.cyclical(20, cycles=2), 24, "reaches 1 at step 30"),
+        (lambda step: min(1.0, step / 70), 20, "reaches 1 at step 70"),
+        (objectives.linear(19), 20, None),
+        (objectives.linear(1000), 1000, None),
+        (objectives.cyclical(10, cycles=2), 16, None),
+        (objectives.sigmoid(10, width=1.0), 20, None),
+        (objectives.constant(4.0), 20, None),
+        (lambda step: min(1.0, step / 10), 20, None),
+        (lambda step: math.cos(step), 20, None),
+        (lambda step: [0.1 * k for k in range(20)][step], 20, None),
+    ],
+)
+def test_a_warm_up_longer_than_the_fit_is_said(weight, steps, sentence):
+    objective = objectives.BetaELBO(weight)
+    if sentence is None:
+        assert objective.unfinished(steps) == []
+    else:
+        (said,) = objective.unfinished(steps)
+        assert re.search(sentence, said)
+
+
+def test_fit_warns_of_a_warm_up_longer_than_itself():
+    objective = objectives.BetaELBO(objectives.linear(50))
+    with pytest.warns(UserWarning, match="kl_weight reaches 1 at step 50, but the fit has 2 steps"):
+        fit(*make_vae(), bits(20), steps=2, objective=objective, progress=False)
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_weight_over_training_time_is_followed_step_by_step(compile):
     seen = []
@@ -481,8 +671,8 @@ OBJECTIVES = {
     "Renyi": lambda: objectives.Renyi(0.5, 4),
     "Chi": lambda: objectives.Chi(2, 4),
     "WakeSleep": lambda: objectives.WakeSleep(4, sleep=0.3),
-    "BetaELBO": lambda: objectives.BetaELBO(objectives.linear(50)),
-    "CapacityELBO": lambda: objectives.CapacityELBO(objectives.linear(50, end=3.0)),
+    "BetaELBO": lambda: objectives.BetaELBO(objectives.linear(15)),
+    "CapacityELBO": lambda: objectives.CapacityELBO(objectives.linear(15, end=3.0)),
     "FreeBits": lambda: objectives.FreeBits(0.1, by_latent=True),
     "BetaTCVAE": lambda: objectives.BetaTCVAE(80),
     "MMD": lambda: objectives.MMD(10.0),

@@ -6,7 +6,7 @@ taken off, and the scale of a subsampled plate multiplies the finished objective
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pyrovae.broadcast import broadcasts, density_once, flattened, guide_once, repeated
 from pyrovae.checks import at_least
+from pyrovae.objectives.schedules import Schedule, unfinished
 from pyrovae.pair import (
     PARTICLES,
     Batch,
@@ -39,7 +40,7 @@ from pyrovae.pair import (
 from pyrovae.sites import beside_densities
 from pyrovae.state import same_streams
 
-Weight = float | Callable[[int], float]
+Weight = float | Schedule
 """A number, or a function of the gradient step (from 0) that returns one."""
 
 
@@ -246,14 +247,24 @@ class Objective(ELBO):
         value: Tensor = getattr(self.own, name)
         return value
 
-    def at(self, step: int) -> None:
-        """Give every weight its value at a gradient step. :func:`pyrovae.fit` does so before each, ``SVI`` counts."""
+    def at(self, step: int) -> dict[str, float]:
+        """Give every weight its value at a gradient step, and return these by name.
+
+        :func:`pyrovae.fit` does so before each step, ``SVI`` counts.
+        """
         self._step = step
+        values = {}
         for name, weight in self._weights.items():
-            value = float(weight(step)) if callable(weight) else float(weight)
-            if not abs(value) < float("inf"):
-                raise ValueError(f"{name} must be a finite number, got {value} at step {step}")
-            self.weight(name).fill_(value)
+            values[name] = float(weight(step)) if callable(weight) else float(weight)
+            if not abs(values[name]) < float("inf"):
+                raise ValueError(f"{name} must be a finite number, got {values[name]} at step {step}")
+            self.weight(name).fill_(values[name])
+        return values
+
+    def unfinished(self, num_steps: int) -> list[str]:
+        """Say which weights are still on their way at the last of so many steps, a sentence each."""
+        said = (unfinished(name, weight, num_steps) for name, weight in self._weights.items() if callable(weight))
+        return [sentence for sentence in said if sentence]
 
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
         """Return the negative objective, summed over the data that the batch stands for; its gradient fits the pair."""

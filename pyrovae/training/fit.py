@@ -2,6 +2,7 @@
 
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from pyrovae.checks import at_least, positive, writable_folder
 from pyrovae.compiled import check_mode
 from pyrovae.data import as_data
+from pyrovae.objectives import Objective
 from pyrovae.pair import Program
 from pyrovae.state import default_dtype, isolated
 from pyrovae.training import storage
@@ -142,6 +144,8 @@ def fit(
         if run.dtype is not None:
             stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
         run.prepare(objective)
+        for sentence in run.objective.unfinished(total) if isinstance(run.objective, Objective) else ():
+            warnings.warn(sentence, stacklevel=2)
         run.compiler = Compiler(compile, run.pair, partial(_calls_left, run, total), progress, run.bfloat16)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
         run.schedule = lr if callable(lr) else None

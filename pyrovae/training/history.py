@@ -1,6 +1,7 @@
 """The record of a fit: a row a step."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,19 +15,32 @@ _PENDING = 256
 
 
 class History:
-    """Rows of a fit, kept on the device until they are read, so that a step waits for nothing."""
+    """Rows of a fit, kept on the device until they are read, so that a step waits for nothing.
 
-    def __init__(self) -> None:
+    Args:
+        weights: names of the objective's weights, whose values come after all other columns.
+    """
+
+    def __init__(self, weights: Sequence[str] = ()) -> None:
+        self.weights = tuple(weights)
         self._rows: list[np.ndarray] = []
-        self._pending: list[tuple[tuple[float, ...], Tensor]] = []
+        self._pending: list[tuple[list[float], Tensor]] = []
         self.failed = math.nan, math.nan
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows) + len(self._pending)
 
-    def append(self, step: int, epoch: int, seconds: float, measured: Tensor, lr: float) -> None:
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns; a weight that has the name of another column is marked as one."""
+        return [*COLUMNS, *(f"{name} (weight)" if name in COLUMNS else name for name in self.weights)]
+
+    def append(
+        self, step: int, epoch: int, seconds: float, measured: Tensor, lr: float, weights: Mapping[str, float]
+    ) -> None:
         """Add a step's row."""
-        self._pending.append(((step, epoch, seconds, lr), measured))
+        row = [step, epoch, seconds, lr, math.nan, *(weights[name] for name in self.weights)]
+        self._pending.append((row, measured))
         if len(self._pending) >= _PENDING:
             self.flush()
 
@@ -51,8 +65,7 @@ class History:
             return
         measured = torch.stack([values for _, values in self._pending]).double().cpu().numpy()
         known = np.array([row for row, _ in self._pending])
-        validation = np.full((len(known), 1), math.nan)
-        self._rows.append(np.hstack([known[:, :3], measured, known[:, 3:], validation]))
+        self._rows.append(np.hstack([known[:, :3], measured, known[:, 3:]]))
         self._pending = []
 
     def last(self, name: str) -> float:
@@ -64,17 +77,13 @@ class History:
         """Return all rows, ``[steps, columns]``."""
         self.flush()
         self._rows = [np.concatenate(self._rows)] if self._rows else []
-        return self._rows[0] if self._rows else np.empty((0, len(COLUMNS)))
+        return self._rows[0] if self._rows else np.empty((0, len(self.columns)))
 
     def frame(self) -> pd.DataFrame:
         """Return all rows as a table."""
-        table = pd.DataFrame(self.array().copy(), columns=list(COLUMNS))
+        table = pd.DataFrame(self.array().copy(), columns=self.columns)
         return table.astype({"step": int, "epoch": int})
 
-    @classmethod
-    def from_array(cls, rows: np.ndarray) -> "History":
-        """Continue a record."""
-        history = cls()
-        if len(rows):
-            history._rows = [np.array(rows)]
-        return history
+    def go_on_from(self, rows: np.ndarray) -> None:
+        """Continue a record, ``[steps, columns]``."""
+        self._rows, self._pending = [np.array(rows)] if len(rows) else [], []

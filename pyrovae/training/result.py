@@ -14,7 +14,6 @@ from pyrovae.configuration import NotConfigurable, build, configuration
 from pyrovae.pair import Pair, Program, WithParams
 from pyrovae.state import random_state
 from pyrovae.training import storage
-from pyrovae.training.history import History
 
 BARE = "param"  # prefix of bare parameters among saved tensors
 
@@ -29,6 +28,7 @@ class Fit:
         guide: the fitted recognition program, likewise.
         history: a row a step. ``loss``, ``bound``, ``reconstruction``, ``kl`` and ``validation_bound`` are in nats per
             datum; ``loss`` is the objective's, ``bound`` is always an evidence lower bound with every scale removed.
+            Last come the weights of the objective at that step, a column each, by their names (``kl_weight``).
         stopped: why the fit ended: "finished", "patience", or the signal that interrupted it.
         seconds: that training took, validation included.
         compiled: what was said of compiling the step: when and why it ran compiled or eagerly.
@@ -48,14 +48,13 @@ class Fit:
         Raises:
             ValueError: when the folder cannot be written; what was saved there before is kept.
         """
-        tensors, document = describe(self, History.from_array(self.history.to_numpy(float)))
-        storage.write(folder, tensors, document)
+        storage.write(folder, *describe(self))
 
 
-def describe(fit: Fit, history: History) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def describe(fit: Fit) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the JSON document that a saved fit consists of."""
     pair = Pair(fit.model, fit.guide)
-    tensors = {**pair_tensors(pair, fit._bare), "history": torch.from_numpy(history.array())}
+    tensors = {**pair_tensors(pair, fit._bare), "history": torch.from_numpy(fit.history.to_numpy(float))}
     document: dict[str, Any] = {
         "stopped": fit.stopped,
         "seconds": fit.seconds,
@@ -76,14 +75,26 @@ def describe(fit: Fit, history: History) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return every tensor of a pair: its modules' state and its bare parameters, unconstrained."""
+    """Return every tensor of a pair: its modules' state and its bare parameters, unconstrained.
+
+    Of modules that no other registers the buffers alone are the pair's: their parameters are bare ones, or not fitted.
+    """
     tensors = {
         f"{name}/{key}": value
         for name, module in pair.modules.items()
         for key, value in module.state_dict().items()
         if isinstance(value, Tensor)
     }
-    return {**tensors, **{f"{BARE}/{name}": value for name, value in bare.items()}}
+    return {**tensors, **_hidden_buffers(pair), **{f"{BARE}/{name}": value for name, value in bare.items()}}
+
+
+def _hidden_buffers(pair: Pair) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, module in pair.hidden.items():
+        parameters = {key for key, _ in module.named_parameters(remove_duplicate=False)}
+        state = {key: t for key, t in module.state_dict().items() if isinstance(t, Tensor) and key not in parameters}
+        found.update({f"{name}/{key}": t for key, t in state.items()})
+    return found
 
 
 def fitted_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,6 +110,8 @@ def restore_pair(pair: Pair, bare: dict[str, Tensor], tensors: dict[str, Tensor]
         ValueError: when they do not belong to this pair, naming the first that does not fit.
     """
     expected = pair_tensors(pair, bare)
+    for key in _hidden_buffers(pair).keys() - tensors.keys():  # fits saved by version 0.1.0 do not hold them
+        del expected[key]
     for key in sorted({*expected, *tensors}):
         saved, wanted = (_shape(group.get(key)) for group in (tensors, expected))
         if saved != wanted:

@@ -11,6 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.infer import Trace_ELBO
@@ -71,7 +72,7 @@ class Run:
         self.pending: dict[str, Tensor] = {}
         self.pair = Pair(self._bare_program(model), self._bare_program(guide))
         self.device = default_device(device)
-        for module in self.pair.modules.values():
+        for module in self.pair.all_modules:
             module.to(self.device, DTYPES[precision])
         self.data = placed_data(self.pair, data, self.device).numbered()
         self.validation = None
@@ -80,7 +81,8 @@ class Run:
         self.seed, self.batch_size, self.group = seed, batch_size, Group()
         self.per_epoch = -(-len(self.data) // batch_size)
         self.dtype, self.bfloat16 = DTYPES[precision], precision == "bfloat16"
-        self.history, self.step, self.seconds, self.stopped = History(), 0, 0.0, ""
+        self.history = History()
+        self.step, self.seconds, self.stopped = 0, 0.0, ""
         self.best_bound, self.best_epoch, self.epoch = -math.inf, 0, 0
         self.checked = False  # whether the objective was run once, validated
         self.best: dict[str, Tensor] = {}
@@ -100,7 +102,7 @@ class Run:
 
     def prepare(self, objective: Any) -> None:
         """Read the pair and the data, and find the parameters."""
-        with modes(self.pair.modules.values(), training=False), torch.no_grad(), Restore(self.pending):
+        with modes(self.pair.all_modules, training=False), torch.no_grad(), Restore(self.pending):
             self.layout = read(self.pair, self.data)
             if self.validation is not None:
                 try:
@@ -122,6 +124,7 @@ class Run:
         if isinstance(objective, type) or not callable(getattr(self.objective, "loss_and_grads", None)):
             raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
         own = [self.objective.own] if isinstance(self.objective, Objective) else []
+        self.history = History(self.weights_at(0))
         for module in own:
             module.to(self.device, self.dtype)
         self.params, self.bare = find_params(self.pair, self.data, self.layout)
@@ -135,7 +138,7 @@ class Run:
                 "as the batch: give the plate the full size, so that each process's loss stands for all data"
             )
         constraints = pyro.get_param_store().get_state()["constraints"]
-        modules = [*self.pair.modules.values(), *own]
+        modules = [*self.pair.all_modules, *own]
         self.state = State(modules, self.bare, {name: constraints[name] for name in self.bare})
         self.group.same(self.state.values)
         seed_streams("fit", self.seed, self.device)
@@ -145,6 +148,10 @@ class Run:
         """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
         recorder = self.stepper.recorder
         return float(self.objective.loss(recorder.model, recorder.guide, *recorder.given(batch)))
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Give the objective's weights their values at a step, and return them by name; Pyro's objectives have none."""
+        return self.objective.at(step) if isinstance(self.objective, Objective) else {}
 
     def order(self, epoch: int) -> Tensor:
         """Return the data's order in an epoch, a function of the seed and the epoch alone."""
@@ -172,8 +179,7 @@ class Run:
         """Take a step on a batch, the data at ``indices``."""
         if self.schedule is not None:
             self.stepper.set_lr(float(self.schedule(self.step)))
-        if isinstance(self.objective, Objective):
-            self.objective.at(self.step)
+        weights = self.weights_at(self.step)
         if not self.checked:
             self.checked = True
             self._check_first(batch)
@@ -186,7 +192,7 @@ class Run:
             raise
         except Exception as error:  # a program may fail in any way; what it was doing is said
             self._fail(f"{type(error).__name__}: {error}", None, indices.tolist(), batch, error)
-        self.history.append(self.step, epoch, time.monotonic() - started, row, self.stepper.lr)
+        self.history.append(self.step, epoch, time.monotonic() - started, row, self.stepper.lr, weights)
         self.step += 1
         if self.device.type == "cpu" or self.step % LOOK_EVERY == 0:
             self.look()
@@ -219,7 +225,7 @@ class Run:
 
     def _check_first(self, batch: tuple[Tensor, ...]) -> None:
         """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
-        eval_mode = modes(self.pair.modules.values(), training=False)
+        eval_mode = modes(self.pair.all_modules, training=False)
         with (
             eval_mode,
             random_state("first look", self.seed, self.device),
@@ -261,7 +267,7 @@ class Run:
         """Whether the parameters give a finite loss on some other data, so that this batch alone is to blame."""
         others = self.data.batch(self.order(0)[: len(batch[0])])
         try:
-            with torch.no_grad(), modes(self.pair.modules.values(), training=False):
+            with torch.no_grad(), modes(self.pair.all_modules, training=False):
                 return math.isfinite(self.loss(others))
         except Exception:
             return False
@@ -311,7 +317,7 @@ class Run:
     def _validation_bound(self) -> float:
         """Return the mean bound of the validation data, nats per datum; the same noise at every call."""
         assert self.validation is not None
-        with modes(self.pair.modules.values(), training=False), random_state("validation", self.seed, self.device):
+        with modes(self.pair.all_modules, training=False), random_state("validation", self.seed, self.device):
             if not self.layout.global_latents and not self.layout.unguided:
                 asked = Question(self.pair.numbered(self.layout), self.validation, self.layout, self.seed)
                 return float(torch.cat([part[0] for _, part in stream(asked, 1, 256)]).double().mean())
@@ -353,7 +359,7 @@ class Run:
             return
         model, guide, said = self.pair.model, self.pair.guide, "; ".join(self.compiler.lines)
         so_far = Fit(model, guide, self.history.frame(), stopped, self.seconds, said, self.bare)
-        tensors, document = describe(so_far, self.history)
+        tensors, document = describe(so_far)
         document["resume"] = {
             "settings": settings,
             "optimizer": storage.flatten(self.stepper.state(), "optimizer", tensors),
@@ -408,11 +414,18 @@ class Run:
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best
         self.best = {key.removeprefix("best/"): t for key, t in tensors.items() if key.startswith("best/")}
-        self.history = History.from_array(history_rows(tensors))
+        self.history.go_on_from(self._with_weights(history_rows(tensors)))
         self.seconds, self.good = document["seconds"], self.snapshot()
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random-cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random-cuda"], self.device)
+
+    def _with_weights(self, rows: np.ndarray) -> np.ndarray:
+        """Return a saved history's rows with the weights that version 0.1.0 did not keep."""
+        if rows.shape[1] == len(self.history.columns):
+            return rows
+        weights = [[*self.weights_at(int(step)).values()] for step in rows[:, 0]]
+        return np.hstack([rows, np.reshape(weights, (len(rows), len(self.history.weights)))])
 
 
 def find_params(pair: Pair, data: Data, layout: Layout) -> tuple[Params, dict[str, Tensor]]:
@@ -421,7 +434,7 @@ def find_params(pair: Pair, data: Data, layout: Layout) -> tuple[Params, dict[st
     They are the parameters of the modules that were passed as model or guide, and all that the programs register with
     ``pyro.module`` or declare with ``pyro.param``.
     """
-    with modes(pair.modules.values(), training=False):  # a look that leaves no statistics behind
+    with modes(pair.all_modules, training=False):  # a look that leaves no statistics behind
         model_trace, guide_trace = pair.numbered(replace(layout, summed=())).traces(data.numbered().batch(slice(0, 2)))
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}

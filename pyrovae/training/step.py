@@ -202,7 +202,7 @@ class Gradients:
         self.layout, self.objective, self.state = layout, objective, state
         self.share: Share | None = None
         self.seed = 0
-        self._lowered = list(pair.modules.values()) if bfloat16 else []
+        self._lowered = pair.all_modules if bfloat16 else []
         self.params = list(params.values())
         self.own = list(objective.own.parameters()) if isinstance(objective, Objective) else []
         self._places = [state.index(p) for p in (*self.params, *self.own)]
