@@ -1,14 +1,23 @@
 """No global effects: at import, and in every public call (the autouse fixture watches the whole suite)."""
 
+import functools
 import subprocess
 import sys
+import types
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from conftest import bits, make_vae
+from conftest import bits, make_vae, seeded
+from torch import nn
 
 import pyrovae
-from pyrovae.state import default_device, random_state
+from pyrovae import guides, likelihoods, models, priors
+from pyrovae.nn import MLP
+from pyrovae.pair import Pair
+from pyrovae.state import default_device, modes, random_state
+from pyrovae.training import storage
 
 IMPORT = """
 import random, warnings
@@ -54,8 +63,6 @@ def test_every_public_name_is_there():
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_validation_flags_survive_either_way(flag):
-    import pyro
-
     with pyro.validation_enabled(flag):
         model, guide = make_vae()
         pyrovae.fit(model, guide, bits(20), steps=3, progress=False)
@@ -65,6 +72,129 @@ def test_validation_flags_survive_either_way(flag):
         with pytest.raises(ValueError, match="outside the likelihood's support"):
             pyrovae.evaluate(model, guide, bits(5) + 3, progress=False)
         assert torch.distributions.Distribution._validate_args is flag
+
+
+HALF = nn.Dropout(0.5)
+
+
+def dropping(x):
+    return HALF(x)
+
+
+class Holding(nn.Module):
+    """A model whose decoder passes through a dropout that is no submodule of it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.decoder = nn.Linear(3, 12)
+        drop = nn.Dropout(0.5)
+        holders = {
+            "list": [drop], "dict": {"a": {0: drop}}, "closure": lambda z: drop(z), "default": lambda z, d=drop: d(z),
+            "partial": functools.partial(drop), "object": types.SimpleNamespace(net=drop), "global": dropping,
+            "nested": [nn.ModuleDict({"a": drop})],
+        }  # fmt: skip
+        self.held = {"attribute": drop}.get(way, holders.get(way))
+        if way == "hidden":
+            self.__dict__["drop"] = drop
+        self.way = way
+
+    def drop(self, z):
+        return z
+
+    def forward(self, x):
+        pyro.module("model", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(self.through(z))).to_event(1), obs=x)
+
+    def through(self, z):
+        if self.way in ("list", "dict", "object", "nested"):
+            picked = {"list": lambda h: h[0], "dict": lambda h: h["a"][0], "object": lambda h: h.net,
+                      "nested": lambda h: h[0]["a"]}[self.way](self.held)  # fmt: skip
+            return picked(z)
+        if self.way == "method":
+            return HALF(z)
+        return self.drop(z) if self.way == "hidden" else self.held(z)
+
+
+class Plain:
+    """The same, as an object that is no module."""
+
+    __slots__ = ("model", "nets")
+
+    def __init__(self, way):
+        self.model = Holding(way)
+        self.nets = {1: self.model}
+
+    def __call__(self, x):
+        return self.nets[1](x)
+
+
+WAYS = [
+    "attribute", "list", "dict", "closure", "default", "partial", "object", "global", "nested", "hidden", "method",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [Holding, Plain])
+def test_modules_are_in_eval_mode_wherever_they_are_held(make, way, apart):
+    model = seeded(lambda: make(way))
+    guide = make_vae()[1]
+    options = {"num_particles": 20, "progress": False}
+    modules = [*Pair(model, guide).all_modules, HALF]
+    pyrovae.evaluate(model, guide, bits(5), num_particles=2, progress=False)
+    assert all(part.training for module in modules for part in module.modules())
+    found = pyrovae.evaluate(model, guide, bits(5), **options)
+    with modes(modules, training=False):
+        expected = pyrovae.evaluate(model, guide, bits(5), **options)
+    assert torch.equal(found.elbo, expected.elbo)
+
+
+class Normalising(nn.Module):
+    """A guide whose statistics of the batch are kept in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 4), nn.Linear(4, 6)
+        self.kept = [nn.BatchNorm1d(4, affine=False)]
+
+    def forward(self, x):
+        pyro.module("guide", self)
+        loc, raw = self.last(self.kept[0](self.first(x))).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_statistics_of_modules_in_plain_attributes_are_trained_and_saved(tmp_path, compile):
+    model, guide = make_vae()[0], seeded(Normalising)
+    fitted = pyrovae.fit(model, guide, bits(60), steps=20, batch_size=30, compile=compile, progress=False)
+    assert int(guide.kept[0].num_batches_tracked) == 20
+    assert float(guide.kept[0].running_mean.abs().max()) > 0
+    fitted.save(tmp_path)
+    before = pyrovae.evaluate(model, guide, bits(9), num_particles=5, progress=False)
+    other = seeded(Normalising, 1)
+    loaded = pyrovae.load(tmp_path, make_vae()[0], other)
+    after = pyrovae.evaluate(loaded.model, loaded.guide, bits(9), num_particles=5, progress=False)
+    assert torch.equal(before.elbo, after.elbo)
+    tensors, document = storage.read(tmp_path)  # as version 0.1.0 wrote them
+    storage.write(tmp_path, {key: t for key, t in tensors.items() if "kept" not in key}, document)
+    pyrovae.load(tmp_path, make_vae()[0], seeded(Normalising, 2))
+
+
+def test_a_bayesian_decoder_is_evaluated_without_its_dropout():
+    decoder = seeded(lambda: nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 5)))
+    model = models.BayesianVAE(
+        prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihoods.Bernoulli(), num_data=30
+    )
+    local = seeded(lambda: guides.MeanField(MLP(5, 8), 2))
+    given = pyrovae.given(model, model.start)
+    one, other = (pyrovae.evaluate(given, local, bits(6, 5), num_particles=9, progress=False) for _ in range(2))
+    assert torch.equal(one.elbo, other.elbo)
+    with modes([decoder], training=False):
+        expected = pyrovae.evaluate(given, local, bits(6, 5), num_particles=9, progress=False)
+    assert torch.equal(one.elbo, expected.elbo)
+    assert decoder[1].training
 
 
 def test_random_state_nests():
