@@ -257,8 +257,8 @@ def compare_command(
         num_draws: draws a datum in the netCDF files.
         max_arviz_data: the netCDF files hold this many of the test data, the first ones.
         num_seeds: fits of each strategy, their initial parameters and noise from seed, seed + 1, ...; one split.
-        gaps_of: of this many test data, the first ones, also find the guide's approximation and amortization gaps.
-        latents_of: by this many test data, the first ones, also judge what the latents hold and what the model draws;
+        gaps_of: of this many test data, taken at random, also find the guide's approximation and amortization gaps.
+        latents_of: by this many test data, taken at random, also judge what the latents hold and what the model draws;
             0 leaves that out.
         simulations: data that each fitted model simulates to see whether its guide is calibrated; 0 leaves that out.
         seed: of the split, the initial parameters and the noise.
@@ -340,7 +340,7 @@ def _print_findings(found: Findings, num_data: int, gaps_of: int) -> None:
     calibrated = formatted(calibration_table(found.calibration)) if found.calibration else None
     tables = {
         f"{num_data} test data, nats per datum": formatted(found.table),
-        f"gaps of the first {gaps_of}{several}": formatted(gap_table(found.gaps)) if found.gaps else None,
+        f"gaps of {gaps_of}{several}": formatted(gap_table(found.gaps)) if found.gaps else None,
         f"calibration on simulated data{several}": calibrated,
         f"what the latents hold, nats per datum{several}": latent_table(found.latents) if found.latents else None,
     }

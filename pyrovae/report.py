@@ -231,8 +231,7 @@ def comparison_page(
         }
         sections.append(Section("Latents", table=latent_table(found.latents), figures=figures))
     if found.codes:
-        count, classes = len(next(iter(found.codes.values()))), shown.classes
-        figures = {"codes": plots.codes(found.codes, None if classes is None else classes[:count])}
+        figures = {"codes": plots.codes(found.codes, found.classes)}
         if found.labels:
             figures["labels"] = plots.scores(found.labels)
         sections.append(Section("Labels", table=score_table(found.labels) if found.labels else None, figures=figures))

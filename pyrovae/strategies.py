@@ -47,7 +47,7 @@ def compare(
         num_particles: importance samples a datum.
         with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does: below log p(x) by annealing, which does not
             trust the guide, so that the two may add up to more than log_evidence - elbo.
-        with_latents: also say what the latents hold, as :func:`pyrovae.usage` and, of the first 1,000 data,
+        with_latents: also say what the latents hold, as :func:`pyrovae.usage` and, of 1,000 data taken at random,
             :func:`pyrovae.aggregate` do.
         with_calibration: also check calibration on 1,000 data that each model simulates, as :func:`pyrovae.sbc` does.
         batch_size: data held by a call of the programs.
@@ -246,11 +246,10 @@ class Latents:
     aggregate: Aggregate
 
 
-def latents(model: Program, guide: Program, data: Data, **options: Any) -> Latents:
-    """Ask what a comparison shows of a pair's latents: usage by all data, the aggregate posterior by 1,000."""
-    return Latents(
-        usage(model, guide, data, **options), aggregate(model, guide, data.subset(slice(0, LATENTS_OF)), **options)
-    )
+def latents(model: Program, guide: Program, data: Data, *, seed: int, **options: Any) -> Latents:
+    """Ask what a comparison shows of a pair's latents: usage of all data, the aggregate posterior of 1,000."""
+    some = data.sampled(LATENTS_OF, seed)
+    return Latents(*(ask(model, guide, of, seed=seed, **options) for ask, of in ((usage, data), (aggregate, some))))
 
 
 def gap_columns(found: Sequence[Gaps]) -> dict[str, float]:
@@ -301,6 +300,7 @@ class Findings:
         marginals: ranks of held-out data in the model's marginals.
         quality: of the model's draws.
         codes: of held-out data.
+        classes: of the data whose codes these are, where they have labels.
         labels: scores of codes against labels.
         notes: what could not be asked, and why, a sentence each.
     """
@@ -314,6 +314,7 @@ class Findings:
     marginals: dict[str, Ranks] = field(default_factory=dict)
     quality: dict[str, pd.DataFrame] = field(default_factory=dict)
     codes: dict[str, Tensor] = field(default_factory=dict)
+    classes: pd.Categorical | None = None
     labels: dict[str, pd.DataFrame] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -334,8 +335,8 @@ def examine(
         fits: one a seed, by name.
         test: held-out data.
         num_particles: importance samples a datum.
-        gaps_of: number of data, the first ones, whose gaps are split; 0 leaves that out.
-        latents_of: number of data, the first ones, by which latents and draws are judged; 0 leaves that out.
+        gaps_of: number of data, taken at random, whose gaps are split; 0 leaves that out.
+        latents_of: number of data, taken at random, by which latents and draws are judged; 0 leaves that out.
         simulations: number of simulated data for calibration; 0 leaves that out.
         options: ``seed``, ``device`` and ``progress``.
     """
@@ -343,7 +344,9 @@ def examine(
     evaluations = {name: [evaluate(f.model, f.guide, test, **judge) for f in run] for name, run in fits.items()}
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     found = Findings(evaluations, comparison(evaluations, seconds), seconds)
-    some = test.subset(slice(0, latents_of)) if latents_of else test
+    seed = options["seed"]
+    some = test.sampled(latents_of, seed) if latents_of else test
+    found.classes = some.classes
 
     def ask(kept: dict[str, Any], what: str, question: Callable[[str, Program, Program], Any]) -> None:
         for name, run in fits.items():
@@ -353,14 +356,14 @@ def examine(
                 found.notes.append(f"{what} of {name}: {error}.")
 
     if gaps_of:
-        ask(found.gaps, "Gaps", lambda _, p, q: gaps(p, q, test.subset(slice(0, gaps_of)), **options))
+        ask(found.gaps, "Gaps", lambda _, p, q: gaps(p, q, test.sampled(gaps_of, seed), **options))
     if latents_of:
         ask(found.latents, "Latents", lambda _, p, q: latents(p, q, some, **options))
         ask(found.codes, "Codes", lambda _, p, q: codes(p, q, some, **options))
         ask(found.marginals, "Marginals", lambda _, p, q: pit(p, some, **options))
         ask(found.quality, "Draws", lambda _, p, q: sample_quality(p, some, **options))
         if some.labels is not None:
-            seed, labels = options["seed"], some.labels.cpu()
+            labels = some.labels.cpu()
             at = labels >= 0
             ask(found.labels, "Labels", lambda n, p, q: label_scores(found.codes[n][at], labels[at], seed=seed))
     if simulations:

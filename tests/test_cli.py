@@ -139,7 +139,7 @@ def test_seeds_gaps_and_what_is_left_out(tmp_path, capsys):
         "--latents_of", 60, "--simulations", 20, capsys=capsys,
     )  # fmt: skip
     assert status == 0
-    assert "gaps of the first 4, the first seed's fits" in said.out
+    assert "gaps of 4, the first seed's fits" in said.out
     assert "Latents of planar: the guide cannot score" in said.out
     table = pd.read_csv(out / "table.csv", index_col="name")
     assert (table["seeds"] == 2).all()

@@ -11,9 +11,11 @@ import pytest
 import torch
 from conftest import SIGMAS, seeded
 from scipy import stats
+from torch.distributions import biject_to, constraints
 
 import pyrovae
-from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
+from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors, strategies
+from pyrovae.latents.aggregate import _of_one_number
 from pyrovae.latents.marginals import marginals
 
 QUIET = {"progress": False}
@@ -136,13 +138,13 @@ class _Opaque(dist.TorchDistribution):
     arg_constraints = {}  # noqa: RUF012
     has_rsample = True
 
-    def __init__(self, inner):
-        self.inner = inner
+    def __init__(self, inner, support=constraints.real):
+        self.inner, self.inside = inner, support
         super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
 
     @property
     def support(self):
-        return torch.distributions.constraints.real_vector
+        return constraints.independent(self.inside, 1)
 
     def expand(self, batch_shape, _instance=None):
         return self
@@ -279,10 +281,19 @@ def test_collapse_is_reported_where_it_is(splits, beta, prior):
         assert not found.layers["collapsed"].any()
         assert found.layers.loc["z", "used"] >= 3
         assert found.layers.loc["z", "rate"] > 1
-    else:
+        return
+    everything = ["z[0]", "z[1]", "z[2]", "z[3]"]
+    assert found.layers.loc["z", "used"] == 0
+    if prior is priors.StandardNormal:
         assert found.layers.loc["z", "collapsed"]
-        assert found.collapsed == ["z[0]", "z[1]", "z[2]", "z[3]"]
+        assert found.collapsed == everything
         assert "no latent holds anything of the data" in str(found)
+    else:  # min over s of KL(N(0, s^2) || Laplace(0, 1)) = 0.0484 nats, at s^2 = pi / 2
+        assert (found.latents["rate"] > 0.048 - 2 * found.latents["rate_se"]).all()
+        assert found.layers.loc["z", "state"] == "idle"
+        assert not found.layers.loc["z", "collapsed"]
+        assert (found.collapsed, found.named("idle")) == ([], everything)
+        assert "idle: no latent moves with the data, though q is not the prior" in str(found)
 
 
 def test_the_layer_that_collapsed_is_named(splits):
@@ -306,6 +317,157 @@ def test_the_layer_that_collapsed_is_named(splits):
     assert not found.layers.loc["z1", "collapsed"]
     assert found.collapsed[:2] == ["z2[0]", "z2[1]"]
     assert "z2: " in str(found)
+
+
+def grouped(x):
+    """z[0] tells two groups apart; z[1] is the prior."""
+    with pyro.plate("data", len(x)):
+        loc = torch.stack([4.0 * x[:, 0], 0 * x[:, 0]], dim=1)
+        pyro.sample("z", dist.Normal(loc, x.new_tensor([0.1, 1.0])).to_event(1))
+
+
+def noisy(x):
+    """z ~ N(0, I), x ~ N(z, I): data of any kind can be asked about."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_is_held_does_not_depend_on_the_order_of_the_data(ordered):
+    """Two groups of 1,000, well apart: log 2 nats, of 500 at random within 4 of its own errors of what is balanced."""
+    side = torch.ones(2000)
+    side[:1000] = -1
+    x = torch.stack([side, 0 * side], dim=1)
+    x = x if ordered else x[seeded(lambda: torch.randperm(2000))]
+    found = pyrovae.usage(noisy, grouped, x, num_draws=4, **QUIET)
+    row = found.latents.loc["z[0]"]
+    # the split of 500 is a binomial's: their entropy falls short of log 2 by (p - 1/2)^2 * 2, 1 / 1000 on average
+    assert abs(row["information"] - math.log(2)) < SIGMAS**2 * 2 / (4 * 500) + SIGMAS * row["information_se"]
+    assert (row["state"], found.latents.loc["z[1]", "state"]) == ("used", "collapsed")
+    assert "1 of 2 latents in use, collapsed: z[1]" in str(found)
+    assert found.layers.loc["z", "active_units"] == 1
+    parts = strategies.latents(noisy, grouped, data.Data(x), seed=0, **QUIET).aggregate
+    assert parts.mutual_information.mean() == pytest.approx(math.log(2), abs=SIGMAS**2 * 2 / (4 * 1000))
+
+
+def test_errors_of_usage_are_those_of_repeats(oracle):
+    """Over 60 sets of 100 data: the spread of 60 is known to 9%."""
+    tables = []
+    for seed in range(60):
+        x = seeded(lambda: oracle.evidence().sample((100,)), seed)
+        tables.append(pyrovae.usage(oracle, guides.Exact(oracle), x, num_draws=8, seed=seed, **QUIET).latents)
+    for name in ("rate", "information", "activity"):
+        spread = np.std([t[name] for t in tables], axis=0, ddof=1)
+        stated = np.mean([t[f"{name}_se"] for t in tables], axis=0)
+        assert (np.abs(np.log(stated / spread)) < 0.5).all(), name
+
+
+def test_a_latent_that_follows_its_prior_or_cannot_be_judged_is_said_to():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x, 1.0).to_event(1))  # x as a covariate of itself
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x = seeded(lambda: torch.randn(300, 2))
+    found = pyrovae.usage(model, guide, x, **QUIET)
+    assert found.named("follows") == ["z[0]", "z[1]"]
+    assert found.layers.loc["z", "state"] == "follows"
+    assert found.layers.loc["z", "information"] > 0.3
+    assert "follows its prior" in str(found)
+
+    def little(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.15 * x, 1.0).to_event(1))
+
+    some = pyrovae.usage(noisy, little, x[:20], num_draws=2, **QUIET)  # about 0.011 nats, known to 0.005
+    assert some.layers.loc["z", "state"] == "unclear"
+    assert "cannot be told from so few data or draws" in str(some)
+    assert not some.layers.loc["z", "collapsed"]
+
+
+def test_burdas_units_are_counted_by_the_variance_of_codes():
+    """A code of variance 0.04 in a prior of sd 0.2: all of the share, and active; of variance 0.0016, not active."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, x.new_tensor([0.2, 0.04])).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x * x.new_tensor([0.2, 0.04]), 0.001).to_event(1))
+
+    x = seeded(lambda: torch.randn(400, 2))
+    found = pyrovae.usage(model, guide, x, **QUIET)
+    np.testing.assert_allclose(found.latents["code_variance"], x.var(0) * torch.tensor([0.04, 0.0016]), rtol=0.01)
+    assert (found.latents["activity"] > 0.99).all()
+    assert found.layers.loc["z", "active_units"] == 1
+    assert found.layers.loc["z", "used"] == 2
+
+
+def test_guides_with_randomness_of_their_own_are_refused_or_not_asked_for_information(oracle):
+    x = seeded(lambda: oracle.evidence().sample((60,)))
+    family = seeded(lambda: guides.MeanField(nn.MLP(4, 8), 2)).double()
+    guide = guides.SemiAmortized(family, oracle, num_steps=2).double()
+    with pytest.raises(ValueError, match=r"the guide draws numbers of its own before it samples.*guide\.family"):
+        pyrovae.aggregate(oracle, guide, x, **QUIET)
+    found = pyrovae.usage(oracle, guide, x, **QUIET)
+    assert found.latents["information"].isna().all()
+    assert found.latents["activity"].notna().all()
+    assert math.isnan(found.layers.loc["z", "information"])
+    assert pyrovae.aggregate(oracle, family, x, **QUIET).summary()["mutual_information"] < math.log(60)
+
+
+@pytest.mark.parametrize("support", ["positive", "unit_interval", "simplex"])
+def test_moments_of_constrained_latents_are_taken_where_they_are_free(support):
+    """T(N(m, s)) coordinate by coordinate, hidden from the marginals: as exact as moments of 64 draws are."""
+    simplex = support == "simplex"
+    transform = biject_to(getattr(constraints, "unit_interval" if simplex else support))
+    prior = dist.Beta(torch.ones(2), 1.0) if support != "positive" else dist.LogNormal(torch.zeros(2), 1.0)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior.to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def made(hide):
+        def guide(x):
+            inner = dist.TransformedDistribution(dist.Normal(1.5 * x, 1.2).to_event(1), [transform])
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", _Opaque(inner, getattr(constraints, support)) if hide else inner)
+
+        return guide
+
+    x = seeded(lambda: torch.randn(200, 2))
+    if simplex:  # its coordinates lie in the unit interval; that they add up to one is nothing that marginals know
+        found = _of_one_number(constraints.simplex)
+        assert found(torch.tensor(0.0)) == 0.5
+        return
+    known, found = (pyrovae.aggregate(model, made(hide), x, num_draws=4, **QUIET) for hide in (False, True))
+    assert (known.estimated, found.estimated) == (False, True)
+    one, other = known.summary(), found.summary()
+    assert one["dimension_wise"] > 0.03
+    assert other["dimension_wise"] == pytest.approx(one["dimension_wise"], abs=0.02)  # moments of 64 draws
+    assert other["total_correlation"] == pytest.approx(one["total_correlation"], abs=0.02)
+
+
+def test_flows_on_the_positive_half_line_have_no_negative_divergence():
+    prior = dist.Exponential(torch.ones(2)).to_event(1)
+    model = seeded(lambda: models.VAE(prior=prior, decoder=nn.MLP(2, 6), likelihood=likelihoods.Gaussian()))
+    guide, x = seeded(lambda: (guides.Flow(nn.MLP(6, 8), 2, support="positive"), torch.randn(200, 6)))
+    found = pyrovae.aggregate(model, guide, x, num_draws=40, **QUIET)
+    assert found.estimated
+    with torch.no_grad():  # next to q(z_d | x) = q(z_d), log-normal: E[log q(u_d) - u_d + z_d], by its moments
+        u = torch.cat([seeded(lambda k=k: guide.posterior(x).sample(), k) for k in range(100)]).log()
+    entropy = u.std(0).log() + 0.5 * math.log(2 * math.pi * math.e)
+    expected = float((-entropy - u.mean(0) + u.exp().mean(0)).sum())
+    assert found.summary()["dimension_wise"] == pytest.approx(expected, abs=SIGMAS * found.mc_se["dimension_wise"])
+    assert expected > 0.2
 
 
 def dependent(x):
@@ -412,6 +574,30 @@ def test_the_aggregate_posterior_is_told_from_the_prior(oracle):
     assert (table["pvalue"] < 0.01).any()
     with pytest.raises(ValueError, match="at least 20 data"):
         pyrovae.prior_test(oracle, guides.Exact(oracle), x[:5], **QUIET)
+
+
+@pytest.mark.parametrize("size", [20, 60])
+def test_few_codes_far_from_the_prior_are_told_apart(size):
+    """Ten standard deviations; and none, over 20 seeds: the mean accuracy at 4 errors of 2 size * 20 guesses."""
+
+    def apart(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_full((2,), 10.0), 1.0).to_event(1))
+
+    def same(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    options = {"num_permutations": 99, **QUIET}
+    found = pyrovae.prior_test(noisy, apart, torch.zeros(size, 2), **options)
+    assert found.accuracy == 1
+    assert found.kl > 3
+    assert found.pvalue == pytest.approx(0.01)
+    nothing = [pyrovae.prior_test(noisy, same, torch.zeros(size, 2), seed=seed, **options) for seed in range(20)]
+    accuracy = np.mean([one.accuracy for one in nothing])
+    assert abs(accuracy - 0.5) < SIGMAS * 0.5 / math.sqrt(40 * size) + 0.03  # what is left out of a fold tilts it
+    kls = np.array([one.kl for one in nothing])
+    assert kls.mean() < SIGMAS * kls.std(ddof=1) / math.sqrt(20)
 
 
 GRID = np.array(list(itertools.product(range(3), range(4), range(5)))).repeat(8, axis=0)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.checks import at_least
 from pyrovae.data.binarisation import Binarisation, Static
+from pyrovae.streams import generator
 
 ROWS = 4096  # read at once of a set that may be larger than memory
 Shape = int | tuple[int, ...]
@@ -185,6 +186,16 @@ class Data:
         chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices))
         _check(chosen.tensors, self.missing)
         return chosen
+
+    def sampled(self, count: int, seed: int = 0) -> "Data":
+        """Return so many of the data, drawn at random without replacement, as a part that is to stand for the whole.
+
+        A set of no more data is returned as it is. The same seed draws the same of them.
+        """
+        if at_least("count", count, 1) >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=generator("some of the data", seed), device="cpu")
+        return self.subset(order[:count])
 
     def fixed(self, seed: int = 0) -> "Data":
         """Return the set with every random protocol drawn once, so that all who judge by it judge by the same data."""

@@ -10,6 +10,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import biject_to, constraints
 from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least
@@ -17,6 +18,7 @@ from pyrovae.data import as_data
 from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
+from pyrovae.latents.scoring import FEW, conditioned, draws_of_its_own
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
 from pyrovae.streams import stream_seed
@@ -24,6 +26,7 @@ from pyrovae.streams import stream_seed
 PAIRS = 2**18  # of a draw and a datum, scored at once, as long as they are
 NUMBERS = 2**24  # at most
 MOMENTS = 64  # draws by which a marginal is described that is not known
+MOST_FREE = 500.0  # on the unconstrained scale, beyond which numbers are rounded to an edge of their support
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Aggregate:
         names: of the D coordinates.
         mc_se: Monte Carlo standard errors of the means, by name, which more draws would remove; NaN for one draw.
         estimated: whether the guide's marginals are not known (flows), so that each q(z_d | x) was taken as a Gaussian
-            with the moments of 64 draws: total correlation and dimension-wise KLs are then off by what it is not.
+            with the moments of 64 draws, on the unconstrained scale of z_d. What it is not makes dimension-wise KLs too
+            small and the total correlation too large, by as much.
     """
 
     distortion: Tensor
@@ -132,8 +136,8 @@ def aggregate(
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers; for a prior that differs between data
-            (there is no one p(z) to compare with), a guide that cannot score a z that it did not draw, or auxiliary
-            sites.
+            (there is no one p(z) to compare with), a guide that cannot score a z that it did not draw, one that draws
+            numbers of its own before it samples, or auxiliary sites.
 
     Example:
         >>> from pyrovae import guides, models
@@ -152,6 +156,12 @@ def aggregate(
         if asked.layout.auxiliary:
             raise ValueError(
                 f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so q(z) has no density"
+            )
+        if draws_of_its_own(asked, asked.data.batch(slice(0, FEW))):
+            raise ValueError(
+                "the guide draws numbers of its own before it samples, so that q(z | x) is an average over them whose "
+                "density is not known, and they would count as information: ask about the family that it starts from "
+                "(of SemiAmortized, guide.family), or use another guide"
             )
         drawn = _drawn(asked, num_draws, batch_size)
         label = "aggregate" if progress else None
@@ -198,7 +208,7 @@ class _Drawn:
         log_likelihood: log p(x | z).
         names: of the D coordinates.
         plates: number of plates left of the data plate, by site.
-        discrete: whether any latent is.
+        supports: of the latents, by site.
     """
 
     latents: dict[str, Tensor]
@@ -208,7 +218,7 @@ class _Drawn:
     log_likelihood: Tensor
     names: tuple[str, ...]
     plates: dict[str, int]
-    discrete: bool
+    supports: dict[str, Any]
 
 
 def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
@@ -229,8 +239,8 @@ def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
     names = tuple(n for name, value in joined.items() for n in coordinates(name, value[0]))
     densities = {name: torch.cat(kept, dim=1).flatten().double().cpu() for name, kept in logs.items()}
     plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in joined}
-    discrete = any(sites[name]["fn"].support.is_discrete for name in joined)
-    return _Drawn(joined, flat, **densities, names=names, plates=plates, discrete=discrete)
+    supports = {name: part.model_trace.nodes[name]["fn"].support for name in joined}  # torch forgets that of some maps
+    return _Drawn(joined, flat, **densities, names=names, plates=plates, supports=supports)
 
 
 def _aggregated(
@@ -282,27 +292,8 @@ def _scores(
             return together, known(values.reshape(len(values), -1)[:, None])
     count, size = len(next(iter(latents.values()))), len(batch[0])
     rows = tuple(t.repeat(count, *[1] * (t.dim() - 1)) for t in batch)
-    trace = _conditioned(asked.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows)
+    trace = conditioned(asked.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows)
     return log_density(trace, len(rows[0])).unflatten(0, (count, size)), None
-
-
-def _conditioned(
-    program: Program, latents: Mapping[str, Tensor], plates: Mapping[str, int], rows: tuple[Tensor, ...]
-) -> Any:
-    """Run a program with its latents given, ``[rows, ...]``."""
-    held = {name: value.movedim(0, plates[name]) for name, value in latents.items()}
-    try:
-        with Repeated():
-            trace = poutine.trace(poutine.condition(program, data=held)).get_trace(*rows)
-            unknown = bool(log_density(trace, len(rows[0])).isnan().any())
-            reason = "its density is NaN"
-    except (RuntimeError, ValueError, KeyError, NotImplementedError) as error:
-        unknown, reason = True, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    if unknown:
-        raise ValueError(
-            f"the guide cannot score a z that it did not draw ({reason}), so q(z) is not known: use a guide that can"
-        )
-    return trace
 
 
 def _prior_marginals(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
@@ -314,7 +305,7 @@ def _prior_marginals(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
     for indices, batch in asked.data.batches(batch_size):
         size = len(indices)
         first = {name: value[:1].expand(size, *value.shape[1:]) for name, value in drawn.latents.items()}
-        trace = _conditioned(asked.pair.model, first, drawn.plates, batch)
+        trace = conditioned(asked.pair.model, first, drawn.plates, batch)
         found = torch.stack([per_datum(trace.nodes[name], size) for name in first]).sum(0)  # conditioning observes them
         if not bool(torch.isclose(found, drawn.log_p[:1].to(found), rtol=1e-4, atol=1e-4).all()):
             raise ValueError(
@@ -335,15 +326,48 @@ def _prior_marginals(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
 def _by_moments(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
     """Return log q(z_d) of every draw, ``[draws, D]``, each q(z_d | x) taken as a Gaussian; NaN if discrete.
 
-    Its mean and standard deviation are those of draws made for this, so that narrow posteriors stay narrow.
+    It is one of z_d on its unconstrained scale, u_d: log q(z_d) = log q(u_d) - log |dz_d / du_d|. Its mean and standard
+    deviation are those of draws made for this, so that narrow posteriors stay narrow.
     """
-    if drawn.discrete:
+    if any(support.is_discrete for support in drawn.supports.values()):
         return torch.full_like(drawn.flat, math.nan)
-    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS, batch_size).flat
-    own = again.unflatten(0, (MOMENTS, -1))
+    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS, batch_size)
+    own = _unconstrained(again)[0].unflatten(0, (MOMENTS, -1))
     loc, scale = own.mean(0), own.std(0).clamp(min=1e-9)  # [N, D]
+    free, log_jacobian = _unconstrained(drawn)
     parts = []
-    for draws in _chunks(len(drawn.flat), *loc.shape):
-        logs = torch.distributions.Normal(loc, scale).log_prob(drawn.flat[draws][:, None])
+    for draws in _chunks(len(free), *loc.shape):
+        logs = torch.distributions.Normal(loc, scale).log_prob(free[draws][:, None])
         parts.append(logs.logsumexp(1) - math.log(len(loc)))
-    return torch.cat(parts)
+    return torch.cat(parts) - log_jacobian
+
+
+def _unconstrained(drawn: _Drawn) -> tuple[Tensor, Tensor]:
+    """Return every latent on its own unconstrained scale, ``[draws, D]``, and log |dz_d / du_d|."""
+    free, log_jacobian = [], []
+    for name, value in drawn.latents.items():
+        z, transform = value.reshape(len(value), -1).double().cpu(), _of_one_number(drawn.supports[name])
+        if transform is None:
+            free.append(z)
+            log_jacobian.append(torch.zeros_like(z))
+        else:
+            u = transform.inv(z).clamp(-MOST_FREE, MOST_FREE)  # a value that was rounded to the edge
+            free.append(u)
+            log_jacobian.append(transform.log_abs_det_jacobian(u, transform(u)))
+    return torch.cat(free, 1), torch.cat(log_jacobian, 1)
+
+
+def _of_one_number(support: Any) -> Any:
+    """Return the map from the real line to where a coordinate lies; None where that is the line, or not known."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is constraints.simplex:
+        support = constraints.unit_interval
+    bounds = [bound for bound in vars(support).values() if isinstance(bound, Tensor) and bound.numel() > 1]
+    if support.event_dim or bounds or support is constraints.real:
+        return None
+    try:
+        found = biject_to(support)
+    except NotImplementedError:
+        return None
+    return None if found.domain.event_dim else found

@@ -1,10 +1,9 @@
-"""Which latents a pair uses: rates and activity by coordinate, and what has collapsed onto the prior."""
+"""Which latents a pair uses: rates, information and activity by coordinate, and what has collapsed onto the prior."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from pyro import poutine
@@ -14,12 +13,15 @@ from pyrovae.checks import at_least, positive
 from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
+from pyrovae.latents.scoring import draws_of_its_own
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Program, Repeated, per_datum
 from pyrovae.particles import BATCH_SIZE, Particles, Question, question
 
 INFORMATION_OF = 500
 NUMBERS = 2**25  # log densities held at once
+ERRORS = 2.0  # standard errors by which a number has to be below or above the threshold
+ACTIVE = 0.01  # variance of codes from which Burda and others count a unit as active
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Usage:
     """What each latent holds of the data.
 
     Attributes:
-        latents: a row a coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``rate_se``,
-            ``information``, ``activity``, ``collapsed``; see :func:`usage`.
-        layers: a row a site: ``rate``, ``rate_se`` and ``information`` of all its coordinates together, in nats per
-            datum; how many they are (``latents``) and are in use (``used``); ``collapsed``.
+        latents: a row a coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``information`` and
+            ``activity``, each with its standard error (``rate_se``, ...), ``code_variance``, ``state``, ``collapsed``;
+            see :func:`usage`.
+        layers: a row a site: ``rate`` and ``information`` of all its coordinates together, in nats per datum, with
+            their standard errors; how many coordinates they are (``latents``), how many are in use (``used``), and how
+            many Burda and others would count as active (``active_units``); ``state``, ``collapsed``.
     """
 
     latents: pd.DataFrame
@@ -39,18 +43,67 @@ class Usage:
     @property
     def collapsed(self) -> list[str]:
         """Names of the collapsed coordinates."""
-        return list(self.latents.index[self.latents["collapsed"]])
+        return self.named("collapsed")
+
+    def named(self, state: str) -> list[str]:
+        """Return the names of the coordinates in a state: "used", "collapsed", "idle", "follows" or "unclear"."""
+        return list(self.latents.index[self.latents["state"] == state])
 
     def __str__(self) -> str:
         lines = []
         for name, layer in self.layers.iterrows():
-            unused = self.latents.index[(self.latents["layer"] == name) & self.latents["collapsed"]]
-            state = "collapsed: no latent holds anything of the data" if layer["collapsed"] else (
-                f"{layer['used']} of {layer['latents']} latents in use"
-                + (f", collapsed: {', '.join(unused)}" if len(unused) else "")
-            )  # fmt: skip
-            lines.append(f"{name}: {layer['rate']:.3g} nats per datum (se {layer['rate_se']:.2g}), {state}")
+            own = self.latents[self.latents["layer"] == name]
+            others = {state: list(own.index[own["state"] == state]) for state in _STATES}
+            named = "".join(f", {state}: {', '.join(names)}" for state, names in others.items() if names)
+            said = _STATES.get(layer["state"], f"{layer['used']} of {layer['latents']} latents in use{named}")
+            lines.append(f"{name}: {layer['rate']:.3g} nats per datum (se {layer['rate_se']:.2g}), {said}")
         return "\n".join(lines)
+
+
+_STATES = {
+    "collapsed": "collapsed: no latent holds anything of the data",
+    "idle": "idle: no latent moves with the data, though q is not the prior",
+    "follows": "follows its prior: no latent holds more than what the prior is given",
+    "unclear": "unclear: whether a latent holds anything of the data cannot be told from so few data or draws",
+}
+
+
+@dataclass(frozen=True)
+class _Number:
+    """An estimate and its standard error; NaN where it is not known."""
+
+    value: float
+    error: float
+
+    def below(self, threshold: float) -> bool:
+        """Whether it is surely below; one whose error is not known is not."""
+        return abs(self.value) + ERRORS * self.error < threshold
+
+    def above(self, threshold: float) -> bool:
+        """Whether it is surely above, likewise."""
+        return self.value - ERRORS * self.error > threshold
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an estimate at all."""
+        return not math.isnan(self.value)
+
+    def columns(self, name: str) -> dict[str, float]:
+        """Return the columns of a table."""
+        return {name: self.value, f"{name}_se": self.error}
+
+
+def _state(rate: _Number, most: _Number, moves: _Number, threshold: float) -> str:
+    """Return what is said of a latent, given its rate, what its rate is at most, and how it moves with the data."""
+    low = rate.below(threshold) or most.below(threshold)
+    still = _Number(max(moves.value, 0.0), moves.error).below(threshold)  # what is none may be estimated below 0
+    if low and (still or not moves.known):
+        return "collapsed"
+    if still:
+        return "idle"
+    if low:
+        return "follows"
+    return "used" if moves.above(threshold) and (rate.above(threshold) or not rate.known) else "unclear"
 
 
 def usage(
@@ -65,38 +118,47 @@ def usage(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Usage:
-    """Report which latents, and which layers of them, have collapsed onto the prior.
+    """Report which latents, and which layers of them, hold anything of the data, and which have collapsed.
 
-    Of every coordinate, given the layers that the programs draw before it:
+    Of every coordinate, given the layers that the programs draw before it, each with its standard error over the data:
 
-    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per datum, of q's marginal; next to 0 where q has
-      collapsed onto the prior. Rates of coordinates add up to the layer's for a factorised q; of a correlated one the
-      layer's holds the correlation too. NaN where the family has no marginals in closed form (flows);
+    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per datum, of q's marginal. Rates of coordinates add up
+      to the layer's for a factorised q; of a correlated one the layer's holds the correlation too. NaN where the family
+      has no marginals in closed form (flows); the layer's rate is then what it is at most;
+    - ``information``: mutual information of z_d with what q is given, from q's marginals and 500 data taken at random
+      (at most the log of their number); NaN likewise, and where a guide draws numbers of its own before it samples
+      (``guides.SemiAmortized``), which would count as information;
     - ``activity``: variance over the data of the mean of q, as a share of the whole variance of z_d, free of the bias
-      of few draws; NaN for discrete latents;
-    - ``information``: mutual information of z_d with what q is given, of the first 500 data (at most the log of their
-      number), from q's marginals; NaN likewise;
-    - ``collapsed``: whether the rate is below ``threshold``, or the information (the activity, where that is not
-      known): a latent that does not move with the datum holds nothing, though its rate be above 0 because the guide's
-      family does not contain the prior (a Gaussian q of a Laplace prior).
+      of few draws; NaN for discrete latents. ``code_variance`` is that variance itself: Burda and others call a unit
+      active where it is above 0.01, which means something for a standard normal prior.
 
-    A layer has collapsed where all of its latents have, and its own rate or information, which sees what single
-    latents do not, is below ``threshold`` times their number.
+    ``state`` weighs the rate against how z_d moves with the data: the information, and where that is not known the
+    activity, which sees means alone. A number is below ``threshold``, or above, if it is by two standard errors.
+
+    - "collapsed": both are below: q is the prior;
+    - "idle": it does not move with the data, but q is not the prior, as where the guide's family does not contain it (a
+      Gaussian q of a Laplace prior), or is not known to be;
+    - "follows": it moves, as its prior does with the layer above or with covariates: it holds nothing beyond these;
+    - "used": both are above; "unclear": neither can be told from these data and draws.
+
+    ``collapsed`` is whether the state is that. A layer is judged in the same way, by its own rate and information and
+    ``threshold`` times the number of its latents, where no latent of it is used: they see what single latents do not.
 
     With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only a layer's rate
     and that of the topmost layer's coordinates are to be read as divergences: see :func:`pyrovae.rates`.
 
     Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016, for active units; Lucas, Tucker,
-    Grosse and Norouzi, "Understanding posterior collapse in generative latent variable models", 2019.
+    Grosse and Norouzi, "Understanding posterior collapse in generative latent variable models", 2019; Hoffman and
+    Johnson, "ELBO surgery", 2016, for the information within the rate.
 
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set; at least 2 data.
         num_draws: of every datum's posterior; at least 2.
-        threshold: in nats per datum for rates, a share of the variance for activity.
+        threshold: in nats per datum for rates and information, a share of the variance for activity.
         batch_size: data held by a call of the programs.
-        seed: of the draws.
+        seed: of the draws, and of the data that information is estimated from.
         device: None means CUDA where there is one.
         progress: whether to show a progress bar.
 
@@ -128,23 +190,23 @@ def usage(
     layers: dict[str, dict[str, Any]] = {}
     for site in next(iter(parts.values())):
         sums = _Sums.joined([part[site] for part in parts.values()])
-        table = sums.table(site, num_draws, threshold, held[site].single)
+        table, layers[site] = sums.tables(site, num_draws, threshold, held[site])
         rows.update(table)
-        used = sum(not row["collapsed"] for row in table.values())
-        rate, most = sums.rate / num_draws, threshold * len(table)
-        silent = abs(float(rate.mean())) < most or held[site].together < most
-        layers[site] = {
-            "rate": float(rate.mean()),
-            "rate_se": standard_error(rate),
-            "information": held[site].together,
-            "latents": len(table),
-            "used": used,
-            "collapsed": used == 0 and silent,
-        }
     return Usage(
         pd.DataFrame.from_dict(rows, orient="index").rename_axis("latent"),
         pd.DataFrame.from_dict(layers, orient="index").rename_axis("layer"),
     )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Gains of information, ``[n]`` in nats: of a site's draw as a whole, and of each of its D coordinates, ``[n, D]``.
+
+    Their means estimate mutual information with what q is given; NaN where it is not known.
+    """
+
+    together: Tensor
+    single: Tensor
 
 
 @dataclass(frozen=True)
@@ -193,65 +255,89 @@ class _Sums:
         fields = (torch.cat([getattr(part, n) for part in parts]) for n in ("rate", "single", "first", "second"))
         return _Sums(parts[0].names, *fields)
 
-    def table(self, site: str, num_draws: int, threshold: float, information: Any) -> dict[str, dict[str, Any]]:
-        """Return a row a coordinate; a discrete vector, whose coordinates are not apart, is one."""
-        means = self.first / num_draws
-        within = (self.second / num_draws - means.square()).clamp(min=0) * num_draws / (num_draws - 1)
-        between = (means.var(0) - within.mean(0) / num_draws).clamp(min=0)  # draws spread the means
-        activity = (between / (between + within.mean(0)).clamp(min=1e-30)).numpy()
-        one = self.single.shape[1] == 1
-        single = self.rate[:, None] if one else self.single
-        rates = (single.mean(0) / num_draws).numpy()
-        errors = [standard_error(column / num_draws) for column in single.T]
+    def tables(
+        self, site: str, num_draws: int, threshold: float, held: _Held
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Return a row a coordinate, and the layer's; a discrete vector, whose coordinates are not apart, is one."""
+        layer_rate, size = _mean(self.rate / num_draws), len(self.names)
+        single = self.rate[:, None] if size == 1 else self.single
+        rates, informations = ([_mean(column) for column in t.T] for t in (single / num_draws, held.single))
+        activities, variances = self._activity(num_draws)
         rows = {}
-        for name, rate, error, share, held in zip(self.names, rates, errors, activity, information, strict=True):
-            tells = share if np.isnan(held) else held
+        for name, rate, information, activity, variance in zip(
+            self.names, rates, informations, activities, variances, strict=True
+        ):
+            state = _state(rate, layer_rate, information if information.known else activity, threshold)
             rows[name] = {
                 "layer": site,
-                "rate": float(rate),
-                "rate_se": error,
-                "information": float(held),
-                "activity": float(share),
-                "collapsed": any(abs(value) < threshold for value in (rate, tells)),  # NaN is not below
+                **rate.columns("rate"),
+                **information.columns("information"),
+                **activity.columns("activity"),
+                "code_variance": variance,
+                "state": state,
+                "collapsed": state == "collapsed",
             }
-        return rows
+        used = sum(row["state"] == "used" for row in rows.values())
+        together = _mean(held.together)
+        state = "used" if used else _state(layer_rate, layer_rate, together, threshold * size)
+        layer = {
+            **layer_rate.columns("rate"),
+            **together.columns("information"),
+            "latents": size,
+            "used": used,
+            "active_units": sum(variance > ACTIVE for variance in variances),
+            "state": state,
+            "collapsed": state == "collapsed",
+        }
+        return rows, layer
+
+    def _activity(self, num_draws: int) -> tuple[list[_Number], list[float]]:
+        """Return every coordinate's activity, its error by the delta method, and the variance of its codes."""
+        means = self.first / num_draws
+        within = (self.second / num_draws - means.square()).clamp(min=0) * num_draws / (num_draws - 1)
+        apart = (means - means.mean(0)).square() * len(means) / (
+            len(means) - 1
+        ) - within / num_draws  # draws spread means
+        between, total = apart.mean(0), (apart + within).mean(0).clamp(min=1e-30)
+        share = between.clamp(min=0) / total
+        influence = (apart - share * (apart + within)) / total
+        found = [_Number(float(s), _mean(column).error) for s, column in zip(share, influence.T, strict=True)]
+        return found, [float(variance) for variance in between.clamp(min=0)]
 
 
-@dataclass(frozen=True)
-class _Held:
-    """Mutual information, in nats, of what q is given with a site's draw, and with each of its D coordinates."""
-
-    together: float
-    single: np.ndarray
+def _mean(values: Tensor) -> _Number:
+    return _Number(float(values.mean()), standard_error(values))
 
 
 def _information(asked: Question, num_latents: int) -> dict[str, _Held]:
-    """Estimate what every site holds, from a draw of each of the first 500 data (fewer, if that many do not fit).
+    """Estimate what every site holds, from a draw of each of 500 data (fewer, if that many do not fit), at random.
 
-    Scored under all of them: E[log q(z | own) - log mean_j q(z | j)], at most the log of their number; NaN where the
-    family has no marginals.
+    Scored under all of them: log q(z | own) - log mean_j q(z | j), in the mean at most the log of their number.
     """
     size = min(len(asked.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
+    batch = asked.data.sampled(size, asked.seed).batch(slice(0, size))
     noise = DatumNoise("information", asked.seed, range(size), asked.data.device)
     with noise, Repeated():
-        trace = poutine.trace(asked.pair.guide).get_trace(*asked.data.batch(slice(0, size)))
+        trace = poutine.trace(asked.pair.guide).get_trace(*batch)
+    unknown = draws_of_its_own(asked, batch)
     found = {}
     for name in asked.layout.latents:
         site = trace.nodes[name]
         fn, value = site["fn"], site["value"]
-        count = value[..., :1].numel() if fn.support.is_discrete and fn.event_shape else value.numel()
-        held = _Held(math.nan, np.full(count // size, np.nan))
-        known = marginals(fn) if len(fn.batch_shape) == 1 and site["mask"] is None else None
-        if known is not None:
-            flat = value.reshape(size, -1)
-            single = known(flat[:, None]).double()  # [draws, data, D]
-            together = fn.log_prob(value[:, None]).double()
-            held = _Held(float(_gain(together[..., None])[0]), _gain(single).cpu().numpy())
+        whole = fn.support.is_discrete and bool(fn.event_shape)  # a vector of which no coordinate stands by itself
+        single = (lambda values: fn.log_prob(values)[..., None]) if whole else marginals(fn)  # noqa: B023 called here
+        count = 1 if whole else value.numel() // size
+        held = _Held(torch.full((size,), torch.nan), torch.full((size, count), torch.nan))
+        if single is not None and len(fn.batch_shape) == 1 and site["mask"] is None and not unknown:
+            flat = value if whole else value.reshape(size, -1)
+            together = fn.log_prob(value[:, None])[..., None]
+            held = _Held(_gain(together)[:, 0], _gain(single(flat[:, None])))
         found[name] = held
     return found
 
 
 def _gain(logs: Tensor) -> Tensor:
-    """Return E[log q(z | own) - log mean_j q(z | j)] from log densities ``[n, n, D]``, draws by data: ``[D]``."""
+    """Return log q(z | own) - log mean_j q(z | j), ``[n, D]``, from log densities ``[n, n, D]``, draws by data."""
+    logs = logs.double()
     own = logs.diagonal(dim1=0, dim2=1)  # [D, n]
-    return (own.T - logs.logsumexp(1) + math.log(logs.shape[1])).mean(0)
+    return (own.T - logs.logsumexp(1) + math.log(logs.shape[1])).cpu()
