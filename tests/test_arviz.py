@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from conftest import SIGMAS, bits, make_oracle, make_vae
+from conftest import SIGMAS, bits, make_oracle, make_vae, seeded
 
 from pyrovae import (
     compare,
@@ -15,7 +15,9 @@ from pyrovae import (
     elpd,
     elpd_comparison,
     evaluate,
+    globals_to_arviz,
     guides,
+    hmc,
     nn,
     ranks_to_arviz,
     sbc,
@@ -25,7 +27,8 @@ from pyrovae.arviz.labels import ARVIZ_1
 from pyrovae.data import Data
 
 GROUPS = {
-    "posterior", "posterior_predictive", "prior", "prior_predictive", "log_likelihood", "observed_data", "sample_stats",
+    "posterior", "posterior_predictive", "prior", "prior_predictive", "marginal_log_likelihood", "observed_data",
+    "sample_stats",
 }  # fmt: skip
 
 
@@ -51,13 +54,13 @@ def test_groups_dims_and_coords():
         assert set(np.unique(inference[group]["x"])) == {0.0, 1.0}
     assert list(inference.observed_data["x"].coords["x_dim"].to_numpy()) == data.feature_names
     np.testing.assert_array_equal(inference.observed_data["x"], bits(9))
-    assert inference.log_likelihood["x"].dims == ("chain", "draw", "datum")
+    assert inference.marginal_log_likelihood["x"].dims == ("datum",)
     stats = inference.sample_stats
     assert stats["log_weight"].dims == ("chain", "draw", "datum")
     for name in ("khat", "ess", "elbo", "log_evidence", "log_evidence_se"):
         assert stats[name].dims == ("datum",)
     result = evaluate(model, guide, data, num_particles=200, progress=False)
-    np.testing.assert_allclose(inference.log_likelihood["x"][0, 5], result.log_evidence)
+    np.testing.assert_allclose(inference.marginal_log_likelihood["x"], result.log_evidence)
     np.testing.assert_allclose(stats["khat"], result.khat)
 
 
@@ -86,7 +89,7 @@ def test_draws_follow_their_distributions():
 def test_the_draws_do_not_depend_on_the_batch_size():
     model, guide = make_vae()
     one, other = (quietly(model, guide, bits(9), batch_size=size) for size in (2, 9))
-    for group in GROUPS - {"sample_stats", "log_likelihood"}:
+    for group in GROUPS - {"sample_stats", "marginal_log_likelihood"}:
         for name in one[group].data_vars:
             np.testing.assert_allclose(one[group][name], other[group][name], atol=1e-5)
     np.testing.assert_allclose(one.sample_stats["log_weight"], other.sample_stats["log_weight"], atol=1e-4)
@@ -128,19 +131,122 @@ def test_several_sites_and_nested_plates():
     assert inference.posterior["w"].dims == ("chain", "draw", "datum", "raters", "w_dim")
     assert inference.posterior_predictive["y"].dims == ("chain", "draw", "datum", "raters")
     np.testing.assert_array_equal(inference.observed_data["y"], data[1])
-    assert list(inference.log_likelihood.data_vars) == ["data"]
+    assert list(inference.marginal_log_likelihood.data_vars) == ["data"]
+    given = quietly(model, guide, data, groups=("posterior", "log_likelihood"), corrected=True)
+    z, w = (given.posterior[name][0].to_numpy() for name in ("z", "w"))
+    normal = dist.Normal(0.0, 1.0)
+    expected = normal.log_prob(data[0] - torch.from_numpy(z))
+    np.testing.assert_allclose(given.log_likelihood["x"][0], expected, atol=1e-5)
+    means = torch.from_numpy(z[..., None] + w.sum(-1))  # draws, data, raters
+    np.testing.assert_allclose(given.log_likelihood["y"][0], normal.log_prob(data[1] - means).sum(-1), atol=1e-4)
+    assert given.log_likelihood["y"].dims == ("chain", "draw", "datum")
 
 
 def test_only_the_groups_that_were_asked_for_and_no_more_memory_than_allowed():
     model, guide = make_vae()
     inference = quietly(model, guide, bits(5), groups=("posterior",))
-    assert group_names(inference) == {"posterior", "log_likelihood", "observed_data", "sample_stats"}
+    assert group_names(inference) == {"posterior", "marginal_log_likelihood", "observed_data", "sample_stats"}
     with pytest.raises(ValueError, match=r"would take .* GiB, more than max_bytes=0.0 GiB: pass fewer data"):
         quietly(model, guide, bits(5), max_bytes=1000)
+    # of every draw 3 latents twice, 12 bits twice, a log weight, 4 bytes each; of every datum 12 bits
+    exactly = 5 * 4 * (70 * (2 * 3 + 2 * 12 + 1) + 12)
+    quietly(model, guide, bits(5), max_bytes=exactly)
+    with pytest.raises(ValueError, match="would take"):
+        quietly(model, guide, bits(5), max_bytes=exactly - 1)
     with pytest.raises(ValueError, match=r"groups must be among posterior, .* got warmup"):
         quietly(model, guide, bits(5), groups=("warmup",))
     with pytest.raises(ValueError, match="num_draws must be a whole number of at least 1, got 0"):
         quietly(model, guide, bits(5), num_draws=0)
+
+
+def test_sizes_are_looked_at_before_any_work():
+    model, guide = make_vae()
+    rows = []
+
+    def watched(x):
+        rows.append(len(x))
+        return model(x)
+
+    for call in (lambda: quietly(watched, guide, bits(40), num_particles=50, max_bytes=10),
+                 lambda: hmc(watched, guide, bits(40), max_bytes=10, progress=False)):  # fmt: skip
+        rows.clear()
+        with pytest.raises(ValueError, match="more than max_bytes"):
+            call()
+        assert max(rows) <= 32 * 2  # what reading the pair takes: a batch, doubled at most
+
+
+def named(site="z", observed="x", plate=None):
+    """A pair whose site or plate is called so."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample(site, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            if plate is None:
+                return pyro.sample(observed, dist.Normal(z, 1.0).to_event(1), obs=x)
+            with pyro.plate(plate, 2, dim=-2):
+                return pyro.sample(observed, dist.Normal(z.T, 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(site, dist.Normal(x / 2, 0.7).to_event(1))
+
+    return model, guide, torch.zeros(6, 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({"site": "draw"}, "site 'draw' has the name of a dimension"),
+        ({"site": "chain"}, "site 'chain' has"),
+        ({"site": "datum"}, "site 'datum' has"),
+        ({"observed": "datum"}, "site 'datum' has"),
+        ({"observed": "z_dim"}, "site 'z_dim' has"),
+        ({"plate": "draw"}, "plate 'draw' has"),
+        ({"plate": "z_dim"}, "plate 'z_dim' has"),
+    ],
+)
+def test_names_of_dimensions_are_refused_by_name(names, sentence):
+    model, guide, x = named(**names)
+    with pytest.raises(ValueError, match=sentence):
+        quietly(model, guide, x)
+    if "plate" not in names or names["plate"] != "z_dim":
+        ranked = sbc(model, guide, x, num_simulations=5, num_draws=9, progress=False) if "site" in names else None
+        if ranked is not None:
+            with pytest.raises(ValueError, match=sentence):
+                ranks_to_arviz(ranked.latents)
+    if "plate" in names:
+        return
+    with pytest.raises(ValueError, match=sentence):
+        hmc(model, guide, x, num_chains=1, num_warmup=20, num_draws=8, progress=False)
+
+
+def test_names_of_global_latents_are_refused_by_name():
+    def model(x):
+        w = pyro.sample("draw", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 30, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + w, 1.0).to_event(1), obs=x)
+
+    local = seeded(lambda: guides.MeanField(nn.MLP(2, 8), 2))
+    guide = guides.WithGlobals(local, [("draw", (), "real")], num_data=30)
+    with pytest.raises(ValueError, match="site 'draw' has the name of a dimension"):
+        globals_to_arviz(model, guide, torch.zeros(30, 2), num_draws=2, num_particles=2, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # arviz and pandas warn of their own futures
+def test_leave_one_out_is_not_offered_what_would_mislead_it():
+    """A fit that is right: no group that az.loo takes; ``elpd`` has every k-hat at its best."""
+    model, x = make_oracle(2, 5, 30)
+    inference = quietly(model, guides.Exact(model), x)
+    with pytest.raises((TypeError, KeyError, ValueError, AttributeError)):
+        az.loo(inference)
+    assert bool((elpd(evaluate(model, guides.Exact(model), x, num_particles=50, progress=False)).pareto_k < 0.5).all())
+    conditional = quietly(model, guides.Exact(model), x, groups=("posterior", "log_likelihood"))
+    z = torch.from_numpy(conditional.posterior["z"][0].to_numpy())
+    with torch.no_grad():
+        expected = dist.Normal(z @ model.weight.T + model.bias, model.scale).to_event(1).log_prob(x)
+    np.testing.assert_allclose(conditional.log_likelihood["x"][0], expected)
+    az.loo(conditional)
 
 
 @pytest.mark.filterwarnings("ignore")  # arviz and pandas warn of their own futures

@@ -8,7 +8,7 @@ import pyro
 import torch
 import xarray as xr
 
-from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond
+from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
 from pyrovae.checks import at_least
 from pyrovae.compiled import check_mode
 from pyrovae.pair import Program
@@ -71,7 +71,7 @@ def hmc(
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, a latent that cannot be moved along a
-            gradient, or draws beyond ``max_bytes``.
+            gradient, draws beyond ``max_bytes``, or a site with the name of a dimension.
     """
     at_least("num_chains", num_chains, 1)
     at_least("num_warmup", num_warmup, 20)
@@ -82,6 +82,7 @@ def hmc(
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
         label = "hmc" if progress else None
         sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
+        refuse_names({site.name: [] for site in asked.layout.observed} | sampler.coordinates.plates)
         refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
         parts = list(sampler.batches())
         plates = sampler.coordinates.plates

@@ -1,5 +1,7 @@
 """Labels: what an ArviZ object's dimensions are called, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``)."""
 
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -9,6 +11,7 @@ import pyro
 import xarray as xr
 
 ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
+DIMS = ("chain", "draw", "datum")
 
 
 def refuse_beyond(max_bytes: int, needed: int) -> None:
@@ -18,6 +21,26 @@ def refuse_beyond(max_bytes: int, needed: int) -> None:
             f"the draws would take {needed / 2**30:.1f} GiB, more than max_bytes={max_bytes / 2**30:.1f} GiB: "
             "pass fewer data, a smaller num_draws, or fewer groups"
         )
+
+
+def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
+    """Refuse sites and plates whose names ArviZ's objects have for something else.
+
+    Args:
+        plates: names of the plates left of the data plate, by site.
+
+    Raises:
+        ValueError: naming the site or the plate, and what to do.
+    """
+    events = re.compile(rf"({'|'.join(map(re.escape, plates))})_dim(_\d+)?") if plates else re.compile("(?!)")
+    outer = {plate for names in plates.values() for plate in names}
+    for kind, names in (("site", plates), ("plate", outer)):
+        for name in names:
+            if name in DIMS or events.fullmatch(name):
+                raise ValueError(
+                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays (chain, draw, datum, or a "
+                    "site's name with _dim after it), which cannot be told apart: rename it"
+                )
 
 
 def labelled(variables: dict[str, Any]) -> xr.Dataset:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.arviz.labels import assemble, labelled
+from pyrovae.arviz.labels import assemble, labelled, refuse_names
 from pyrovae.evaluation import Ranks
 
 
@@ -19,10 +19,14 @@ def ranks_to_arviz(ranks: Ranks) -> Any:
         ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x: coordinates ``z[0]``, ``z[1]``, ... make
         up one variable ``z`` of dimensions ``chain`` (one), ``draw`` (a simulation or datum) and ``z_dim``; a name
         without a number is a variable of its own.
+
+    Raises:
+        ValueError: for a site with the name of a dimension.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for name, column in zip(ranks.names, ranks.pit.T.numpy(), strict=True):
         columns.setdefault(re.sub(r"\[.*\]$", "", name), []).append(column)
+    refuse_names({name: [] for name in columns})
     variables: dict[str, Any] = {}
     for name, parts in columns.items():
         alone = len(parts) == 1

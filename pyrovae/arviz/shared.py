@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from pyrovae.arviz.labels import assemble, labelled, own_dims
+from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_names
 from pyrovae.evaluation.shared import shared
 from pyrovae.pair import Program
+from pyrovae.state import default_device, same_streams
 
 
 def globals_to_arviz(
@@ -44,8 +45,12 @@ def globals_to_arviz(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: for a guide without global latents, and for what :func:`pyrovae.evaluate` refuses.
+        ValueError: for a guide without global latents, a site with the name of a dimension, and for what
+            :func:`pyrovae.evaluate` refuses.
     """
+    if hasattr(guide, "draw"):
+        with same_streams(default_device(device)):
+            refuse_names({name: [] for name in guide.draw()})
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     found = shared(model, guide, data, num_draws=num_draws, num_particles=num_particles, **options)
     posterior = {

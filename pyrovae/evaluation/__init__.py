@@ -1,7 +1,7 @@
 """Questions asked of a pair: per datum, in nats, with standard errors."""
 
 from pyrovae.evaluation.ais import Annealing, Sandwich, ais, bdmc
-from pyrovae.evaluation.draws import GROUPS, Draws, draw
+from pyrovae.evaluation.draws import CONDITIONAL, GROUPS, Draws, draw
 from pyrovae.evaluation.evaluate import KHAT_LIMIT, Evaluation, evaluate, weigh, worst
 from pyrovae.evaluation.evidence import Evidence, evidence
 from pyrovae.evaluation.gaps import Gaps, gaps
@@ -14,6 +14,7 @@ from pyrovae.evaluation.sample_quality import sample_quality
 from pyrovae.evaluation.simulation import Simulation, simulate
 
 __all__ = [
+    "CONDITIONAL",
     "GROUPS",
     "KHAT_LIMIT",
     "Annealing",

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from pyrovae.enumeration import drawn_back
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Repeated, outer_plates, sample_sites
+from pyrovae.pair import Repeated, outer_plates, per_datum, sample_sites
 from pyrovae.particles import Particles, Question
 from pyrovae.sites import released, with_holes
 from pyrovae.streams import stream_seed
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
+CONDITIONAL = "log_likelihood"  # no draws, but log p(x | z) at those of the posterior
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Draws:
 
     Attributes:
         indices: of the data.
-        groups: posterior, posterior_predictive, prior and prior_predictive, each by site.
+        groups: posterior, posterior_predictive, prior and prior_predictive, each by site; log_likelihood, by observed
+            site, log p(x | z) of the posterior draws, ``[K, len(indices)]``, nats.
         observed: what was observed, ``[len(indices), ...]`` by site; NaN where a mask leaves it out.
         log_weight: of the posterior draws, ``[K, len(indices)]``, nats.
         plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
@@ -60,14 +62,16 @@ def draw(
         observed = {name: site for name, site in observed.items() if site["value"].numel()}
         latents = asked.layout.latents + asked.layout.summed
         sites = {"posterior": latents, "prior": latents}
+        found = {
+            group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
+            for group in groups
+            if group != CONDITIONAL
+        }
+        if CONDITIONAL in groups:
+            found[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in asked.layout.observed}
         yield Draws(
             indices=part.indices,
-            groups={
-                group: {
-                    name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))
-                }
-                for group in groups
-            },
+            groups=found,
             observed={name: _seen(part, site) for name, site in observed.items()},
             log_weight=part.log_weight.cpu(),
             plates={name: outer_plates(site) for name, site in sample_sites(part.model_trace)},
@@ -91,6 +95,11 @@ def _with_drawn_back(asked: Question, part: Particles) -> Any:
     for name in asked.layout.summed:
         both.add_node(name, **drawn.nodes[name])
     return both
+
+
+def _log_likelihood(part: Particles, name: str) -> Tensor:
+    found = per_datum(part.model_trace.nodes[name], len(part.rows[0]))
+    return found.unflatten(0, (len(part.indices), -1)).T.cpu()
 
 
 def _run(asked: Question, program: Any, part: Particles, purpose: str) -> Any:

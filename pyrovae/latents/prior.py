@@ -131,7 +131,7 @@ def prior_test(
     whole = as_data(data).fixed()
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
-    drawn = _drawn(model, guide, whole.sampled(max_data, seed), batch_size, seed, device, progress)
+    drawn = _drawn(model, guide, whole.numbered().sampled(max_data, seed), batch_size, seed, device, progress)
     q, p = (np.concatenate([pair[i] for pair in drawn.values()], axis=1) for i in (0, 1))
     scale = np.concatenate([q, p]).std(axis=0)  # of both: the labels must not be in it
     scaled = np.concatenate([q, p]) / np.where(scale > 0, scale, 1)

@@ -38,7 +38,7 @@ def usage(found: Mapping[str, Usage] | Usage) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("latents, those that hold most first")
         axis.set_ylabel(label)
-    axes[0].text(0.99, 0.011, "below: collapsed", color="0.4", fontsize="small", ha="right", va="bottom",
+    axes[0].text(0.99, 0.011, "below: as the prior", color="0.4", fontsize="small", ha="right", va="bottom",
                  transform=axes[0].get_yaxis_transform())  # fmt: skip
     figure.legend(*axes[1].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=4)
     return figure
