@@ -249,7 +249,10 @@ class Latents:
 def latents(model: Program, guide: Program, data: Data, *, seed: int, **options: Any) -> Latents:
     """Ask what a comparison shows of a pair's latents: usage of all data, the aggregate posterior of 1,000."""
     some = data.numbered().sampled(LATENTS_OF, seed)
-    return Latents(*(ask(model, guide, of, seed=seed, **options) for ask, of in ((usage, data), (aggregate, some))))
+    return Latents(
+        usage=usage(model, guide, data, seed=seed, **options),
+        aggregate=aggregate(model, guide, some, seed=seed, **options),
+    )
 
 
 def gap_columns(found: Sequence[Gaps]) -> dict[str, float]:

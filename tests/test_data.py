@@ -59,6 +59,23 @@ def test_splits_are_disjoint_seeded_and_complete():
         data.splits(validation=0.5, test=0.6)
 
 
+def test_a_sample_of_the_data_is_random_seeded_and_keeps_what_belongs_to_them():
+    """Of 1,000 data in 4 sorted groups, the numbers in a sample of 200: hypergeometric, at 4 standard deviations."""
+    x = torch.arange(1000.0)[:, None]
+    whole = Data(x, labels=torch.arange(1000) // 250)
+    part = whole.sampled(200, seed=3)
+    assert len(part) == 200
+    assert torch.equal(part.labels, part.batch(slice(0, 200))[0][:, 0].long() // 250)
+    assert len(part.labels.unique()) == 4
+    counts = part.labels.bincount(minlength=4).double()
+    assert ((counts - 50).abs() < 4 * (200 * 0.25 * 0.75 * 800 / 999) ** 0.5).all()
+    assert torch.equal(part.labels, whole.sampled(200, seed=3).labels)
+    assert not torch.equal(part.labels, whole.sampled(200, seed=4).labels)
+    assert whole.sampled(1000) is whole
+    numbers = whole.numbered().sampled(5).batch(slice(0, 5))
+    assert torch.equal(numbers[0][:, 0].long(), numbers[1])
+
+
 def test_batches_cover_the_set_in_order():
     data = as_data((torch.arange(10), torch.arange(10.0).double()))
     batches = list(data.to(dtype=torch.float32).batches(4))

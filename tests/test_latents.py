@@ -351,6 +351,24 @@ def test_what_is_held_does_not_depend_on_the_order_of_the_data(ordered):
     assert parts.mutual_information.mean() == pytest.approx(math.log(2), abs=SIGMAS**2 * 2 / (4 * 1000))
 
 
+def test_a_comparison_judges_by_data_of_all_groups():
+    """200 data sorted by group: of 40 at random, both are there but with a probability of 1e-12."""
+    labels = torch.arange(200) // 100
+    model, guide = seeded(lambda: (models.LinearGaussian(2, 3), guides.MeanField(nn.MLP(3, 8), 2)))
+    x = seeded(lambda: torch.randn(200, 3)) + 4 * labels[:, None]
+    fitted = pyrovae.fit(model, guide, x, steps=2, **QUIET)
+    test = data.Data(x, labels=labels)
+    options = {"num_particles": 5, "gaps_of": 0, "latents_of": 40, "simulations": 0, "seed": 0, "device": None}
+    found = strategies.examine({"a": [fitted]}, test, **options, **QUIET)
+    assert found.notes == []
+    assert set(found.classes) == {0, 1}
+    assert len(found.codes["a"]) == len(found.classes) == len(found.latents["a"].aggregate) == 40
+    expected = pyrovae.codes(model, guide, test.numbered().sampled(40, 0), **QUIET)
+    assert torch.equal(found.codes["a"], expected)
+    distinct = pyrovae.label_scores(found.codes["a"], np.asarray(found.classes)).loc["probe_accuracy", "value"]
+    assert distinct == found.labels["a"].loc["probe_accuracy", "value"]
+
+
 def test_errors_of_usage_are_those_of_repeats(oracle):
     """Over 60 sets of 100 data: the spread of 60 is known to 9%."""
     tables = []
@@ -421,6 +439,16 @@ def test_guides_with_randomness_of_their_own_are_refused_or_not_asked_for_inform
     assert found.latents["activity"].notna().all()
     assert math.isnan(found.layers.loc["z", "information"])
     assert pyrovae.aggregate(oracle, family, x, **QUIET).summary()["mutual_information"] < math.log(60)
+
+
+def test_the_aggregate_of_masked_latents_is_refused():
+    def masked(program):
+        return lambda x: pyro.poutine.mask(program, mask=x[:, 0] > 0)(x)
+
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="latent site 'z' is masked for some data"):
+        pyrovae.aggregate(masked(noisy), masked(grouped), x, **QUIET)
+    pyrovae.aggregate(masked(noisy), masked(grouped), x.abs(), **QUIET)
 
 
 @pytest.mark.parametrize("support", ["positive", "unit_interval", "simplex"])

@@ -82,7 +82,8 @@ def hmc(
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
         label = "hmc" if progress else None
         sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
-        refuse_names({site.name: [] for site in asked.layout.observed} | sampler.coordinates.plates)
+        alone: dict[str, list[str]] = {site.name: [] for site in asked.layout.observed}
+        refuse_names({**alone, **sampler.coordinates.plates})
         refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
         parts = list(sampler.batches())
         plates = sampler.coordinates.plates

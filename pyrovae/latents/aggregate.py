@@ -19,6 +19,7 @@ from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
 from pyrovae.latents.scoring import FEW, conditioned, draws_of_its_own
+from pyrovae.objectives.elbo import counted
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
 from pyrovae.streams import stream_seed
@@ -137,7 +138,7 @@ def aggregate(
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers; for a prior that differs between data
             (there is no one p(z) to compare with), a guide that cannot score a z that it did not draw, one that draws
-            numbers of its own before it samples, or auxiliary sites.
+            numbers of its own before it samples, masked latents, or auxiliary sites.
 
     Example:
         >>> from pyrovae import guides, models
@@ -230,6 +231,11 @@ def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
         size, sites = len(part.rows[0]), part.guide_trace.nodes
         shape = (len(part.indices), num_draws)
         for name, kept in latents.items():
+            if not all(bool(counted(trace.nodes[name]).all()) for trace in (part.guide_trace, part.model_trace)):
+                raise ValueError(
+                    f"latent site {name!r} is masked for some data, which then have no q(z | x) that q(z) could be a "
+                    "mean of: leave these data out"
+                )
             kept.append(part.values(sites[name]))
         logs["log_q"].append(log_density(part.guide_trace, size).unflatten(0, shape).T)
         logs["log_p"].append(log_density(part.model_trace, size, observed=False).unflatten(0, shape).T)

@@ -124,7 +124,7 @@ class Run:
         if isinstance(objective, type) or not callable(getattr(self.objective, "loss_and_grads", None)):
             raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
         own = [self.objective.own] if isinstance(self.objective, Objective) else []
-        self.history = History(self.weights_at(0))
+        self.history = History(list(self.weights_at(0)))
         for module in own:
             module.to(self.device, self.dtype)
         self.params, self.bare = find_params(self.pair, self.data, self.layout)
