@@ -72,8 +72,8 @@ def to_arviz(
         ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x.
 
     Raises:
-        ValueError: for a pair that breaks the contract, bad data or bad numbers, draws beyond ``max_bytes``, or a site
-            or plate with the name of a dimension.
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, draws beyond ``max_bytes``, a site or
+            plate with the name of a dimension, or ``log_likelihood`` of a model with latents that are summed out.
     """
     at_least("num_draws", num_draws, 1)
     known = (*GROUPS, CONDITIONAL)
@@ -110,7 +110,8 @@ class _Collected:
         self.data, self.num_draws, self.filled = asked.data, num_draws, 0
         (one,) = draw(replace(asked, data=asked.data.subset(slice(0, 1))), 1, groups, 1, None)
         self.plates = one.plates
-        refuse_names({name: one.plates.get(name, []) for name in (*asked.layout.latents, *one.observed)})
+        sites = (*asked.layout.latents, *asked.layout.summed, *one.observed)
+        refuse_names({name: one.plates.get(name, []) for name in sites})
         shapes = {
             group: {name: ((num_draws, len(self.data), *v.shape[2:]), v.numpy().dtype) for name, v in sites.items()}
             for group, sites in _groups(one).items()

@@ -46,7 +46,15 @@ def draw(
     """Iterate over draws, a part of the data and of the draws at a time.
 
     The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
+
+    Raises:
+        ValueError: for log_likelihood of a model with latents that are summed out.
     """
+    if CONDITIONAL in groups and asked.layout.summed:
+        raise ValueError(
+            f"latent site {asked.layout.summed[0]!r} is summed out, so that there is no log p(x | z) of single draws: "
+            f"leave {CONDITIONAL!r} out of groups"
+        )
     for part in asked.particles(num_draws, batch_size, progress):
         traces: dict[str, Any] = {"posterior": part.guide_trace}
         if asked.layout.summed:
