@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer import infer_discrete
 from pyro.ops.contract import contract_to_tensor
+from pyro.ops.rings import LogRing
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
@@ -107,8 +108,11 @@ def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tens
     """Return the sites' joint log density per datum, ``[rows]``, enumerated dimensions summed out."""
     terms: OrderedDict[frozenset[str], list[Any]] = OrderedDict()
     dims: set[str] = set()
+    sizes: dict[str, int] = {}  # of plates, which a tensor may be without where they are of one
     for site in sites:
-        frames = frozenset(trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized)
+        plates = {trace.plate_to_symbol[f.name]: f.size for f in site["cond_indep_stack"] if f.vectorized}
+        frames = frozenset(plates)
+        sizes.update(plates)
         enumerated = site["infer"].get("_enumerate_dim") is not None
         term = site["packed"][
             "unscaled_log_prob" if enumerated else "log_prob"
@@ -118,7 +122,8 @@ def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tens
     if not terms:
         return torch.zeros(rows)
     data = trace.plate_to_symbol[plate]
-    total: Tensor = contract_to_tensor(terms, dims - set(trace.plate_to_symbol.values()), frozenset({data}))
+    enumerated_dims = dims - set(trace.plate_to_symbol.values())
+    total: Tensor = contract_to_tensor(terms, enumerated_dims, frozenset({data}), ring=LogRing(dim_to_size=sizes))
     return total.expand(rows)
 
 

@@ -163,6 +163,7 @@ def test_masked_latents_keep_the_guides_draws():
     assert ((sd[~within] - 0.7).abs() < 0.1).all()
     assert ((sd[within] - 0.5**0.5).abs() < 0.1).all()
     assert float(found["sample_stats"]["rhat"].max()) < 1.1
+    assert torch.equal(torch.as_tensor(found["observed_data"]["x"].values).isnan(), ~within)
 
 
 # Labels

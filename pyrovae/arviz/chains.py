@@ -43,7 +43,9 @@ def hmc(
     - ``sample_stats``: ``lp`` (log p(x, z), with the Jacobian of unconstrained coordinates, in nats),
       ``acceptance_rate`` and ``diverging`` of every draw; ``step_size`` of every datum; ``rhat``, ``ess_bulk`` and
       ``ess_tail`` of every datum, by ArviZ, the worst over its latents. Do not trust a datum with ``rhat`` above 1.01.
-    - ``observed_data``.
+    - ``observed_data``, NaN where the model masks it.
+
+    A latent that a mask leaves without a density (padding of a sequence) keeps the guide's draws.
 
     Source: Neal, "MCMC using Hamiltonian dynamics", 2011; Vehtari et al., "Rank-normalization, folding, and
     localization: an improved R-hat", 2021.
@@ -80,6 +82,8 @@ def hmc(
     at_least("batch_size", batch_size, 1)
     check_mode(compile)
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        if not asked.layout.latents:
+            raise ValueError("the pair has no latents, so there is no posterior to sample")
         label = "hmc" if progress else None
         sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
         alone: dict[str, list[str]] = {site.name: [] for site in asked.layout.observed}
@@ -87,8 +91,6 @@ def hmc(
         refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
         parts = list(sampler.batches())
         plates = sampler.coordinates.plates
-        names = {site.source: site.name for site in asked.layout.observed if site.source is not None}
-        observed = asked.data.to(torch.device("cpu")).batch(slice(0, len(asked.data)))
     posterior: dict[str, Any] = {}
     for name in parts[0].values:
         values = torch.cat([part.values[name] for part in parts], dim=2).numpy()
@@ -102,7 +104,10 @@ def hmc(
     }
     draws = labelled(posterior)
     stats.update(_mixing(draws))
-    seen = {n: (own_dims(n, observed[i].dim() - 1, []), observed[i].numpy()) for i, n in names.items()}
+    seen = {}
+    for name, plates_of in parts[0].plates.items():
+        values = torch.cat([part.observed[name] for part in parts]).numpy()
+        seen[name] = own_dims(name, values.ndim - 1, plates_of), values
     groups = {"posterior": draws, "sample_stats": labelled(stats), "observed_data": labelled(seen)}
     return assemble(groups)
 

@@ -15,6 +15,7 @@ from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, Question, question, simulated, site_rows
 from pyrovae.sampling import PriorGuide
 from pyrovae.sites import with_holes
+from pyrovae.streams import generator
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def simulate(
     Args:
         model: generative program ``model(*batch)``.
         data: a tensor, a tuple of tensors, or a data set: their shapes, their covariates and which values are missing
-            are taken, one row after another, from the first again when all are used; observations are replaced.
+            are taken, every row as often as another, up to once, and the rest at random; observations are replaced.
         num_simulations: S; None: as many as there are data.
         batch_size: data held by a call of the model.
         seed: of the draws.
@@ -73,9 +74,9 @@ def simulate(
         >>> made.latents["z"].shape, made.data.batch(slice(0, 7))[0].shape
         (torch.Size([7, 2]), torch.Size([7, 5]))
     """
-    template = as_data(data).fixed()
+    template = as_data(data).fixed().numbered()
     count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
-    template = template.subset(torch.arange(count) % len(template))
+    template = template.subset(_rows(len(template), count, seed))
     batches: list[tuple[Tensor, ...]] = []
     seen: list[tuple[Tensor, ...]] = []
     latents: dict[str, list[Tensor]] = {}
@@ -94,7 +95,15 @@ def simulate(
             bar.update(len(indices))
     tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, seen))
     made_data = Data(*tensors, image_shape=template.image_shape, missing=template.missing)
+    made_data.numbers = None if template.numbers is None else template.numbers.cpu()
     return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()}, whole)
+
+
+def _rows(size: int, count: int, seed: int) -> Tensor:
+    """Return rows of the template: whole rounds of it, in its order, and a part of one drawn at random, in order."""
+    rounds, rest = divmod(count, size)
+    part = torch.randperm(size, generator=generator("rows of the template", seed), device="cpu")[:rest].sort().values
+    return torch.cat([torch.arange(size, device="cpu").repeat(rounds), part])
 
 
 def _seen(asked: Question, batch: tuple[Tensor, ...], trace: Any) -> tuple[Tensor, ...]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.noise import DatumNoise
-from pyrovae.pair import Batch, Repeated
-from pyrovae.particles import Question
+from pyrovae.pair import Batch, Repeated, Trace, outer_plates
+from pyrovae.particles import Question, site_rows
 from pyrovae.sampling.coordinates import Coordinates
 from pyrovae.sampling.field import Field, Point
 from pyrovae.sampling.hamiltonian import DualAveraging, move
+from pyrovae.sites import with_holes
 
 TARGET = 0.8
 PATH = math.pi  # longest path of a trajectory, in standard deviations: half a period of a Gaussian posterior
@@ -33,6 +34,8 @@ class Chains:
         acceptance: of every trajectory, ``[chain, draw, data]``.
         divergent: whether it lost more than 1000 nats, ``[chain, draw, data]``.
         step_size: after warm-up, ``[data]``.
+        observed: what was observed, by site, ``[data, ...]``, NaN where a mask leaves it out.
+        plates: left of the data plate, by observed site.
     """
 
     indices: range
@@ -41,6 +44,8 @@ class Chains:
     acceptance: Tensor
     divergent: Tensor
     step_size: Tensor
+    observed: dict[str, Tensor]
+    plates: dict[str, list[str]]
 
 
 class Sampler:
@@ -104,6 +109,8 @@ class Sampler:
             acceptance=run.by_chain(acceptance).cpu(),
             divergent=run.by_chain(divergent).cpu(),
             step_size=run.step_size.cpu(),
+            observed={name: site_rows({**s, "value": with_holes(s, s["value"])}).cpu() for name, s in run.seen.items()},
+            plates={name: outer_plates(site) for name, site in run.seen.items()},
         )
 
 
@@ -115,7 +122,9 @@ class _Run:
         self.noise = DatumNoise("chains", sampler.question.seed, indices, sampler.question.data.device)
         self.rows = self._repeated(batch, self.chains)
         draws = self._guide(batch, max(GUIDE_DRAWS, self.chains)).unflatten(0, (self.size, -1))
-        self.held = self._held(batch)
+        trace = self._trace(batch)
+        self.held = sampler.coordinates.held(trace)
+        self.seen = {site.name: trace.nodes[site.name] for site in sampler.question.layout.observed}
         self.factor = self._moving(draws.std(1).clamp(min=1e-6))
         self.moments = _Moments(self.size, draws.shape[2], sampler.dense, draws)
         self.at = functools.partial(sampler.field, self.rows)
@@ -172,13 +181,12 @@ class _Run:
         drawn = drawn.movedim(2, 0).flatten(1, 2)
         return torch.where(self.held.repeat_interleave(self.chains, 0), drawn, free)
 
-    def _held(self, batch: Batch) -> Tensor | None:
-        with self.noise:
-            self.noise.repeats = 1
-            with Repeated():
-                trace = self.sampler.question.pair.traces(batch)[0]
+    def _trace(self, batch: Batch) -> Trace:
+        self.noise.repeats = 1
+        with self.noise, Repeated():
+            trace = self.sampler.question.pair.traces(batch)[0]
         self.noise.repeats = self.chains
-        return self.sampler.coordinates.held(trace)
+        return trace
 
     def _moving(self, factor: Tensor) -> Tensor:
         """Return the metric's factor with which nothing moves that a mask leaves without a density."""
