@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyrovae.data import CSV, MNIST, Array, Data, Digits, Dynamic, FashionMNIST, Static, as_data
 
@@ -223,3 +225,28 @@ def test_a_set_is_standardised_by_its_training_part():
 def test_intensities_that_cannot_be_binarised():
     with pytest.raises(ValueError, match="intensities between 0 and 1 were expected to binarise, got 0 to 3"):
         Data(torch.arange(4.0)[:, None], binarise=Static())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")  # torch's own, of tensors that are beta
+@pytest.mark.parametrize("made", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc])
+def test_sparse_tensors_are_refused_before_any_work(made):
+    counts = torch.eye(5)
+    with pytest.raises(ValueError, match=r"tensor 1 of the data is not dense \(torch.sparse_.*: give x.to_dense\(\)"):
+        as_data((counts, made(counts)))
+    with pytest.raises(ValueError, match="tensor 0 of the data is not dense"):
+        Data(made(counts))
+
+
+OTHERS = {
+    "mapping": (lambda: {"x": torch.ones(3)}, "got dict: give its tensors as a tuple, in the order"),
+    "dataset": (lambda: TensorDataset(torch.ones(3)), r"got TensorDataset: wrap the Dataset, pyrovae.data.Stream"),
+    "loader": (lambda: DataLoader(TensorDataset(torch.ones(3))), "got DataLoader: wrap the Dataset"),
+    "scipy": (lambda: csr_matrix(np.eye(3)), r"got csr_matrix: give x.toarray\(\)"),
+    "nothing": (lambda: (), "got nothing$"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), OTHERS.values(), ids=OTHERS)
+def test_data_of_other_kinds_are_told_the_way_in(make, message):
+    with pytest.raises(ValueError, match=message):
+        as_data(make())

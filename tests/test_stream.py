@@ -105,6 +105,63 @@ def test_a_dataset_fit_resumes_to_the_same_end(tmp_path):
     assert whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
 
 
+class Dicts(Dataset):
+    """Items with a row of data, their number, and what makes no tensor."""
+
+    def __init__(self, x, **others):
+        self.x, self.others = x, others
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return {"x": self.x[i], "number": i, **self.others}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fields_of_dicts_are_chosen_by_name(workers):
+    x = bits(100)
+    stream = data.Stream(Dicts(x, meta={"source": "nowhere"}), fields=("x",), num_workers=workers)
+    one, other = (fit(*make_vae(), d, epochs=2, batch_size=16, progress=False).history for d in (x, stream))
+    assert one.drop(columns="seconds").equals(other.drop(columns="seconds"))
+
+
+def test_dicts_are_taken_whole_in_their_order():
+    x = bits(10)
+    rows = torch.tensor([7, 2])
+    for fields, expected in ((None, (x[rows], rows)), (("number", "x"), (rows, x[rows]))):
+        batch = data.Stream(Dicts(x), fields=fields).batch(rows)
+        assert all(one.equal(other) for one, other in zip(batch, expected, strict=True))
+    assert data.Stream(Squares(), fields=(-1,)).batch(rows)[0].equal(rows)
+    assert (
+        data.Stream(Dicts(x, picture=np.ones(3, np.uint8)), fields=("picture",))
+        .batch(rows)[0]
+        .equal(torch.ones(2, 3, dtype=torch.uint8))
+    )
+
+
+FIELDS = {
+    "nested": (
+        Dicts(bits(4), meta={"a": 1}),
+        None,
+        "field 'meta' of the dataset's items is a dict, which makes no tensor",
+    ),
+    "text": (Dicts(bits(4), name="a"), ("x", "name"), "field 'name' of the dataset's items is a str, .*'x', 'number'"),
+    "number of a dict": (Dicts(bits(4)), (0,), "fields=.*: the dataset's items have no field 0, but 'x', 'number'"),
+    "no such name": (Dicts(bits(4)), ("y",), "the dataset's items have no field 'y', but 'x', 'number'"),
+    "beyond the item": (Squares(), (0, 2), r"fields=\(0, 2\): the dataset's items have no field 2, but 0, 1"),
+    "before the item": (Squares(), (-3,), "the dataset's items have no field -3, but 0, 1"),
+    "name of a sequence": (Squares(), ("x",), "the dataset's items have no field 'x', but 0, 1"),
+    "none": (Squares(), (), "takes nothing of the dataset's items"),
+}
+
+
+@pytest.mark.parametrize(("dataset", "fields", "message"), FIELDS.values(), ids=FIELDS)
+def test_fields_that_make_no_batch_are_named(dataset, fields, message):
+    with pytest.raises(ValueError, match=message):
+        data.Stream(dataset, fields=fields)
+
+
 def test_a_dataset_without_random_access_is_declined():
     class Endless(IterableDataset):
         def __iter__(self):

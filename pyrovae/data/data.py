@@ -1,13 +1,14 @@
 """A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.checks import at_least
 from pyrovae.data.binarisation import Binarisation, Static
@@ -319,9 +320,19 @@ def as_data(data: Any) -> Data:
     parts = data if isinstance(data, tuple | list) else (data,)
     tensors = tuple(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts)
     if not tensors or not all(isinstance(t, Tensor) for t in tensors):
-        got = next((type(part).__name__ for part in parts if not isinstance(part, Tensor | np.ndarray)), "nothing")
+        stray = [part for part in parts if not isinstance(part, Tensor | np.ndarray)]
+        got = f"{type(stray[0]).__name__}{_instead(stray[0])}" if stray else "nothing"
         raise ValueError(f"data must be a tensor, a tuple of tensors or a data set of pyrovae, got {got}")
     return Data(*tensors)
+
+
+def _instead(data: Any) -> str:
+    """Return what to give instead of data of a kind that has a way in; nothing of any other."""
+    if isinstance(data, Mapping):
+        return ": give its tensors as a tuple, in the order of the programs' arguments"
+    if isinstance(data, Dataset | DataLoader):
+        return ": wrap the Dataset, pyrovae.data.Stream(dataset)"
+    return ": give x.toarray()" if hasattr(data, "toarray") else ""
 
 
 def _check_intensities(intensities: Tensor) -> None:
@@ -333,6 +344,12 @@ def _check_intensities(intensities: Tensor) -> None:
 def _check(tensors: Sequence[Tensor], missing: bool = False) -> None:
     if not tensors or any(t.dim() == 0 for t in tensors):
         raise ValueError("data must be tensors whose dimension 0 is the datum")
+    for position, tensor in enumerate(tensors):
+        if tensor.layout is not torch.strided:
+            raise ValueError(
+                f"tensor {position} of the data is not dense ({tensor.layout}): give x.to_dense(), or a "
+                "pyrovae.data.Stream of a Dataset that makes each row dense as it is read"
+            )
     lengths = [t.shape[0] for t in tensors]
     if len(set(lengths)) > 1:
         raise ValueError(f"the tensors of a batch must have one length, got lengths {lengths}")

@@ -1,8 +1,9 @@
 """A ``torch.utils.data.Dataset`` read item by item, for data that are made or decoded as they are used."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
@@ -16,13 +17,15 @@ class Stream(Data):
     Data that fit in memory are faster as tensors.
 
     Args:
-        dataset: ``dataset[i]`` is a tensor, or a sequence whose members can be batched.
-        fields: which members make up the batch (of pictures with a label, 0 alone); None takes all.
+        dataset: ``dataset[i]`` is a tensor, a sequence or a dict of tensors, arrays or numbers.
+        fields: which members make up the batch, by position (of pictures with a label, 0 alone), or by name where the
+            items are dicts; None takes all, in the item's order.
         num_workers: processes that load; 0 loads in this one.
         image_shape: (channels, rows, columns) of the first field, which is handed on flat; None leaves it as it is.
 
     Raises:
-        ValueError: for a dataset without random access or without items.
+        ValueError: for a dataset without random access or without items, for fields that the items do not have, and for
+            those that make no tensor.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -35,7 +38,7 @@ class Stream(Data):
         self,
         dataset: Dataset[Any],
         *,
-        fields: Sequence[int] | None = None,
+        fields: Sequence[int] | Sequence[str] | None = None,
         num_workers: int = 0,
         image_shape: tuple[int, int, int] | None = None,
     ) -> None:
@@ -49,6 +52,7 @@ class Stream(Data):
         if not len(dataset):
             raise ValueError("the data set is empty: at least one datum is needed")
         self.dataset, self.fields, self.num_workers, self.image_shape = dataset, fields, num_workers, image_shape
+        self._chosen = _chosen(dataset[0], fields)
         super().__init__(*self._fetch(torch.arange(1)), image_shape=image_shape, mapped=True)
         self.rows = torch.arange(len(dataset))
 
@@ -79,7 +83,38 @@ class Stream(Data):
         return self._collate([self.dataset[i] for i in rows.tolist()])
 
     def _collate(self, items: list[Any]) -> list[Tensor]:
-        batch = default_collate(items)
-        members = [batch] if isinstance(batch, Tensor) else list(batch)
-        chosen = members if self.fields is None else [members[i] for i in self.fields]
-        return [chosen[0].flatten(1) if self.image_shape else chosen[0], *chosen[1:]]
+        first, *others = (default_collate([_members(item)[name] for item in items]) for name in self._chosen)
+        return [first.flatten(1) if self.image_shape else first, *others]
+
+
+def _members(item: Any) -> Any:
+    """Return an item's members, by name or by position."""
+    return item if isinstance(item, Mapping | tuple | list) else (item,)
+
+
+def _chosen(item: Any, fields: Sequence[int] | Sequence[str] | None) -> list[Any]:
+    """Return the names or positions of an item's fields that make up a batch.
+
+    Raises:
+        ValueError: for one that the item does not have, or that makes no tensor.
+    """
+    members = _members(item)
+    names = list(members) if isinstance(members, Mapping) else list(range(len(members)))
+    found = names if fields is None else list(fields)
+    for name in found:
+        inside = name in names or (isinstance(name, int) and -len(names) <= name < 0 and not isinstance(item, Mapping))
+        if not inside:
+            raise ValueError(f"fields={fields!r}: the dataset's items have no field {name!r}, but {_listed(names)}")
+        value = members[name]
+        if not isinstance(value, Tensor | np.ndarray | np.number | np.bool_ | int | float):
+            raise ValueError(
+                f"field {name!r} of the dataset's items is a {type(value).__name__}, which makes no tensor: choose "
+                f"others of {_listed(names)} by fields=, or let the dataset return a tensor, an array or a number"
+            )
+    if not found:
+        raise ValueError(f"fields={fields!r} takes nothing of the dataset's items, which have {_listed(names)}")
+    return found
+
+
+def _listed(names: list[Any]) -> str:
+    return ", ".join(map(repr, names)) or "none"
