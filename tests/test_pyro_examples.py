@@ -326,10 +326,7 @@ def everywhere(text):
 
 # what fails that should not, to be taken out of here as it is mended; these go before REFUSED
 FAULTS = {
-    "vae, JitTrace_ELBO": {"fit": "list index out of range"},
-    "sparse_gamma_def": {"fit": "Shape mismatch inside plate('data')"},
     "sparse_gamma_def, easy": everywhere("Shape mismatch inside plate('data')"),
-    "sparse_gamma_def, weights given": {"fit": "Shape mismatch inside plate('data')"},
 }
 
 # what plain Pyro's bound counts otherwise: scales; sites that the guide observes

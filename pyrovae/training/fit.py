@@ -24,6 +24,7 @@ from pyrovae.training.compiling import Compiler
 from pyrovae.training.errors import FitError, FitInterrupted
 from pyrovae.training.group import LostProcess
 from pyrovae.training.interrupt import Interrupts
+from pyrovae.training.jitted import said_of
 from pyrovae.training.result import Fit
 from pyrovae.training.run import Run
 from pyrovae.training.step import Gradients, PyroStepper, Stepper, TorchStepper, make_optimizer
@@ -72,7 +73,8 @@ def fit(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        objective: any ``pyro.infer.ELBO``; None means ``Trace_ELBO()``.
+        objective: any ``pyro.infer.ELBO``; None means ``Trace_ELBO()``. A jitted one (``JitTrace_ELBO``) runs as what
+            it jits, with the same settings: a fit compiles its steps itself.
         epochs: passes over the data; 100 when neither epochs nor steps are given.
         steps: gradient steps, instead of epochs.
         batch_size: data in a step; the last batch of an epoch holds what is left.
@@ -147,6 +149,7 @@ def fit(
         for sentence in run.objective.unfinished(total) if isinstance(run.objective, Objective) else ():
             warnings.warn(sentence, stacklevel=2)
         run.compiler = Compiler(compile, run.pair, partial(_calls_left, run, total), progress, run.bfloat16)
+        run.compiler.lines += said_of(objective)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
         run.schedule = lr if callable(lr) else None
         if resume and checkpoint is not None and storage.holds_fit(checkpoint):

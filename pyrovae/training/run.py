@@ -1,6 +1,5 @@
 """A fit under way: its state, its steps, and what a checkpoint holds of it."""
 
-import copy
 import math
 import time
 import warnings
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceTMC_ELBO
 from torch import Tensor, nn
 
 from pyrovae.compiled import State
 from pyrovae.data import Data
 from pyrovae.objectives import Objective
-from pyrovae.pair import Layout, Pair, Program, Restore, WithParams, leaf_of, mean_density
+from pyrovae.pair import Layout, Pair, Program, Restore, Trace, WithParams, leaf_of, mean_density, sample_sites
 from pyrovae.particles import Question, non_finite_site, placed_data, read
 from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.streams import generator, stream_seed
@@ -29,6 +28,7 @@ from pyrovae.training.compiling import Compiler
 from pyrovae.training.errors import FitError
 from pyrovae.training.group import Group, LostProcess
 from pyrovae.training.history import History
+from pyrovae.training.jitted import without_jit
 from pyrovae.training.result import (
     BARE,
     Fit,
@@ -103,10 +103,10 @@ class Run:
     def prepare(self, objective: Any) -> None:
         """Read the pair and the data, and find the parameters."""
         with modes(self.pair.all_modules, training=False), torch.no_grad(), Restore(self.pending):
-            self.layout = read(self.pair, self.data)
+            self.layout = read(self.pair, self.data, self.batch_size)
             if self.validation is not None:
                 try:
-                    read(self.pair, self.validation)
+                    read(self.pair, self.validation, self.batch_size)
                 except ValueError as error:
                     raise ValueError(f"validation_data: {error}") from error
         if self.layout.uneven:
@@ -114,15 +114,11 @@ class Run:
                 f"latent site {self.layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
                 "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
             )
-        skipped = [name for name in self.layout.unguided if name not in self.layout.summed]
-        if skipped:
-            raise ValueError(
-                f"latent site {skipped[0]!r} of the model is not sampled by the guide: sample it in the guide, or mark "
-                'it infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
-            )
-        self.objective = copy.deepcopy(Trace_ELBO() if objective is None else objective)
-        if isinstance(objective, type) or not callable(getattr(self.objective, "loss_and_grads", None)):
+        objective = Trace_ELBO() if objective is None else objective
+        if isinstance(objective, type) or not callable(getattr(objective, "loss_and_grads", None)):
             raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
+        self.objective = without_jit(objective)
+        self._check_unguided()
         own = [self.objective.own] if isinstance(self.objective, Objective) else []
         self.history = History(list(self.weights_at(0)))
         for module in own:
@@ -153,8 +149,39 @@ class Run:
         """Give the objective's weights their values at a step, and return them by name; Pyro's objectives have none."""
         return self.objective.at(step) if isinstance(self.objective, Objective) else {}
 
+    def _check_unguided(self) -> None:
+        """See that the objective does with latents that the guide does not sample what they are marked for.
+
+        Raises:
+            ValueError: where one would be drawn from its prior and its density counted, which is no bound.
+        """
+        if not self.layout.unguided:
+            return
+        sites = dict(sample_sites(first_traces(self.pair, self.data, self.layout)[0]))
+        for name in self.layout.unguided:
+            marks = sites[name]["infer"]
+            if marks.get("enumerate") != "parallel":
+                raise ValueError(
+                    f"latent site {name!r} of the model is not sampled by the guide: sample it in the guide, or mark "
+                    'it infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
+                )
+            what, right = "summed out", TraceEnum_ELBO  # which takes several draws for all values
+            if marks.get("num_samples"):
+                what, right = "drawn several times", TraceTMC_ELBO  # which takes all values for several draws
+            if not isinstance(self.objective, right):
+                raise ValueError(
+                    f"latent site {name!r} of the model is marked to be {what}, which {type(self.objective).__name__} "
+                    f"does not do: use objective={right.__name__}(), or sample it in the guide"
+                )
+
     def order(self, epoch: int) -> Tensor:
-        """Return the data's order in an epoch, a function of the seed and the epoch alone."""
+        """Return the data's order in an epoch, a function of the seed and the epoch alone.
+
+        A batch that holds the whole set is in the set's own order, as under plain Pyro: there a program may have
+        parameters ``[N]`` of every datum, and take none by the plate's indices.
+        """
+        if self.per_epoch == 1:
+            return torch.arange(len(self.data), device=self.device)
         numbers = generator("order", self.seed, epoch)
         return torch.randperm(len(self.data), generator=numbers, device="cpu").to(self.device)
 
@@ -428,14 +455,20 @@ class Run:
         return np.hstack([rows, np.reshape(weights, (len(rows), len(self.history.weights)))])
 
 
+def first_traces(pair: Pair, data: Data, layout: Layout) -> tuple[Trace, Trace]:
+    """Run the pair on the batch that its layout was read from, model first; a look that leaves no statistics behind."""
+    batch = data.numbered().batch(slice(0, layout.num_data))
+    with modes(pair.all_modules, training=False), torch.no_grad():
+        return pair.numbered(replace(layout, summed=())).traces(batch)
+
+
 def find_params(pair: Pair, data: Data, layout: Layout) -> tuple[Params, dict[str, Tensor]]:
     """Return the pair's trainable parameters by name, and those among them that belong to no module.
 
     They are the parameters of the modules that were passed as model or guide, and all that the programs register with
     ``pyro.module`` or declare with ``pyro.param``.
     """
-    with modes(pair.all_modules, training=False):  # a look that leaves no statistics behind
-        model_trace, guide_trace = pair.numbered(replace(layout, summed=())).traces(data.numbered().batch(slice(0, 2)))
+    model_trace, guide_trace = first_traces(pair, data, layout)
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}
     bare: dict[str, Tensor] = {}
