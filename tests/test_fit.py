@@ -297,6 +297,62 @@ def test_the_users_own_optimizer():
     assert not same(before, model.state_dict())
 
 
+SCHEDULERS = {
+    "StepLR": {"step_size": 1, "gamma": 0.5},
+    "MultiStepLR": {"milestones": [2, 3], "gamma": 0.1},
+    "ExponentialLR": {"gamma": 0.9},
+    "CosineAnnealingLR": {"T_max": 6},
+    "LambdaLR": {"lr_lambda": lambda epoch: 1 / (1 + epoch)},
+    "OneCycleLR": {"max_lr": 0.1, "total_steps": 10},
+    "ReduceLROnPlateau": {"patience": 0, "factor": 0.5, "threshold": 0.1},
+}
+
+
+def scheduled(name, lr):
+    """Return Pyro's optimizer with a scheduler, and the same scheduler of torch."""
+    settings = SCHEDULERS[name]
+    of_torch = getattr(torch.optim.lr_scheduler, name)(torch.optim.Adam([torch.zeros(1)], lr=lr), **settings)
+    arguments = {"optimizer": torch.optim.Adam, "optim_args": {"lr": lr}, **copy.deepcopy(settings)}
+    return getattr(pyro.optim, name)(arguments), of_torch
+
+
+@pytest.mark.parametrize("validation_data", [None, bits(10, seed=1)], ids=["no validation data", "validation data"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_of_pyros_steps_after_every_epoch(name, validation_data, tmp_path):
+    options = {"steps": None, "batch_size": 20, "validation_data": validation_data}
+    optimizer, of_torch = scheduled(name, 1e-2)
+    h = quick(*make_vae(), bits(50), epochs=6, optimizer=optimizer, **options).history
+    waits, rates = name == "ReduceLROnPlateau", []
+    for _, rows in h.groupby("epoch"):
+        metric = rows["loss"].mean() if validation_data is None else -rows["validation_bound"].iloc[-1]
+        of_torch.optimizer.step()
+        of_torch.step(*([metric] if waits else []))
+        rates.append(of_torch.optimizer.param_groups[0]["lr"])
+    assert rates[-1] != 1e-2
+    ended = {scheduler.optimizer.param_groups[0]["lr"] for scheduler in optimizer.optim_objs.values()}
+    assert len(ended) == 1
+    assert ended.pop() == pytest.approx(rates[-1], rel=1e-12)
+    quick(*make_vae(), bits(50), epochs=3, optimizer=scheduled(name, 1e-2)[0], checkpoint=tmp_path, **options)
+    optimizer = scheduled(name, 1e-2)[0]
+    resumed = quick(
+        *make_vae(), bits(50), epochs=6, optimizer=optimizer, checkpoint=tmp_path, resume=True, **options
+    ).history
+    assert without_time(resumed).equals(without_time(h))
+
+
+def test_settings_of_a_pyro_optimizer_by_parameter():
+    model, guide = make_vae()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = pyro.optim.Adam(lambda name: {"lr": 0.0 if "decoder" in name else 1e-2})
+    h = quick(model, guide, bits(30), optimizer=optimizer).history
+    assert same(before, model.state_dict())
+    assert h["loss"].iloc[-1] < h["loss"].iloc[0]
+    optimizer = pyro.optim.SGD({"lr": 1.0}, lambda module, name: {"clip_value": 1e-6})
+    quick(model, guide, bits(30), steps=4, optimizer=optimizer)
+    moved = max(float((v - before[k]).abs().max()) for k, v in model.state_dict().items())
+    assert 0 < moved < 5e-6
+
+
 def parameters_of_each_datum(how):
     """x ~ N(z, 1), z ~ N(0, 1), and a guide that starts at the exact posterior of each of 50 data."""
     x = 1.5 * torch.randn(50, generator=torch.Generator().manual_seed(0)).double()
@@ -682,6 +738,39 @@ BAD = {
     "device": (lambda: bits(5), {"device": "abacus"}, "device 'abacus' cannot be used here"),
     "objective": (lambda: bits(5), {"objective": "elbo"}, "objective must be a pyro.infer.ELBO"),
     "optimizer": (lambda: bits(5), {"optimizer": 3}, "optimizer must be a torch or Pyro optimizer"),
+    "no optimizer class": (lambda: bits(5), {"optimizer": nn.MLP}, "optimizer must be a torch or Pyro optimizer"),
+    "scheduler": (
+        lambda: bits(5), {"optimizer": scheduled("StepLR", 1e-2)[1]},
+        "not be a learning-rate scheduler, got StepLR: pass an optimizer, and lr=a function of the step",
+    ),
+    "scheduler class": (
+        lambda: bits(5), {"optimizer": torch.optim.lr_scheduler.ReduceLROnPlateau},
+        "not be a learning-rate scheduler, got ReduceLROnPlateau: pass an optimizer, and lr=a function of the step",
+    ),
+    "scheduler from a function": (
+        lambda: bits(5), {"optimizer": lambda p: torch.optim.lr_scheduler.ExponentialLR(torch.optim.Adam(p), 0.9)},
+        "not be a learning-rate scheduler, got ExponentialLR: pass an optimizer, and lr=a function of the step",
+    ),
+    "closure": (lambda: bits(5), {"optimizer": torch.optim.LBFGS}, "LBFGS works on the loss itself"),
+    "closure from a function": (
+        lambda: bits(5), {"optimizer": lambda p: torch.optim.LBFGS(p)}, "LBFGS works on the loss itself",
+    ),
+    "closure under Pyro": (
+        lambda: bits(5), {"optimizer": pyro.optim.PyroOptim(torch.optim.LBFGS, {})}, "LBFGS works on the loss itself",
+    ),
+    "second derivatives": (
+        lambda: bits(5), {"optimizer": pyro.optim.multi.Newton({})}, "Newton works on the loss itself",
+    ),
+    "sparse": (lambda: bits(5), {"optimizer": torch.optim.SparseAdam}, "SparseAdam takes no dense gradients"),
+    "sparse under Pyro": (
+        lambda: bits(5), {"optimizer": pyro.optim.SparseAdam({"lr": 0.1})}, "SparseAdam takes no dense gradients",
+    ),
+    "without settings": (
+        lambda: bits(5), {"optimizer": pyro.optim.Adam}, r"made with its settings, as pyro.optim.Adam\(",
+    ),
+    "from Pyro by a function": (
+        lambda: bits(5), {"optimizer": lambda p: pyro.optim.Adam({"lr": 0.1})}, "must make a torch.optim.Optimizer",
+    ),
     "seed": (lambda: bits(5), {"seed": 0.5}, "seed must be a whole number from 0 to .*, got 0.5"),
     "resume": (lambda: bits(5), {"resume": True}, "resume=True needs a checkpoint folder"),
     "validation": (lambda: bits(5), {"validation_data": torch.full((2, 12), 2.0)}, "outside the likelihood's support"),
@@ -760,6 +849,11 @@ def test_a_folder_of_another_fit_is_refused(tmp_path):
         ({"batch_size": 7}, "was made with batch_size=128, got batch_size=7"),
         ({"lr": 0.5}, r"was made with lr=0.001, got lr=0.5"),
         ({"optimizer": torch.optim.SGD}, "was made with optimizer=Adam, got optimizer=SGD"),
+        ({"optimizer": pyro.optim.SGD({"lr": 1e-3})}, "was made with optimizer=Adam, got optimizer=PyroOptim of SGD"),
+        (
+            {"optimizer": scheduled("StepLR", 1e-3)[0]},
+            "was made with optimizer=Adam, got optimizer=PyroLRScheduler of StepLR of Adam",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, **options)

@@ -25,9 +25,10 @@ from pyrovae.training.errors import FitError, FitInterrupted
 from pyrovae.training.group import LostProcess
 from pyrovae.training.interrupt import Interrupts
 from pyrovae.training.jitted import said_of
+from pyrovae.training.optimizers import check_optimizer, make_optimizer
 from pyrovae.training.result import Fit
 from pyrovae.training.run import Run
-from pyrovae.training.step import Gradients, PyroStepper, Stepper, TorchStepper, make_optimizer
+from pyrovae.training.step import Gradients, PyroStepper, Stepper, TorchStepper
 
 DEFAULT_LR = 1e-3
 DEFAULT_EPOCHS = 100
@@ -80,7 +81,9 @@ def fit(
         batch_size: data in a step; the last batch of an epoch holds what is left.
         lr: learning rate, or a function of the step (from 0) that returns it.
         optimizer: None (Adam), a class of ``torch.optim``, a function of the parameters that returns an optimizer, an
-            optimizer, or a ``pyro.optim.PyroOptim``, with which Pyro's own ``SVI`` takes the steps.
+            optimizer, or a ``pyro.optim.PyroOptim``, with which Pyro's own ``SVI`` takes the steps; its schedulers step
+            after every epoch, ``ReduceLROnPlateau`` by minus the validation bound, or by the mean of the epoch's losses
+            where there are no validation data.
         validation_data: judged after every epoch: one particle a datum, the same noise each time.
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
@@ -128,6 +131,7 @@ def fit(
     elif resume:
         raise ValueError("resume=True needs a checkpoint folder to continue from")
     check_mode(compile)
+    check_optimizer(optimizer)
     run = Run(model, guide, data, validation_data, device=device, precision=precision, seed=seed, batch_size=batch_size)
     settings = {
         "data": run.data.fingerprint() if checkpoint is not None else "",
@@ -244,8 +248,11 @@ def _calls_left(run: Run, total: int, size: int) -> int:
 
 
 def _named(value: Any, default: str) -> str:
-    named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
-    return default if value is None else str(named.__qualname__)
+    if value is None:
+        return default
+    wrapped = [getattr(value, f"pt_{part}_constructor", None) for part in ("scheduler", "optim")]  # by one of Pyro's
+    parts = [value, *(part for part in wrapped if part is not None)]
+    return " of ".join(str(getattr(part, "__qualname__", type(part).__qualname__)) for part in parts)
 
 
 def _stepper(run: Run, optimizer: Any, lr: Any, clip_norm: float | None) -> Stepper:

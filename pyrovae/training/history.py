@@ -73,6 +73,10 @@ class History:
         self.flush()
         return float(self._rows[-1][-1, COLUMNS.index(name)]) if self._rows else math.nan
 
+    def recent(self, name: str, rows: int) -> float:
+        """Return a column's mean over the last rows."""
+        return float(self.array()[-rows:, COLUMNS.index(name)].mean())
+
     def array(self) -> np.ndarray:
         """Return all rows, ``[steps, columns]``."""
         self.flush()

@@ -304,11 +304,13 @@ class Run:
         self.look()
         self.epoch += 1
         self.agree()
-        self.stepper.end_epoch()
         self.good = self.snapshot()
+        bound = self.validate()
+        self.stepper.end_epoch(
+            lambda: self.history.recent("loss", self.per_epoch) if self.validation is None else -bound
+        )
         if self.validation is None:
             return
-        bound = self.validate()
         if bound > self.best_bound:
             self.best_bound, self.best_epoch = bound, self.epoch
             self.best = self.good

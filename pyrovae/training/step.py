@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.compiled import State, signature
 from pyrovae.objectives import Objective
@@ -172,8 +173,8 @@ class Stepper(Protocol):
     def restore(self, state: Any) -> None:
         """Continue from a state."""
 
-    def end_epoch(self) -> None:
-        """Note that an epoch has ended."""
+    def end_epoch(self, metric: Callable[[], float]) -> None:
+        """Note that an epoch has ended; ``metric`` returns how well it went, the lower the better."""
 
 
 class Gradients:
@@ -375,7 +376,7 @@ class TorchStepper:
         self.optimizer.load_state_dict(state)
         self._prepare_capture()
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, metric: Callable[[], float]) -> None:
         """Do nothing."""
 
 
@@ -415,10 +416,12 @@ class PyroStepper:
         """Continue from a state of Pyro's optimizer."""
         self.optimizer.set_state(state)
 
-    def end_epoch(self) -> None:
-        """Let a learning-rate scheduler of Pyro's take its step."""
+    def end_epoch(self, metric: Callable[[], float]) -> None:
+        """Let a learning-rate scheduler of Pyro's take its step, by the metric where it waits for a plateau of one."""
         if isinstance(self.optimizer, pyro.optim.PyroLRScheduler):
-            self.optimizer.step()
+            schedulers = self.optimizer.optim_objs.values()
+            waits = any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers)
+            self.optimizer.step(*([metric()] if waits else []))
 
 
 def beyond_bound(objective: Any) -> Any:
@@ -430,36 +433,3 @@ def beyond_bound(objective: Any) -> Any:
 def _total(loss: Any, batch: Batch) -> Tensor:
     total = sum(loss) if isinstance(loss, tuple) else loss
     return torch.as_tensor(total, dtype=torch.get_default_dtype(), device=batch[0].device).detach()
-
-
-def make_optimizer(optimizer: Any, params: Params, lr: float) -> torch.optim.Optimizer:
-    """Return a torch optimizer over ``params``: Adam by default, the user's own, or what the user's factory makes.
-
-    Raises:
-        ValueError: when it does not cover exactly the pair's parameters.
-    """
-    if optimizer is None:
-        return torch.optim.Adam(params.values(), lr=lr, fused=True)
-    if isinstance(optimizer, torch.optim.Optimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [name for name, p in params.items() if id(p) not in held]
-        stray = held - {id(p) for p in params.values()}
-        if stray:
-            raise ValueError(
-                f"the optimizer holds {len(stray)} parameters that are not the pair's: make it over the pair's alone"
-            )
-        if missing:
-            raise ValueError(
-                f"the optimizer does not hold the pair's parameter {missing[0]!r} ({len(missing)} in all): pass a "
-                "function of the parameters, such as lambda params: torch.optim.Adam(params, lr=1e-3)"
-            )
-        return optimizer
-    if not callable(optimizer):
-        raise ValueError(
-            f"optimizer must be a torch or Pyro optimizer, or a function that makes one, got {optimizer!r}"
-        )
-    made: Callable[..., Any] = optimizer
-    built = made(list(params.values()), lr=lr) if isinstance(optimizer, type) else made(list(params.values()))
-    if not isinstance(built, torch.optim.Optimizer):
-        raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {type(built).__name__}")
-    return built

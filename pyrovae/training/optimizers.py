@@ -1,0 +1,85 @@
+"""The optimizers that a fit takes: torch's, Pyro's, or none of these, in a sentence that says what to pass instead."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim.multi import MultiOptimizer
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """See that an argument can be an optimizer.
+
+    Raises:
+        ValueError: for what is none, and for one that no gradient of one loss is enough for.
+    """
+    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+    if isinstance(optimizer, pyro.optim.PyroOptim):
+        _check_kind(optimizer.pt_optim_constructor)
+    elif issubclass(kind, LRScheduler):
+        raise ValueError(
+            f"optimizer must not be a learning-rate scheduler, got {kind.__name__}: pass an optimizer, and lr=a "
+            "function of the step that returns the learning rate"
+        )
+    elif issubclass(kind, torch.optim.Optimizer | MultiOptimizer):
+        _check_kind(kind)
+    elif getattr(optimizer, "__module__", "").startswith("pyro.optim"):  # Pyro's are functions of their settings
+        raise ValueError(
+            f"optimizer must be made with its settings, as pyro.optim.{optimizer.__name__}({{...}}), got the function"
+        )
+    elif optimizer is not None and (isinstance(optimizer, type) or not callable(optimizer)):
+        raise ValueError(
+            f"optimizer must be a torch or Pyro optimizer, or a function that makes one of torch, got {optimizer!r}"
+        )
+
+
+def _check_kind(kind: Any) -> None:
+    """See that a class of optimizers takes a step by a gradient; of a function nothing is known."""
+    if not isinstance(kind, type):
+        return
+    if issubclass(kind, torch.optim.SparseAdam):
+        raise ValueError(
+            "SparseAdam takes no dense gradients, which the parameters of a pair have: use torch.optim.Adam, or "
+            "torch.optim.SGD with embeddings that are sparse"
+        )
+    step: Callable[..., Any] = getattr(kind, "step", lambda: None)
+    closure = inspect.signature(step).parameters.get("closure")
+    if issubclass(kind, MultiOptimizer) or (closure is not None and closure.default is inspect.Parameter.empty):
+        raise ValueError(
+            f"{kind.__name__} works on the loss itself, where a fit has one gradient of a random loss to give: use an "
+            "optimizer that takes a gradient, such as torch.optim.Adam"
+        )
+
+
+def make_optimizer(optimizer: Any, params: dict[str, Tensor], lr: float) -> torch.optim.Optimizer:
+    """Return a torch optimizer over ``params``: Adam by default, the user's own, or what the user's factory makes.
+
+    Raises:
+        ValueError: when it does not cover exactly the pair's parameters.
+    """
+    if optimizer is None:
+        return torch.optim.Adam(params.values(), lr=lr, fused=True)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for name, p in params.items() if id(p) not in held]
+        stray = held - {id(p) for p in params.values()}
+        if stray:
+            raise ValueError(
+                f"the optimizer holds {len(stray)} parameters that are not the pair's: make it over the pair's alone"
+            )
+        if missing:
+            raise ValueError(
+                f"the optimizer does not hold the pair's parameter {missing[0]!r} ({len(missing)} in all): pass a "
+                "function of the parameters, such as lambda params: torch.optim.Adam(params, lr=1e-3)"
+            )
+        return optimizer
+    made: Callable[..., Any] = optimizer
+    built = made(list(params.values()), lr=lr) if isinstance(optimizer, type) else made(list(params.values()))
+    check_optimizer(built)
+    if not isinstance(built, torch.optim.Optimizer):
+        raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {type(built).__name__}")
+    return built
