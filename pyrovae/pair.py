@@ -293,9 +293,9 @@ class Numbers(Messenger):
 
 def leaf_of(value: Any) -> Tensor:
     """Return the unconstrained tensor that a parameter's value comes from, or rows of it."""
-    if hasattr(value, "_pyro_unconstrained_param"):
-        return value._pyro_unconstrained_param  # type: ignore[no-any-return]
-    return value.unconstrained() if hasattr(value, "unconstrained") else value  # type: ignore[no-any-return]
+    leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
+    found: Tensor = getattr(value, "_pyro_unconstrained_param", leaf)
+    return found
 
 
 def same_numbers() -> Any:
@@ -629,8 +629,8 @@ def _same_events(name: str, site: Site) -> None:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    scales = [torch.as_tensor(scale, dtype=torch.float64).cpu() for scale in (one, other)]
-    return not torch.allclose(*torch.broadcast_tensors(*scales), rtol=1e-6, atol=0)
+    first, second = (torch.as_tensor(scale, dtype=torch.float64).cpu() for scale in (one, other))
+    return not torch.isclose(first, second, rtol=1e-6, atol=0).all()
 
 
 def _data_plate(sites: list[Site], num_data: int) -> str:
