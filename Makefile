@@ -49,8 +49,8 @@ $(VENV)-pythae/installed: $(VENV)/installed
 # On a machine with a CUDA device, with the interpreter that is there (torch 2.11 or newer, pyro-ppl, pytest, ...).
 CUDA_PYTHON ?= python3
 cuda-check:
-	PYTHONPATH=. $(CUDA_PYTHON) -m pytest -m gpu tests
-	PYTHONPATH=. $(CUDA_PYTHON) -W ignore benchmarks/speed.py --quick --rounds 1
+	PYTHONPATH=.:$$PYTHONPATH $(CUDA_PYTHON) -m pytest -p no:benchmark -m gpu --durations=10 tests
+	PYTHONPATH=.:$$PYTHONPATH $(CUDA_PYTHON) -W ignore benchmarks/speed.py --quick --rounds 1
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

@@ -1,8 +1,9 @@
 """Variational autoencoders as explicit Pyro model/guide pairs: fitted, judged and compared per datum."""
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from pyrovae.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
@@ -47,11 +48,6 @@ if TYPE_CHECKING:
     from pyrovae.strategies import compare, comparison
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
     from pyrovae.weights import log_weights
-
-try:
-    __version__ = version("pyrovae")
-except PackageNotFoundError:  # an uninstalled checkout
-    __version__ = "unknown"
 
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
 _NAMES = {

@@ -279,7 +279,7 @@ def _truth(
     asked: Question, part: Particles, latents: Mapping[str, Tensor], points: _Points, own: Mapping[str, Quantity]
 ) -> Tensor:
     """Return all quantities of the latents that the data came from, ``[data, quantities]``; NaN for no density."""
-    indices = torch.arange(part.indices.start, part.indices.stop)
+    indices = torch.arange(part.indices.start, part.indices.stop, device="cpu")
     repeats = len(part.log_weight)
     batch = tuple(t[::repeats] for t in part.rows)
     rows = {name: latents[name][indices].to(batch[0].device) for name in asked.layout.latents}
@@ -324,7 +324,7 @@ def _drawn(asked: Question, part: Particles, points: _Points, own: Mapping[str, 
     """Return all quantities of the guide's draws, ``[draws, data, quantities]``."""
     size, repeats = len(part.rows[0]), len(part.log_weight)
     rows = {name: site_rows(part.guide_trace.nodes[name]) for name in asked.layout.latents}
-    indices = torch.arange(part.indices.start, part.indices.stop).repeat_interleave(repeats)
+    indices = torch.arange(part.indices.start, part.indices.stop, device="cpu").repeat_interleave(repeats)
     log_p, log_q = (log_density(trace, size) for trace in (part.model_trace, part.guide_trace))
     found = _quantities(rows, part.rows, indices, log_p, log_q, points, own)
     return found.unflatten(0, (len(part.indices), repeats)).transpose(0, 1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -61,11 +62,17 @@ def _cuda_indices(device: torch.device | None) -> list[int]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Let a library be imported inside the block without the warning filters and random numbers that it uses up."""
-    before = random.getstate()
-    with warnings.catch_warnings():
-        yield
-    random.setstate(before)
+    """Let libraries be imported inside the block, or import more of themselves, and put back what they change by it.
+
+    That is warning filters, and the random state of Python, NumPy and torch.
+    """
+    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is what is meant
+    try:
+        with warnings.catch_warnings(), same_streams():
+            yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)  # noqa: NPY002
 
 
 @contextmanager
@@ -201,6 +208,6 @@ def isolated(
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(modes(modules, training=training))
         stack.enter_context(poutine.block())
-        if device.type != "cpu":
+        if torch.get_default_device().type != device.type:  # a default costs time at every call of torch
             stack.enter_context(device)
         yield

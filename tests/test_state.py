@@ -197,6 +197,95 @@ def test_a_bayesian_decoder_is_evaluated_without_its_dropout():
     assert decoder[1].training
 
 
+def test_a_library_that_is_imported_inside_a_call_changes_nothing(tmp_path, monkeypatch):
+    from pyrovae.state import importing
+
+    (tmp_path / "loud.py").write_text(LOUD)
+    monkeypatch.syspath_prepend(tmp_path)
+    with importing():
+        import loud
+    assert loud.loaded  # and the fixture of all tests sees that nothing else is left
+    with pytest.raises(ModuleNotFoundError), importing():  # also where a part of it is missing
+        import loud.part
+
+
+LOUD = """
+import random, warnings
+import numpy, torch
+numpy.random.seed(1), random.random(), torch.rand(1), warnings.simplefilter("ignore")
+loaded = True
+"""
+
+# Every part of ArviZ and of xarray that is imported changes what it can, as some do where more libraries are installed.
+FIRST = """
+import importlib.abc, importlib.machinery, random, sys, warnings
+import numpy, torch, pyro, pandas, matplotlib.figure, sklearn.neighbors, tqdm.auto, scipy.stats
+import pyrovae
+from pyrovae import evaluate, guides, models, priors, sbc, nn, likelihoods
+
+class Loud(importlib.abc.MetaPathFinder):
+    imported = []
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0].split("_")[0] in {{"arviz", "xarray"}}:
+            self.imported.append(name)
+            numpy.random.random(), random.random(), torch.rand(1)
+            warnings.filterwarnings("ignore", message=name)
+
+def state():
+    return (str(numpy.random.get_state()), random.getstate(), torch.get_rng_state().tolist(), list(warnings.filters))
+
+torch.manual_seed(0)
+model = models.LinearGaussian(2, 5).requires_grad_(False)
+guide, x, quiet = guides.FullRank(nn.MLP(5, 8), 2), torch.zeros(4, 5), {{"progress": False}}
+prepared = {prepared}
+sys.meta_path.insert(0, Loud())
+before = state()
+{call}
+changed = [name for name, a, b in zip(("numpy", "python", "torch", "filters"), before, state()) if a != b]
+assert Loud.imported, "nothing was imported"
+assert not changed, changed
+"""
+RANKS = "sbc(model, guide, x, num_simulations=5, num_draws=9, **quiet).latents"
+JUDGED = "evaluate(model, guide, x, num_particles=9, **quiet)"
+
+
+@pytest.mark.parametrize(
+    ("prepared", "call"),
+    [
+        ("None", "pyrovae.to_arviz(model, guide, x, num_draws=50, corrected=True, **quiet)"),
+        ("None", "pyrovae.hmc(model, guide, x, num_warmup=20, num_draws=8, **quiet)"),
+        (
+            f"{JUDGED}, {RANKS}",
+            "pyrovae.elpd_comparison(dict(a=prepared[0], b=prepared[0]));pyrovae.ranks_to_arviz(prepared[1])",
+        ),
+    ],
+)
+def test_the_first_use_of_arviz_inside_a_call_changes_nothing(prepared, call):
+    code = FIRST.format(prepared=prepared, call=call)
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
+    import importlib
+    import importlib.metadata
+
+    import pyrovae.version
+
+    assert pyrovae.to_arviz  # imported as users do, so that what the import changes is put back
+    from pyrovae.arviz import labels
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.metadata, "version", missing)
+        assert importlib.reload(pyrovae.version).__version__ == "unknown"
+    assert importlib.reload(pyrovae.version).__version__ == pyrovae.__version__
+    monkeypatch.setattr(labels, "__version__", "unknown")
+    assert labels.labelled({"z": ("draw", [1.0])}).attrs["creation_library_version"] == "unknown"
+
+
 def test_random_state_nests():
     before = torch.get_rng_state()
     with random_state("test", 0):

@@ -1,5 +1,10 @@
 """Draws, posteriors and densities handed to ArviZ: the only importer of it."""
 
+from pyrovae.state import importing
+
+with importing():
+    import arviz  # noqa: F401  first of all, whichever file of this folder is asked for
+
 from pyrovae.arviz.chains import hmc
 from pyrovae.arviz.draws import to_arviz
 from pyrovae.arviz.elpd import elpd, elpd_comparison

@@ -14,6 +14,7 @@ from pyrovae.compiled import check_mode
 from pyrovae.pair import Program
 from pyrovae.particles import question
 from pyrovae.sampling.chains import Sampler
+from pyrovae.state import importing
 
 
 def hmc(
@@ -112,6 +113,7 @@ def hmc(
     return assemble(groups)
 
 
+@importing()
 def _mixing(draws: xr.Dataset) -> dict[str, tuple[str, np.ndarray]]:
     """Return R-hat and effective sample sizes of every datum, the worst over its latents; one chain counts as two."""
     half = draws.sizes["draw"] // 2

@@ -14,6 +14,7 @@ from pyrovae.checks import at_least
 from pyrovae.evaluation import CONDITIONAL, GROUPS, Draws, Evaluation, draw, evaluate
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, Question, question
+from pyrovae.state import importing
 
 
 def to_arviz(
@@ -143,6 +144,7 @@ class _Collected:
                 index = chosen.reshape(*chosen.shape, *(1,) * (values.ndim - 2))
                 self.arrays[group][name] = np.take_along_axis(values, index, axis=0)
 
+    @importing()
     def datasets(self, evaluation: Evaluation) -> dict[str, xr.Dataset]:
         fields = ("khat", "ess", "elbo", "log_evidence", "log_evidence_se")
         per_datum = {name: ("datum", getattr(evaluation, name).numpy()) for name in fields}
@@ -184,6 +186,7 @@ def _groups(part: Draws) -> dict[str, dict[str, Any]]:
     return {**part.groups, "sample_stats": {"log_weight": part.log_weight}}
 
 
+@importing()
 def _smoothed(log_weights: np.ndarray) -> np.ndarray:
     """Return Pareto-smoothed log weights of every datum, ``[draws, data]``."""
     if not ARVIZ_1:

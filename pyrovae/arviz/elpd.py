@@ -14,8 +14,10 @@ import xarray as xr
 
 from pyrovae.arviz.labels import ARVIZ_1
 from pyrovae.evaluation import KHAT_LIMIT, Evaluation
+from pyrovae.state import importing
 
 
+@importing()
 def elpd(evaluation: Evaluation) -> Any:
     """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it compares pairs.
 
@@ -61,6 +63,7 @@ def elpd(evaluation: Evaluation) -> Any:
     return cls(elpd=total, p=0.0, elpd_i=pointwise, **known, **kind)
 
 
+@importing()
 def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]) -> pd.DataFrame:
     """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
 

@@ -1,14 +1,19 @@
-"""Labels: what an ArviZ object's dimensions are called, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``)."""
+"""Labels: what an ArviZ object's dimensions are called, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``).
+
+ArviZ and xarray import parts of themselves when they are first used: what calls them does so inside ``importing()``.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import arviz as az
 import numpy as np
 import pyro
 import xarray as xr
+
+from pyrovae.state import importing
+from pyrovae.version import __version__
 
 ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
 DIMS = ("chain", "draw", "datum")
@@ -43,6 +48,7 @@ def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
                 )
 
 
+@importing()
 def labelled(variables: dict[str, Any]) -> xr.Dataset:
     """Return variables ``{name: (dims, values)}`` as a dataset whose dimensions are numbered from 0."""
     dataset = xr.Dataset(variables, attrs=_attributes())
@@ -61,10 +67,11 @@ def _attributes() -> dict[str, str]:
         "inference_library": "pyro",
         "inference_library_version": str(pyro.__version__),
         "creation_library": "pyrovae",
-        "creation_library_version": version("pyrovae"),
+        "creation_library_version": __version__,
     }
 
 
+@importing()
 def assemble(groups: dict[str, xr.Dataset]) -> Any:
     """Return groups as the object that this ArviZ has for them."""
     return xr.DataTree.from_dict(groups) if ARVIZ_1 else az.InferenceData(**groups)

@@ -90,7 +90,7 @@ class Data:
         self.binarise = binarise
         self.missing = missing
         self.mapped, self.place = mapped, tensors[0].device
-        self.rows = torch.arange(len(tensors[0])) if mapped else torch.empty(0)  # of a mapped file, those of this set
+        self.rows = torch.arange(len(tensors[0]) if mapped else 0, device="cpu")  # of a mapped file, those of this set
         self.standardise = False
         self._moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
@@ -184,7 +184,7 @@ class Data:
 
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
         """Return the data at ``indices``, in that order."""
-        chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices))
+        chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices, device="cpu"))
         _check(chosen.tensors, self.missing)
         return chosen
 
@@ -228,7 +228,7 @@ class Data:
         num_test, num_validation = round(test * len(self)), round(validation * len(self))
         if min(validation, test) < 0 or not 0 < len(self) - num_test - num_validation:
             raise ValueError(f"shares of at least 0 and below 1 in sum were expected, got {validation} and {test}")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed), device="cpu")
         return self._parts(order, num_validation, num_test)
 
     def fingerprint(self) -> str:

@@ -37,7 +37,7 @@ class Array(Data):
             got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise ValueError(f"{str(path)!r} must hold numbers [N, D], [N, H, W] or [N, C, H, W], got {got}")
         image_shape = (1, *array.shape[1:]) if array.ndim == 3 else array.shape[1:] if array.ndim == 4 else None
-        tensor = torch.from_numpy(array.reshape(len(array), -1)) if len(array) else torch.empty(0, 1)
+        tensor = torch.from_numpy(array.reshape(len(array), -1)) if len(array) else torch.empty(0, 1, device="cpu")
         if mapped and levels is None and not tensor.is_floating_point():
             levels = 1
         if not mapped and (levels is None or tensor.dtype != torch.uint8):

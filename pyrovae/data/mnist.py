@@ -62,8 +62,8 @@ class MNIST(Data):
                 f"and {test}"
             )
         num_train = len(self) - self.num_test
-        order = torch.randperm(num_train, generator=torch.Generator().manual_seed(seed))
-        order = torch.cat([order, torch.arange(num_train, len(self))])
+        order = torch.randperm(num_train, generator=torch.Generator().manual_seed(seed), device="cpu")
+        order = torch.cat([order, torch.arange(num_train, len(self), device="cpu")])
         return self._parts(order, round(validation * num_train), self.num_test)
 
     def _download(self, root: Path) -> None:

@@ -57,7 +57,7 @@ class Sprites(Data):
         if unknown or not shapes:
             raise ValueError(f"shapes must be some of {list(SHAPES)}, got {list(shapes)}")
         levels = [range(len(shapes)), range(scales), range(orientations), range(positions), range(positions)]
-        factors = torch.tensor(list(itertools.product(*levels)))
+        factors = torch.tensor(list(itertools.product(*levels)), device="cpu")
         places = np.linspace(-0.45, 0.45, positions) if positions > 1 else np.zeros(1)
         sizes = np.linspace(0.3, 0.5, scales) if scales > 1 else np.array([0.4])
         angles = np.arange(orientations) / orientations * math.pi / 2
@@ -135,7 +135,7 @@ class DSprites(Data):
 
 def _chosen(count: int, num_data: int | None, seed: int) -> Tensor:
     if num_data is None:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu")
     if at_least("num_data", num_data, 1) > count:
         raise ValueError(f"num_data is {num_data}, but the file holds {count}")
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:num_data].sort().values
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")[:num_data].sort().values

@@ -53,8 +53,8 @@ class Stream(Data):
             raise ValueError("the data set is empty: at least one datum is needed")
         self.dataset, self.fields, self.num_workers, self.image_shape = dataset, fields, num_workers, image_shape
         self._chosen = _chosen(dataset[0], fields)
-        super().__init__(*self._fetch(torch.arange(1)), image_shape=image_shape, mapped=True)
-        self.rows = torch.arange(len(dataset))
+        super().__init__(*self._fetch(torch.arange(1, device="cpu")), image_shape=image_shape, mapped=True)
+        self.rows = torch.arange(len(dataset), device="cpu")
 
     def stream(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """Iterate over the batches at given indices, loaded ahead of their use."""

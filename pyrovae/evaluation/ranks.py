@@ -72,7 +72,9 @@ class Ranks:
         Source: Yao, Vehtari, Simpson and Gelman, "Yes, but did it work? Evaluating variational inference", 2018;
         Butler, "A test for symmetry using the sample distribution function", 1969.
         """
-        return torch.tensor([_symmetry(column, self.num_draws) for column in self.values.T], dtype=torch.float64)
+        return torch.tensor(
+            [_symmetry(column, self.num_draws) for column in self.values.T], dtype=torch.float64, device="cpu"
+        )
 
     def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return points, and the simultaneous band there of the empirical distribution function of uniform ranks."""
@@ -126,7 +128,7 @@ def holm(pvalues: Tensor) -> Tensor:
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
     order = pvalues.argsort()
-    factors = torch.arange(len(pvalues), 0, -1, dtype=pvalues.dtype)
+    factors = torch.arange(len(pvalues), 0, -1, dtype=pvalues.dtype, device=pvalues.device)
     adjusted = (pvalues[order] * factors).cummax(0).values.clamp(max=1)
     return torch.empty_like(pvalues).index_put((order,), adjusted)
 

@@ -79,7 +79,7 @@ def sample_quality(
     half = len(whole) // 2
     if half < 2 * neighbours:
         raise ValueError(f"at least {4 * neighbours} data are needed for {neighbours} neighbours, got {len(whole)}")
-    order = torch.randperm(len(whole), generator=generator("halves", seed))
+    order = torch.randperm(len(whole), generator=generator("halves", seed), device="cpu")
     compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
     apart = stream_seed("quality", seed)  # data that were themselves simulated with this seed must not come again
     drawn, masked = (simulate(model, one, seed=apart, device=device, progress=progress) for one in (other, compared))

@@ -64,14 +64,14 @@ def shared(
     log_likelihood = torch.stack([evaluate(given(model, w), guide.local, data, **judge).log_evidence for w in bar])
     with question(given(model, draws[0]), guide.local, data, **options) as asked:
         batch = asked.pair.given(asked.data.batch(slice(0, 1)))
-        log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64)
+        log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64, device="cpu")
     with torch.no_grad():
         log_q = [sum(float(guide.posterior(name).log_prob(v).sum()) for name, v in w.items()) for w in draws]
     return Shared(
         values={name: torch.stack([w[name].cpu() for w in draws]) for name in draws[0]},
         log_likelihood=log_likelihood,
         log_p=log_prior + log_likelihood.sum(1),
-        log_q=torch.tensor(log_q, dtype=torch.float64),
+        log_q=torch.tensor(log_q, dtype=torch.float64, device="cpu"),
     )
 
 

@@ -254,8 +254,9 @@ def _aggregated(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return log q(z), the same without the datum that z came from, and every log q(z_d) where it is known."""
     size, count = len(asked.data), len(drawn.log_q)
-    total, without = (torch.full((count,), -math.inf, dtype=torch.float64) for _ in range(2))
-    single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, dtype=torch.float64)
+    host: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    total, without = (torch.full((count,), -math.inf, **host) for _ in range(2))
+    single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, **host)
     with tqdm(total=size, desc=label, unit="data", disable=label is None, mininterval=0.5) as bar:
         for indices, batch in asked.data.batches(batch_size):
             for draws in _chunks(count, len(indices), drawn.flat.shape[1]):
@@ -263,8 +264,8 @@ def _aggregated(
                 logs, parts = _scores(asked, latents, drawn.plates, batch)
                 logs = logs.double().cpu()
                 total[draws] = torch.logaddexp(total[draws], logs.logsumexp(1))
-                owner = torch.arange(draws.start, draws.start + len(logs))[:, None] % size  # the datum of every draw
-                others = logs.masked_fill(owner == torch.arange(indices.start, indices.stop), -math.inf)
+                owner = torch.arange(draws.start, draws.start + len(logs), device="cpu")[:, None] % size  # every draw's
+                others = logs.masked_fill(owner == torch.arange(indices.start, indices.stop, device="cpu"), -math.inf)
                 without[draws] = torch.logaddexp(without[draws], others.logsumexp(1))
                 if single is None or parts is None:
                     single = None

@@ -26,7 +26,7 @@ def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
     if len(data) != len(evaluation):
         raise ValueError(f"the evaluation is of {len(evaluation)} data, but the set has {len(data)}")
     table = least_reliable(evaluation, count)
-    images = data.fixed().batch(torch.tensor(list(table.index)))[0].reshape(-1, *data.image_shape)
+    images = data.fixed().batch(torch.tensor(list(table.index), device="cpu"))[0].reshape(-1, *data.image_shape)
     figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
     grid = figure.subplots(1, len(table), squeeze=False)[0]
     for axis, image, (datum, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):

@@ -83,7 +83,7 @@ class VampPrior(Prior):
                 raise ValueError(
                     f"{self.num_components} pseudo-inputs need as many data to start from, got {len(data)}"
                 )
-            rows = torch.arange(self.num_components) * len(data) // self.num_components
+            rows = torch.arange(self.num_components, device="cpu") * len(data) // self.num_components
             start = data[rows] if isinstance(data, Tensor) else data.batch(rows)[0]
             self._start(start.detach().clone().to(_dtype(guide)))
         elif self.shape is None:
