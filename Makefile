@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
 
-.PHONY: demo test slow lint types format benchmark cuda-check clean
+.PHONY: demo test slow lint types format benchmark cuda-check cuda-tests cuda-rows clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"pyrovae needs Python 3.11 or newer, got {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
@@ -46,11 +46,19 @@ $(VENV)-pythae/installed: $(VENV)/installed
 	VIRTUAL_ENV=$(VENV)-pythae $(BIN)/uv pip install --quiet pythae torch torchvision
 	touch $@
 
-# On a machine with a CUDA device, with the interpreter that is there (torch 2.11 or newer, pyro-ppl, pytest, ...).
+# On a machine with a CUDA device, with the interpreter that is there (torch 2.11 or newer, pyro-ppl, pytest, ...): the
+# tests marked gpu, and the rows docs/speed-cuda.*. For instance: make cuda-check CUDA_TESTS="-n 6" CUDA_ROWS="--cases iaf"
 CUDA_PYTHON ?= python3
-cuda-check:
-	PYTHONPATH=.:$$PYTHONPATH $(CUDA_PYTHON) -m pytest -p no:benchmark -m gpu --durations=10 tests
-	PYTHONPATH=.:$$PYTHONPATH $(CUDA_PYTHON) -W ignore benchmarks/speed.py --quick --rounds 1
+CUDA_TESTS ?=
+CUDA_ROWS ?=
+CUDA = PYTHONPATH=.:$$PYTHONPATH $(CUDA_PYTHON)
+cuda-check: cuda-tests cuda-rows
+
+cuda-tests:
+	$(CUDA) -m pytest -p no:benchmark -m gpu --durations=10 $(CUDA_TESTS) tests
+
+cuda-rows:
+	$(CUDA) -W ignore benchmarks/speed.py --quick --rounds 1 $(CUDA_ROWS)
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

@@ -5,6 +5,7 @@ two operands on different devices (unless one is a number on the host), a genera
 to NumPy.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -12,12 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CARD = torch.device("meta")  # the one besides the CPU that torch serves without a driver, gradients included
+_OPTIMIZERS = vars(sys.modules["torch.optim.optimizer"])
 _aten = torch.ops.aten
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+_NUMBERS = {Tensor.tolist, Tensor.item, Tensor.__int__, Tensor.__index__, Tensor.__float__, Tensor.__bool__}
 _COPIES = {_aten.copy_.default, _aten._to_copy.default, _aten.lift_fresh.default}
 
 
@@ -39,8 +43,8 @@ class OnCard(Tensor):
         """Read values as CUDA does: lists may be made of them, arrays may not."""
         if func in {Tensor.numpy, Tensor.__array__}:
             raise TypeError(f"can't convert {CARD} device type tensor to numpy. Use Tensor.cpu() first")
-        if func is Tensor.tolist:
-            return args[0].host.tolist()
+        if func in _NUMBERS:
+            return func(args[0].host)
         if func is Tensor.__repr__:
             return f"OnCard({args[0].host!r})"
         if func is Tensor.__deepcopy__:
@@ -129,6 +133,8 @@ def _see_generator(generator: torch.Generator | None, on_card: bool) -> None:
 def pretended_card(monkeypatch: Any) -> Iterator[torch.device]:
     """Let ``device=CARD`` work inside the block."""
     monkeypatch.setattr(torch, "Generator", _Generator)
+    fused = _foreach_utils._get_fused_kernels_supported_devices()
+    monkeypatch.setitem(_OPTIMIZERS, "_get_fused_kernels_supported_devices", lambda: [*fused, CARD.type])
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     try:
         with _Card(), _Made():

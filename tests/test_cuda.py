@@ -1,12 +1,32 @@
 """On a CUDA device: compiled steps replayed as graphs, judging, faults and resumption."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import SIGMAS, bits, make_oracle, make_vae, planted, seeded
+from test_device import CALLS, MODEL
 
-from pyrovae import aggregate, ais, codes, data, evaluate, fit, gaps, guides, hmc, log_weights, nn, sbc, usage
+from pyrovae import (
+    aggregate,
+    ais,
+    codes,
+    compare,
+    data,
+    evaluate,
+    fit,
+    gaps,
+    guides,
+    hmc,
+    log_weights,
+    nn,
+    pit,
+    sbc,
+    simulate,
+    to_arviz,
+    usage,
+)
 from pyrovae.training import FitError
 from pyrovae.training.capture import Captured
 
@@ -112,3 +132,50 @@ def test_calibration_and_latents_are_the_oracles():
     assert used.layers.loc["z", "rate"] == pytest.approx(found["rate"], abs=4 * found["rate_se"])
     error = (codes(model, guide, x, progress=False) - model.posterior(x).mean).abs()
     assert (error < 6 * model.posterior(x).variance.sqrt() / 10).all()
+
+
+CARD = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("default", [False, True], ids=["", "default device"])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_question_keeps_devices_apart(name, default, tmp_path):
+    try:
+        with CARD if default else nullcontext():
+            CALLS[name](tmp_path, CARD)
+    finally:
+        MODEL.to("cpu")
+
+
+def test_data_of_the_model_look_like_the_models():
+    model, x = make_oracle(2, 5, 300)
+    made = simulate(model, x, num_simulations=400, progress=False)
+    moments = made.data.batch(slice(0, 400))[0].mean(0), model.evidence().mean.cpu(), model.evidence().variance.cpu()
+    assert ((moments[0] - moments[1]).abs() < SIGMAS * (moments[2] / 400).sqrt()).all()
+    assert (pit(model, made.data, seed=1, progress=False).table()["adjusted"] > 1e-4).all()
+    wrong = pit(model, made.data.batch(slice(0, 400))[0] * 2, seed=1, progress=False)
+    assert (wrong.table()["adjusted"] < 1e-4).any()
+
+
+def test_strategies_are_compared_and_draws_handed_on():
+    model, x = make_oracle(2, 5, 30)
+    exact, near = guides.Exact(model), seeded(lambda: guides.MeanField(nn.MLP(5, 16), 2)).double()
+    near = fit(model.requires_grad_(False), near, x, epochs=100, progress=False).guide
+    model.to("cpu")
+    table = compare({"exact": (model, exact), "near": (model, near)}, x, num_particles=500, progress=False)
+    truth = float(model.log_evidence(x).mean())
+    assert table.loc["exact", "elbo"] == pytest.approx(truth, abs=1e-6)
+    assert table.loc["near", "elbo"] < truth
+    drawn = to_arviz(model, exact, x, num_draws=400, progress=False)
+    posterior = model.posterior(x)
+    error = torch.as_tensor(drawn.posterior["z"].mean(("chain", "draw")).to_numpy()) - posterior.mean.cpu()
+    assert (error.abs() < 5 * (posterior.variance.cpu() / 400).sqrt()).all()  # 60 comparisons: below 4e-5
+    evidence = torch.as_tensor(drawn.log_likelihood["x"][0, 0].to_numpy())
+    torch.testing.assert_close(evidence, model.log_evidence(x).detach().cpu(), rtol=0, atol=1e-6)
+
+
+def test_long_work_is_compiled_and_short_work_is_not():
+    long, short = (quick(*make_vae(), bits(160), steps=n) for n in (4000, 5))
+    assert "compiles it" in long.compiled
+    assert "does not pay" in short.compiled
+    assert long.history["bound"].tail(100).mean() > long.history["bound"].head(10).mean()
