@@ -267,7 +267,13 @@ def _asking_for_positions(
     roles = tuple(plates)
     found = next((one for one in (*((role,) for role in roles), roles) if not fails(one)), ())
     with same_streams(data.device), Repeated():
-        traces = dict(zip(("model", "guide"), pair.numbered().traces((*batch[:-1], torch.arange(size))), strict=True))
+        traces = dict(
+            zip(
+                ("model", "guide"),
+                pair.numbered().traces((*batch[:-1], torch.arange(size, device=data.device))),
+                strict=True,
+            )
+        )
     for role in found:
         if traces[role].nodes[layout.plate]["fn"].size != size:  # it knows how many data there are
             raise ValueError(
