@@ -97,7 +97,7 @@ def evidence_row(name, estimates, seconds):
     for other in PROPOSALS:
         difference = annealed.log_evidence - estimates[other].log_evidence
         means.append(f"{float(difference.mean()):+.2f} ({float(difference.std() / math.sqrt(len(difference))):.2f})")
-    khat = [f"{float((estimates[e].khat > 0.7).double().mean()):.0%}" for e in PROPOSALS]
+    khat = [f"{float((~estimates[e].reliable).double().mean()):.0%}" for e in PROPOSALS]
     return f"| {name} | {' | '.join([*means, *khat])} | {seconds['is']:.0f} | {seconds['ais']:.0f} |"
 
 
@@ -154,7 +154,7 @@ def main() -> None:
         f"refitted as a proposal ({REFIT_EPOCHS} epochs of the bound of {REFIT_PARTICLES} weights, model fixed), and",
         "from the best member of its family for each image, and by annealing from the prior (16 chains,",
         f"{options.temperatures:,} temperatures), with Monte Carlo errors; what annealing finds above",
-        "the three, with paired standard errors; the share of images whose k-hat is above 0.7, of the three.",
+        "the three, with paired standard errors; the share of images whose k-hat is above its limit, of the three.",
         "",
         "| guide, data | guide | refitted | best member | annealing | above guide | above refitted | above best "
         "| k-hat, guide | k-hat, refitted | k-hat, best | IS, s | AIS, s |",

@@ -516,7 +516,7 @@ def _text(path: Path) -> str:
 
 
 def _per_datum(result: Evaluation) -> pd.DataFrame:
-    columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "ess")
+    columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
     return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})
 
 

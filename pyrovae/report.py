@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jinja2 import Environment, PackageLoader
@@ -20,7 +21,7 @@ from pyrovae.training import Fit
 
 _DPI, _SHOWN_DPI = 150, 110  # of the files; of the page, where a dense screen shows the rest
 _FORMATS = {
-    "khat_over_0.7": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
+    "khat_over_limit": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
     "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
     "symmetry": "{:.3g}",
 }  # fmt: skip
@@ -54,6 +55,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "NO"
     return _FORMATS.get(name, "{:.3f}").format(value) if pd.notna(value) else ""
 
 
@@ -85,8 +88,10 @@ def _drawn(folder: Path, name: str, figure: Figure) -> dict[str, Any]:
 
 _TEXTS = {
     "Comparison": "Nats per datum, higher is better. log_evidence is estimated by importance sampling with the guide "
-    "as proposal; difference is to the best, with the standard error of the paired differences; khat_over_0.7 is the "
-    "share of data whose weights are not to be trusted; seconds are those of a fit.",
+    "as proposal; difference is to the best, with the standard error of the paired differences; khat_over_limit is the "
+    "share of data whose weights are not to be trusted, as their Pareto k-hat is above min(1 - 1 / log10 S, 0.7) for "
+    "S weights. A row marked NO under reliable, where that is more than one in ten, is too low by an unknown amount: "
+    "its place says as much of its guide as of its model. seconds are those of a fit.",
     "seeds": " With several seeds, errors are those for new data and new seeds at once, and what follows below the "
     "comparison is of the first seed's fits.",
     "Where the bound loses": "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each "
@@ -109,11 +114,13 @@ _TEXTS = {
 }
 _CAPTIONS = {
     "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best. Bars are "
-    "two standard errors on the left, 95% intervals on the right.",
+    "two standard errors on the left, 95% intervals on the right. Hollow: log evidence is not to be trusted.",
     "pareto": "Log evidence, less the best's, against the time of a fit; up and to the left is better. Bars are 95% "
-    "intervals of paired differences, and two standard errors of the mean time.",
-    "reliability": "Left: share of the test data with a k-hat at or below the value; beyond 0.7 the importance weights "
-    "are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to posterior.",
+    "intervals of paired differences, and two standard errors of the mean time. Hollow: log evidence is not to be "
+    "trusted.",
+    "reliability": "Left: share of the test data with a k-hat at or below the value; beyond the dashed limit the "
+    "importance weights are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to "
+    "posterior.",
     "training": "Bound while training: mean over an epoch, and on the validation data.",
     "gaps": "Mean gaps of each guide; whiskers are two standard errors of paired differences.",
     "worst": "The test data whose importance weights under the best guide are least to be trusted, with their k-hat.",

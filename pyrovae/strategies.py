@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.calibration import Calibration, sbc
 from pyrovae.data import Data, as_data
-from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps, Ranks, evaluate, gaps, pit, sample_quality
+from pyrovae.evaluation import Evaluation, Gaps, Ranks, evaluate, gaps, pit, sample_quality, trusted_on_average
 from pyrovae.latents import Aggregate, Usage, aggregate, codes, label_scores, usage
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE
@@ -130,7 +130,10 @@ def comparison(
     - ``log_evidence`` with its standard error; ``difference`` to the best with the standard error of the PAIRED
       differences; ``elbo`` with its standard error. With several seeds the errors are those for new data and new seeds
       at once, as :func:`crossed_error` has them; with one, for new data under these very fits;
-    - ``khat_over_0.7``, the share of data whose importance weights are not to be trusted; ``ess``, the mean effective
+    - ``reliable``: whether log evidence, and so the row's place, is to be trusted, which it is where at most a tenth of
+      the importance weights are not (:func:`~pyrovae.evaluation.trusted_on_average`). A row that is not is the lower
+      the worse its guide, whatever its model: anneal (:func:`pyrovae.evidence`), or refit the guide as a proposal;
+    - ``khat_over_limit``, the share of data whose importance weights are not to be trusted; ``ess``, the mean effective
       sample size;
     - where there are several, ``seeds``, their number, ``seed_sd``, the standard deviation between them of the mean log
       evidence, and ``difference_df``, the degrees of freedom of the difference's error (:func:`crossed_df`);
@@ -160,16 +163,17 @@ def comparison(
     for name, run in runs.items():
         values, bounds = stacks[name], torch.stack([e.elbo for e in run])
         difference = values - best
-        khat, ess = (torch.stack([getattr(e, field) for e in run]) for field in ("khat", "ess"))
+        reliable, ess = (torch.stack([getattr(e, field) for e in run]) for field in ("reliable", "ess"))
         spent = (seconds or {}).get(name, math.nan)
         rows[name] = {
             "log_evidence": float(values.mean()),
             "log_evidence_se": crossed_error(values),
+            "reliable": trusted_on_average(reliable),
             "difference": float(difference.mean()),
             "difference_se": crossed_error(difference),
             "elbo": float(bounds.mean()),
             "elbo_se": crossed_error(bounds),
-            "khat_over_0.7": float((~(khat <= KHAT_LIMIT)).double().mean()),
+            "khat_over_limit": float((~reliable).double().mean()),
             "ess": float(ess.mean()),
             **(_seed_columns(values, difference) if count > 1 else {}),
             **(more or {}).get(name, {}),

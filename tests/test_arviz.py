@@ -278,6 +278,7 @@ def test_elpd_reads_as_arvizs_own():
     result = elpd(evaluate(model, guide, x, num_particles=100, progress=False))
     assert "elpd_loo" in str(result)
     assert result["n_data_points"] == 20
+    assert result["good_k"] == 0.5  # of 100 particles
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -85,7 +85,7 @@ def test_compare_writes_everything(tmp_path, capsys):
         "mutual_information",
         "log_evidence",
         "difference_se",
-        "khat_over_0.7",
+        "khat_over_limit",
         "seconds",
         "mean_field",
         "full_rank",
@@ -176,7 +176,7 @@ def test_fit_evaluate_and_resume(tmp_path, capsys):
     judged = tmp_path / "judged"
     status, said = run("evaluate", out, "--out", judged, "--num_draws", 3, "--progress", "false", capsys=capsys)
     assert status == 0
-    assert '"khat_over_0.7"' in said.out
+    assert '"khat_over_limit"' in said.out
     assert (judged / "posterior.nc").exists()
     assert len(pd.read_csv(judged / "per_datum.csv")) == 359
     longer = [argument if argument != "2" else "4" for argument in map(str, FAST)]

@@ -11,8 +11,23 @@ from conftest import SIGMAS, bits, make_oracle, make_vae
 from scipy import stats
 from torch.distributions import kl_divergence
 
-from pyrovae import compare, comparison, evaluate, fit, guides, log_weights, nn, objectives, pareto_khat
+from pyrovae import (
+    compare,
+    comparison,
+    draws_needed,
+    evaluate,
+    fit,
+    guides,
+    khat_limit,
+    log_weights,
+    nn,
+    objectives,
+    pareto_khat,
+    plots,
+    worst,
+)
 from pyrovae.evaluation import Evaluation, weigh
+from pyrovae.report import formatted
 from pyrovae.strategies import crossed_df, crossed_error
 
 
@@ -123,11 +138,63 @@ def test_khat_of_a_guide_that_is_too_narrow():
     assert float(khat.mean()) == pytest.approx(1 - scale**2, abs=2 * 4 * 0.092 / math.sqrt(40))
 
 
+@pytest.mark.parametrize(("size", "limit"), [(100, 0.5), (200, 0.5654), (1000, 2 / 3), (2200, 0.7), (100_000, 0.7)])
+def test_the_limit_of_khat_depends_on_the_number_of_weights(size, limit):
+    assert khat_limit(size) == pytest.approx(limit, abs=1e-4)
+    assert khat_limit(1) == -math.inf
+    if size < 2200:  # as many weights are needed for a k-hat at the limit as there are
+        assert float(draws_needed(torch.tensor(khat_limit(size), dtype=torch.float64))) == pytest.approx(size)
+
+
+def test_the_number_of_draws_that_a_khat_needs():
+    found = draws_needed(torch.tensor([-3.0, 0.0, 0.5, 0.7, 1.0, math.inf, math.nan]))
+    assert found.tolist() == pytest.approx([10, 10, 100, 10 ** (1 / 0.3), math.inf, math.inf, math.inf], rel=1e-5)
+
+
+def of_khat(khat, num_particles=1000, level=0.0):
+    """An evaluation with these k-hats, its log evidence at a level, and an ELBO one nat below."""
+    khat = torch.as_tensor(khat, dtype=torch.float64)
+    noise = torch.linspace(-1, 1, len(khat), dtype=torch.float64)
+    return Evaluation(
+        elbo=level + noise - 1, elbo_se=0.1 + 0 * noise, log_evidence=level + noise, log_evidence_se=0.1 + 0 * noise,
+        khat=khat, ess=1 + 0 * noise, num_particles=num_particles,
+    )  # fmt: skip
+
+
+def test_khat_is_held_against_its_limit_everywhere():
+    khat = [0.1, 0.6, 0.69, 0.71, math.nan]
+    for size, reliable in ((200, 1), (1000, 2), (5000, 3)):
+        found = of_khat(khat, size)
+        assert found.reliable.tolist() == [k < reliable for k in range(5)]
+        assert found.summary()["khat_over_limit"] == 1 - reliable / 5
+        assert found.summary()["khat_limit"] == found.khat_limit == khat_limit(size)
+        assert worst(found)["reliable"].sum() == reliable
+        assert comparison({"one": found}).loc["one", "khat_over_limit"] == 1 - reliable / 5
+        limits = [
+            line.get_xdata()[0] for line in plots.reliability(found).axes[0].lines if line.get_linestyle() == "--"
+        ]
+        assert limits == [khat_limit(size)]
+
+
+def test_rows_whose_evidence_is_not_to_be_trusted_are_marked():
+    """One in ten data may have weights that are not to be trusted; more mark the row, at every place."""
+    shares = {"none": 0, "a tenth": 2, "a fifth": 4, "most": 18}
+    judged = {n: of_khat([0.9] * c + [0.2] * (20 - c), level=-i) for i, (n, c) in enumerate(shares.items())}
+    table = comparison(judged)
+    assert table["reliable"].tolist() == [True, True, False, False]
+    assert comparison({n: [one, one] for n, one in judged.items()})["reliable"].tolist() == table["reliable"].tolist()
+    for figure in (plots.comparison(table), plots.pareto(table.assign(seconds=[1.0, 2.0, 3.0, 4.0]))):
+        (legend,) = figure.legends or [figure.axes[0].get_legend()]
+        assert any("not to be trusted" in text.get_text() for text in legend.get_texts())
+    shown = formatted(table)
+    assert shown["reliable"].tolist() == ["yes", "yes", "NO", "NO"]
+
+
 def test_equal_weights_have_no_tail():
     model, x = make_oracle(2, 5, 40)
     result = evaluate(model, guides.Exact(model), x, num_particles=1000, progress=False)
     assert (result.khat == 0).all()
-    assert result.summary()["khat_over_0.7"] == 0
+    assert result.summary()["khat_over_limit"] == 0
     huge = weigh(torch.tensor([[1e16], [1e16 - 40.0], [-1e16]], dtype=torch.float64))
     assert 1 <= float(huge["ess"]) <= 3
 

@@ -31,7 +31,7 @@ def test_a_vae_of_mnist():
     assert result.summary()["elbo"] > -135
     assert (result.log_evidence >= result.elbo).all()  # Jensen
     again = pyrovae.evaluate(model, guide, part, num_particles=500, seed=1, progress=False)
-    trusted = (result.khat < 0.7) & (again.khat < 0.7)
+    trusted = result.reliable & again.reliable
     error = (result.log_evidence_se.square() + again.log_evidence_se.square()).sqrt()
     deviation = ((result.log_evidence - again.log_evidence) / error)[trusted]
     assert float(deviation.square().mean().sqrt()) < 1.5  # 1 if the standard errors are right

@@ -62,7 +62,7 @@ def to_arviz(
         groups: which of the groups of draws to make: those above, or ``(*GROUPS, "log_likelihood")``.
         corrected: whether posterior and posterior predictive draws are drawn again among themselves, by their
             Pareto-smoothed importance weights, so that they follow p(z | x) instead of q(z | x). A datum whose ``khat``
-            is above its limit is not put right by that.
+            is above :func:`pyrovae.khat_limit` is not put right by that.
         max_bytes: refuse to build groups of draws larger than this in memory.
         batch_size: data held by a call of the programs.
         seed: of all draws.

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from pyrovae.arviz.labels import ARVIZ_1
-from pyrovae.evaluation import KHAT_LIMIT, Evaluation
+from pyrovae.evaluation import Evaluation
 from pyrovae.state import importing
 
 
@@ -31,14 +31,14 @@ def elpd(evaluation: Evaluation) -> Any:
     pointwise = xr.DataArray(values, dims="datum", coords={"datum": np.arange(len(values))})
     khat = xr.DataArray(evaluation.khat.numpy(), dims="datum", coords={"datum": np.arange(len(values))})
     total, se = float(values.sum()), float(np.sqrt(len(values) * values.var()))
-    warn = bool((evaluation.khat > KHAT_LIMIT).any())
+    warn = not bool(evaluation.reliable.all())
     known: dict[str, Any] = {
         "se": se,
         "n_samples": evaluation.num_particles,
         "n_data_points": len(values),
         "warning": warn,
     }
-    known.update({"scale": "log", "good_k": KHAT_LIMIT, "pareto_k": khat})
+    known.update({"scale": "log", "good_k": evaluation.khat_limit, "pareto_k": khat})
     if not ARVIZ_1:
         from arviz.stats.stats import ELPDData
 
@@ -68,7 +68,8 @@ def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]
     """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
 
     Its columns have ArviZ's names (``elpd_loo``, and a ``p_loo`` of 0, for nothing was left out of anything), totals
-    over the data; ``warning`` says that some k-hat is above 0.7.
+    over the data; ``warning`` says that some k-hat is above its limit,
+    which depends on the number of particles.
 
     Args:
         evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of a datum is taken.

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from pyrovae.checks import at_least
 from pyrovae.compiled import check_mode
-from pyrovae.evaluation.psis import pareto_khat
+from pyrovae.evaluation.psis import draws_needed, khat_limit, pareto_khat
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question
 from pyrovae.weights import stream
-
-KHAT_LIMIT = 0.7
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Evaluation:
         elbo_se: its Monte Carlo standard error, ``[N]``.
         log_evidence: importance-weighted estimate of log p(x), log mean w, ``[N]``; biased down by about half of
             ``log_evidence_se`` squared.
-        log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``; trust it where k-hat is below 0.7.
+        log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``, where ``reliable`` holds.
         khat: Pareto tail index of the weights, ``[N]``.
         ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
         num_particles: K.
@@ -45,10 +43,28 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.elbo)
 
+    @property
+    def khat_limit(self) -> float:
+        """The largest k-hat at which K weights are to be trusted, as :func:`pyrovae.khat_limit` has it."""
+        return khat_limit(self.num_particles)
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether each datum's weights are to be trusted, ``[N]``: k-hat is at most ``khat_limit``."""
+        return self.khat <= self.khat_limit
+
+    @property
+    def draws_needed(self) -> Tensor:
+        """How many particles each datum's k-hat asks for, ``[N]``, as :func:`pyrovae.draws_needed` has it.
+
+        No number is practical where k-hat is above 0.7.
+        """
+        return draws_needed(self.khat)
+
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return an interval for every datum's log p(x), ``[N]`` each: the estimate, its bias taken off, and its error.
 
-        Trust it where k-hat is below 0.7.
+        Trust it where ``reliable`` says so.
         """
         return interval(self.log_evidence, self.log_evidence_se, self.num_particles, level)
 
@@ -56,7 +72,7 @@ class Evaluation:
         """Return means over the data, in nats per datum.
 
         ``*_se`` is the standard error of a mean over data drawn from a population; ``*_mc_se`` is the part of it that
-        more particles would remove. ``khat_over_0.7`` is the share of data whose weights are not to be trusted.
+        more particles would remove. ``khat_over_limit`` is the share of data whose weights are not to be trusted.
         """
         return {
             "num_data": len(self),
@@ -67,7 +83,8 @@ class Evaluation:
             "log_evidence": float(self.log_evidence.mean()),
             "log_evidence_se": standard_error(self.log_evidence),
             "log_evidence_mc_se": combined_error(self.log_evidence_se),
-            "khat_over_0.7": float((~(self.khat <= KHAT_LIMIT)).double().mean()),
+            "khat_limit": self.khat_limit,
+            "khat_over_limit": float((~self.reliable).double().mean()),
             "ess": float(self.ess.mean()),
         }
 
@@ -80,12 +97,15 @@ def worst(evaluation: Evaluation, count: int = 10) -> pd.DataFrame:
         count: how many to list.
 
     Returns:
-        A row a datum, by its number in the set: ``khat``, ``ess``, ``gap`` (log evidence - ELBO, in nats), ``elbo``.
+        A row a datum, by its number in the set: ``khat``, ``reliable`` (k-hat is within its limit), ``draws_needed``
+        (particles that this k-hat asks for), ``ess``, ``gap`` (log evidence - ELBO, in nats), ``elbo``.
     """
     at_least("count", count, 1)
     order = evaluation.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count]
     columns = {
         "khat": evaluation.khat,
+        "reliable": evaluation.reliable,
+        "draws_needed": evaluation.draws_needed,
         "ess": evaluation.ess,
         "gap": evaluation.log_evidence - evaluation.elbo,
         "elbo": evaluation.elbo,

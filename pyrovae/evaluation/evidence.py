@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrovae.checks import positive
 from pyrovae.data import as_data
 from pyrovae.evaluation.ais import anneal
-from pyrovae.evaluation.evaluate import KHAT_LIMIT, combined_error, evaluate, standard_error
+from pyrovae.evaluation.evaluate import combined_error, evaluate, standard_error
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE
 
@@ -61,9 +61,9 @@ def evidence(
 ) -> Evidence:
     """Estimate each datum's log evidence: importance sampling first, annealed importance sampling where it fails.
 
-    The rule: a datum keeps its importance-weighted estimate when the Pareto k-hat of its weights is at most 0.7 and the
-    standard error at most ``tolerance``. Every other datum is annealed, and only that estimate counts: the larger of
-    two noisy ones would be biased up.
+    The rule: a datum keeps its importance-weighted estimate when the Pareto k-hat of its weights is within its limit
+    (:func:`pyrovae.khat_limit`) and the standard error at most ``tolerance``. Every other datum is annealed, and only
+    that estimate counts: the larger of two noisy ones would be biased up.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -87,7 +87,7 @@ def evidence(
     data = as_data(data).fixed()
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     weighted = evaluate(model, guide, data, num_particles=num_particles, batch_size=batch_size, **options)
-    trusted = (weighted.khat <= KHAT_LIMIT) & (weighted.log_evidence_se <= tolerance)
+    trusted = weighted.reliable & (weighted.log_evidence_se <= tolerance)
     log_evidence, error = weighted.log_evidence.clone(), weighted.log_evidence_se.clone()
     rest = (~trusted).nonzero().flatten()
     if len(rest):

@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling: the tail index of importance weights, for many data at once."""
+"""Pareto-smoothed importance sampling: the tail index of weights, its limit, and when a mean is to be trusted."""
 
 import math
 
@@ -6,14 +6,63 @@ import torch
 from torch import Tensor
 
 EQUAL = 1e-4  # nats
+PRACTICAL = 0.7  # k-hat beyond which no number of draws that one could make is enough
+MOST_UNRELIABLE = 0.1  # share of the data, beyond which a mean over them is not to be trusted
+
+
+def khat_limit(num_weights: int) -> float:
+    """Return the largest k-hat at which S weights are to be trusted, min(1 - 1 / log10 S, 0.7).
+
+    0.5 for 100 weights, 0.667 for 1,000, 0.7 from 2,155 on, minus infinity for a single one.
+
+    Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024, section 3.2.4.
+
+    Args:
+        num_weights: S.
+
+    Example:
+        >>> [round(khat_limit(size), 3) for size in (100, 200, 1000, 5000)]
+        [0.5, 0.565, 0.667, 0.7]
+    """
+    return min(1 - 1 / math.log10(num_weights), PRACTICAL) if num_weights > 1 else -math.inf
+
+
+def draws_needed(khat: Tensor) -> Tensor:
+    """Return the least number of weights that a tail index needs, 10^(1 / (1 - max(0, k))), infinite from k = 1 on.
+
+    2,154 for k = 0.7. Beyond that importance sampling is not practical: errors fall too slowly with the number, and
+    :func:`khat_limit` never goes higher. Find a better proposal then.
+
+    Source: as :func:`khat_limit`.
+
+    Args:
+        khat: of any shape.
+
+    Example:
+        >>> draws_needed(torch.tensor([0.0, 0.5, 1.2])).tolist()
+        [10.0, 100.0, inf]
+    """
+    return 10 ** (1 / (1 - khat.double().nan_to_num(1, 1, 0).clamp(0, 1)))
+
+
+def trusted_on_average(reliable: Tensor) -> bool:
+    """Whether a mean over data is to be trusted: at most one datum in ten is not.
+
+    It is the rule for whole rows of tables and figures. What fails is an estimate that is too low, so that a mean over
+    many such data favours the strategy with the better proposal, whatever its model.
+
+    Args:
+        reliable: of every datum (and seed), of any shape.
+    """
+    return float((~reliable).double().mean()) <= MOST_UNRELIABLE
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
     """Return the Pareto tail index k-hat of each column of log weights.
 
-    Above 0.7 an importance sampling estimate from these weights is not to be trusted. It is infinite where fewer than
-    five weights lie in the tail (too few particles, or one that dominates all), and 0 where the weights are equal up to
-    rounding (they differ by less than 1e-4 nats), so that they have no tail to fit.
+    Above :func:`khat_limit` an importance sampling estimate from these weights is not to be trusted. It is infinite
+    where fewer than five weights lie in the tail (too few particles, or one that dominates all), and 0 where the
+    weights are equal up to rounding (they differ by less than 1e-4 nats), so that they have no tail to fit.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024; the generalised Pareto
     fit is that of Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto distribution",

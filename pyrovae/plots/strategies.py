@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from pyrovae.evaluation import KHAT_LIMIT, Evaluation, Gaps
+from pyrovae.evaluation import Evaluation, Gaps
 from pyrovae.plots.axes import by_name, figure_and_axes
+
+UNRELIABLE = " (not to be trusted)"
 
 
 def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
@@ -42,24 +45,25 @@ def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def comparison(table: pd.DataFrame) -> Figure:
     """Draw a comparison table: log evidence and ELBO of every candidate, and the paired difference to the best.
 
-    Bars are two standard errors either way on the left, intervals of 95% of the paired differences on the right.
+    Bars are two standard errors either way on the left, intervals of 95% of the paired differences on the right. What
+    rests on log evidence that is not to be trusted is hollow.
 
     Args:
         table: as :func:`pyrovae.compare` returns it.
     """
+    reliable = table["reliable"].to_numpy()
     figure, axes = figure_and_axes(2, height=1.6 + 0.45 * len(table))
     rows = np.arange(len(table))[::-1]
     means = {"log_evidence": ("log evidence", "o", 0.1), "elbo": ("ELBO", "s", -0.1)}
     for number, (column, (label, marker, shift)) in enumerate(means.items()):
         errors = 2 * table[f"{column}_se"]
-        axes[0].errorbar(
-            table[column], rows + shift, xerr=errors, fmt=marker, color=f"C{number}", label=label, capsize=3
-        )
+        trusted = reliable if column == "log_evidence" else np.ones_like(reliable)
+        _marks(axes[0], table[column], rows + shift, errors, trusted, fmt=marker, color=f"C{number}", label=label)
     axes[0].set_yticks(rows, list(table.index))
     axes[0].set_ylim(-0.6, len(table) - 0.4)
     axes[0].set_xlabel("nats per datum")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
-    axes[1].errorbar(table["difference"], rows, xerr=_half_width(table), fmt="o", color="C0", capsize=3)
+    _marks(axes[1], table["difference"], rows, _half_width(table), reliable, fmt="o", color="C0", label=None)
     axes[1].axvline(0, color="0.6", linewidth=1)
     axes[1].set_yticks(rows, [])
     axes[1].set_ylim(-0.6, len(table) - 0.4)
@@ -73,7 +77,7 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
     """Draw log evidence against seconds of fitting; strategies that no other beats in both are joined.
 
     Evidence is drawn as its difference to the best, whose error is paired. Bars are intervals of 95% of that
-    difference, and two standard errors of the mean seconds.
+    difference, and two standard errors of the mean seconds. A mark is hollow where log evidence is not to be trusted.
 
     Args:
         table: as :func:`pyrovae.compare` returns it, with seconds.
@@ -90,7 +94,8 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
         error = 2 * spent.std(ddof=1) / math.sqrt(len(spent)) if len(spent) > 1 else None
         axis.errorbar(
             row["seconds"], row["difference"], xerr=error, yerr=half.iloc[number],
-            fmt="o", capsize=3, color=f"C{number % 10}", label=str(name),
+            fmt="o", capsize=3, color=f"C{number % 10}", mfc=None if row["reliable"] else "white",
+            label=f"{name}{'' if row['reliable'] else UNRELIABLE}",
         )  # fmt: skip
         if row["difference"] > reached:
             reached = row["difference"]
@@ -105,8 +110,9 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
 def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
     """Draw how far each candidate's guide can be trusted, per datum: the k-hat of its weights, and log evidence - ELBO.
 
-    Both are sorted, one curve a candidate, against the share of the data at or below the value. On the right it is the
-    sampled Kullback-Leibler divergence from the guide to the posterior.
+    Both are sorted, one curve a candidate, against the share of the data at or below the value. A dashed line is the
+    largest k-hat at which so many weights are to be trusted. On the right it is the sampled Kullback-Leibler divergence
+    from the guide to the posterior.
 
     Args:
         evaluations: of the same data, by name.
@@ -118,12 +124,14 @@ def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
         axes[0].step(np.sort(evaluation.khat.numpy()), share, where="post", label=name)
         gap = (evaluation.log_evidence - evaluation.elbo).numpy()
         axes[1].step(np.sort(gap), share, where="post", label=name)
-    axes[0].axvline(KHAT_LIMIT, color="0.6", linewidth=1, linestyle="--")
-    axes[0].text(KHAT_LIMIT, 0.02, f" {KHAT_LIMIT}", color="0.4", fontsize="small")
+    for limit in sorted({evaluation.khat_limit for evaluation in results.values() if evaluation.khat_limit > 0}):
+        axes[0].axvline(limit, color="0.6", linewidth=1, linestyle="--")
+        axes[0].text(limit, 0.02, f" {limit:.2g}", color="0.4", fontsize="small")
     axes[0].set_xlabel("Pareto k-hat of a datum's weights")
     axes[0].set_ylabel("share of the data")
     axes[1].set_xlabel("log evidence - ELBO (nats)")
-    axes[0].legend(fontsize="small")
+    if any(results):
+        axes[0].legend(fontsize="small")
     return figure
 
 
@@ -182,6 +190,15 @@ def scores(found: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Figure:
     axis.set_xlabel("score")
     figure.legend(*axis.get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=4)
     return figure
+
+
+def _marks(axis: Any, x: Any, y: Any, errors: Any, trusted: Any, *, label: str | None, **style: Any) -> None:
+    """Draw marks with bars, hollow where they are not to be trusted."""
+    for chosen, hollow in ((trusted, False), (~trusted, True)):
+        if chosen.any():
+            said = None if label is None else f"{label}{UNRELIABLE if hollow else ''}"
+            fill = {"mfc": "white"} if hollow else {}
+            axis.errorbar(x[chosen], y[chosen], xerr=errors[chosen], capsize=3, label=said, **fill, **style)
 
 
 def _half_width(table: pd.DataFrame) -> pd.Series:
