@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pyrovae import plots
 from pyrovae.calibration import Calibration
 from pyrovae.data import Data
-from pyrovae.evaluation import Evaluation, Gaps, Ranks
+from pyrovae.evaluation import Evaluation, Gaps, Ranks, trusted_on_average
 from pyrovae.strategies import Findings, Latents
 from pyrovae.training import Fit
 
@@ -23,7 +23,8 @@ _DPI, _SHOWN_DPI = 150, 110  # of the files; of the page, where a dense screen s
 _FORMATS = {
     "khat_over_limit": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
     "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
-    "symmetry": "{:.3g}",
+    "symmetry": "{:.3g}", "unreliable": "{:.1%}", "refuted": "{:.1%}", "gaps_unreliable": "{:.1%}",
+    "gaps_refuted": "{:.1%}",
 }  # fmt: skip
 
 
@@ -96,7 +97,11 @@ _TEXTS = {
     "comparison is of the first seed's fits.",
     "Where the bound loses": "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each "
     "datum: what the family cannot express (approximation), and what the encoder does not find (amortization). "
-    "Of the first num_data test data; log_evidence is by annealing from the prior, which does not trust the guide.",
+    "Of the first num_data test data; log_evidence is by annealing from the prior, which does not trust the guide, and "
+    "from the guide where that fails. unreliable: share of the data whose log_evidence is not to be trusted, which is "
+    "too low then, and the approximation gap too small; NO under reliable: more than one in ten. refuted: share whose "
+    "log_evidence lies below a lower bound, a failure of the estimate, and no gap: left out of the means of "
+    "log_evidence and approximation.",
     "Calibration": "Latents and data simulated from each fitted model; the latents ranked among the guide's draws "
     "given the data. sbc_pvalue: the smallest of all quantities, corrected for their number: small where the guide is "
     "not the posterior on average. symmetry: the same for ranks that "
@@ -122,7 +127,8 @@ _CAPTIONS = {
     "importance weights are not to be trusted. Right: the same for log evidence - ELBO, the divergence from guide to "
     "posterior.",
     "training": "Bound while training: mean over an epoch, and on the validation data.",
-    "gaps": "Mean gaps of each guide; whiskers are two standard errors of paired differences.",
+    "gaps": "Mean gaps of each guide; whiskers are two standard errors of paired differences. Hollow: the "
+    "evidence is not to be trusted, and the gap too small.",
     "worst": "The test data whose importance weights under the best guide are least to be trusted, with their k-hat.",
     "pictures": "Test data; the mean of each guide's posterior predictive draws of them; new data drawn from each "
     "fitted model.",
@@ -140,11 +146,22 @@ _PICTURES = 16
 
 
 def gap_table(gaps: Mapping[str, Gaps]) -> pd.DataFrame:
-    """Tabulate gaps by name: both, with the standard errors of their paired differences, and what they lie between."""
+    """Tabulate gaps by name: both, with the standard errors of their paired differences, and what they lie between.
+
+    ``reliable``: whether the evidence of nine data in ten, at least, is to be trusted.
+    """
     columns = ["num_data", "log_evidence", "optimal_elbo", "elbo"]
     columns += [f"{kind}{end}" for kind in ("approximation", "amortization") for end in ("", "_se")]
-    rows = {name: found.summary() for name, found in gaps.items()}
-    return pd.DataFrame({name: {key: row[key] for key in columns} for name, row in rows.items()}).T
+    columns += ["unreliable", "refuted"]
+    rows = {}
+    for name, found in gaps.items():
+        summary = found.summary()
+        rows[name] = {
+            **{key: summary[key] for key in columns[:4]},
+            "reliable": trusted_on_average(found.reliable),
+            **{key: summary[key] for key in columns[4:]},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def latent_table(latents: Mapping[str, Latents]) -> pd.DataFrame:
@@ -227,7 +244,9 @@ def comparison_page(
     ]
     if found.gaps:
         figures = {"gaps": plots.gaps(found.gaps)}
-        sections.append(Section("Where the bound loses", table=gap_table(found.gaps), figures=figures))
+        failures = " ".join(f"{name}{one.failure}." for name, one in found.gaps.items() if one.failure)
+        text = f"{_TEXTS['Where the bound loses']} {failures}".strip()
+        sections.append(Section("Where the bound loses", text, gap_table(found.gaps), figures))
     if found.calibration:
         figures = {f"calibration-{name}": one.plot() for name, one in found.calibration.items()}
         sections.append(Section("Calibration", table=calibration_table(found.calibration), figures=figures))

@@ -46,7 +46,8 @@ def compare(
         data: a tensor, a tuple of tensors, or a data set; the same for all.
         num_particles: importance samples a datum.
         with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does: below log p(x) by annealing, which does not
-            trust the guide, so that the two may add up to more than log_evidence - elbo.
+            trust the guide, so that the two may add up to more than log_evidence - elbo; and say of what share of the
+            data that log p(x) is not to be trusted.
         with_latents: also say what the latents hold, as :func:`pyrovae.usage` and, of 1,000 data taken at random,
             :func:`pyrovae.aggregate` do.
         with_calibration: also check calibration on 1,000 data that each model simulates, as :func:`pyrovae.sbc` does.
@@ -260,11 +261,22 @@ def latents(model: Program, guide: Program, data: Data, *, seed: int, **options:
 
 
 def gap_columns(found: Sequence[Gaps]) -> dict[str, float]:
-    """Return the columns of gaps, one a seed, in nats per datum: means, and their standard errors."""
-    columns = {}
+    """Return the columns of gaps, one a seed, in nats per datum: means, and their standard errors.
+
+    The approximation gap is of the data whose evidence no bound refutes, ``gaps_refuted`` the share of the others;
+    ``gaps_unreliable`` the share of data whose evidence is not to be trusted, and ``gaps_reliable`` whether that is few
+    enough (:func:`~pyrovae.evaluation.trusted_on_average`).
+    """
+    columns: dict[str, Any] = {}
+    refuted = torch.stack([one.refuted for one in found])
     for kind in ("approximation", "amortization"):
         values = torch.stack([getattr(one, kind) for one in found])
+        values = values[:, ~refuted.any(0)] if kind == "approximation" else values
         columns[kind], columns[f"{kind}_se"] = float(values.mean()), crossed_error(values)
+    reliable = torch.stack([one.reliable for one in found])
+    columns["gaps_reliable"] = trusted_on_average(reliable)
+    columns["gaps_unreliable"] = float((~reliable).double().mean())
+    columns["gaps_refuted"] = float(refuted.double().mean())
     return columns
 
 

@@ -61,6 +61,11 @@ class Evaluation:
         """
         return draws_needed(self.khat)
 
+    @property
+    def bounds(self) -> list[tuple[Tensor, Tensor]]:
+        """Lower bounds of log p(x), ELBO and importance-weighted one, each with its standard error, ``[N]``."""
+        return [(self.elbo, self.elbo_se), (self.log_evidence, self.log_evidence_se)]
+
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return an interval for every datum's log p(x), ``[N]`` each: the estimate, its bias taken off, and its error.
 

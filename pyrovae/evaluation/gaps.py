@@ -1,5 +1,6 @@
 """Where the bound loses: what the guide's family cannot express, and what its encoder does not find."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,12 @@ from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive
 from pyrovae.data import as_data
-from pyrovae.evaluation.ais import ais
+from pyrovae.evaluation.ais import Annealing
 from pyrovae.evaluation.evaluate import Evaluation, combined_error, standard_error, weigh
+from pyrovae.evaluation.evidence import Evidence
 from pyrovae.evaluation.family import Member, member
+from pyrovae.evaluation.supported import Supported, held_against, supported
+from pyrovae.evaluation.trust import doubt, unreliable
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Program, Repeated, log_density
 from pyrovae.particles import Question, question
@@ -31,12 +35,17 @@ class Gaps:
         log_evidence_se: its Monte Carlo standard error, ``[N]``.
         optimal: what :func:`pyrovae.evaluate` says of the family's best member, fitted to each datum alone.
         guide: the same of the guide.
+        reliable: whether ``log_evidence`` is to be trusted, and so the approximation gap, ``[N]``.
+        refuted: whether it lies below an ELBO or an importance-weighted bound beyond four errors of both, ``[N]``: a
+            gap is a divergence, and cannot be negative; such a datum has none, since its evidence has failed.
     """
 
     log_evidence: Tensor
     log_evidence_se: Tensor
     optimal: Evaluation
     guide: Evaluation
+    reliable: Tensor
+    refuted: Tensor
 
     def __len__(self) -> int:
         return len(self.log_evidence)
@@ -53,8 +62,8 @@ class Gaps:
 
     @property
     def approximation(self) -> Tensor:
-        """Log p(x) less the best member's ELBO, ``[N]``: what no member of the family can reach."""
-        return self.log_evidence - self.optimal_elbo
+        """Log p(x) less the best member's ELBO, ``[N]``: what no member of the family can reach; NaN where refuted."""
+        return torch.where(self.refuted, math.nan, self.log_evidence - self.optimal_elbo)
 
     @property
     def amortization(self) -> Tensor:
@@ -62,15 +71,42 @@ class Gaps:
         return self.optimal_elbo - self.elbo
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data, each with the standard error of its PAIRED differences over the data."""
+        """Return means over the data, each with the standard error of its PAIRED differences over the data.
+
+        ``unreliable`` is the share of data whose log evidence is not to be trusted. ``refuted``, a part of it, is the
+        share whose log evidence is below a bound: log evidence and approximation gap are means of the others.
+        """
         found: dict[str, float] = {"num_data": len(self)}
         for name in ("log_evidence", "optimal_elbo", "elbo", "approximation", "amortization"):
             values = getattr(self, name)
+            values = values[~self.refuted] if name in ("log_evidence", "approximation") else values
             found[name], found[f"{name}_se"] = float(values.mean()), standard_error(values)
-        found["log_evidence_mc_se"] = combined_error(self.log_evidence_se)
+        found["log_evidence_mc_se"] = combined_error(self.log_evidence_se[~self.refuted])
         found["optimal_elbo_mc_se"] = combined_error(self.optimal.elbo_se)
         found["elbo_mc_se"] = combined_error(self.guide.elbo_se)
+        found["unreliable"] = unreliable(self.reliable)
+        found["refuted"] = float(self.refuted.double().mean())
         return found
+
+    def __str__(self) -> str:
+        summary = self.summary()
+        gaps = ", ".join(
+            f"{kind} {summary[kind]:.3f} (standard error {summary[f'{kind}_se']:.3f})"
+            for kind in ("approximation", "amortization")
+        )
+        text = f"gaps, nats per datum, means of {len(self)} data: {gaps}; log evidence is {doubt(self.reliable)}"
+        return text + self.failure
+
+    @property
+    def failure(self) -> str:
+        """A sentence on the data whose log evidence lies below a bound of it; empty where there are none."""
+        count = int(self.refuted.sum())
+        return (
+            f". The log evidence of {count} data lies below their ELBO, or below their importance-weighted bound: that "
+            "is a failure of the estimate, not a gap, and they are left out of log evidence and approximation gap"
+            if count
+            else ""
+        )
 
 
 def gaps(
@@ -78,7 +114,7 @@ def gaps(
     guide: Program,
     data: Any,
     *,
-    log_evidence: tuple[Tensor, Tensor] | None = None,
+    log_evidence: tuple[Tensor, Tensor] | Annealing | Evidence | None = None,
     num_particles: int = 1000,
     num_steps: int = 500,
     particles_per_step: int = 8,
@@ -104,9 +140,11 @@ def gaps(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        log_evidence: estimates and their standard errors, ``[N]`` each, where they are at hand (of :func:`ais`, say);
-            None: by annealing from the prior. Importance weights of the best member would not do: a member fitted to
-            one mode of a posterior knows nothing of the others, so that its k-hat is fine where its gap is largest.
+        log_evidence: what :func:`ais` or :func:`evidence` has returned, or estimates and their standard errors, ``[N]``
+            each, where they are at hand. None: by annealing from the prior, and from the guide what is not reliable
+            then. Importance weights of the best member would not do: a member fitted to one mode of a posterior knows
+            nothing of the others, so that its k-hat is fine where its gap is largest. They and the ELBOs are held
+            against the estimate as lower bounds; one that is higher refutes it.
         num_particles: of the ELBOs and of the importance weights.
         num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
         particles_per_step: a datum.
@@ -135,8 +173,7 @@ def gaps(
     at_least("batch_size", batch_size, 1)
     positive("lr", lr)
     data = as_data(data).fixed()
-    if log_evidence is not None and any(len(t) != len(data) for t in log_evidence):
-        raise ValueError(f"log_evidence holds {[len(t) for t in log_evidence]} values for {len(data)} data")
+    given = _given(log_evidence, len(data))
     weighed: list[list[dict[str, Tensor]]] = []
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
         _refuse_discrete(asked)
@@ -152,10 +189,30 @@ def gaps(
         Evaluation(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]}, num_particles=num_particles)
         for parts in zip(*weighed, strict=True)
     )
-    if log_evidence is None:
-        found = ais(model, data, seed=seed, device=device, progress=progress)
-        log_evidence = found.log_evidence, found.log_evidence_se
-    return Gaps(log_evidence[0].double(), log_evidence[1].double(), optimal, own)
+    bounds = [*optimal.bounds, *own.bounds]
+    if given is None:
+        options: dict[str, Any] = {"num_chains": 16, "num_temperatures": "auto"}
+        options |= {"seed": seed, "device": device, "progress": progress}
+        known = supported(model, [None, guide], data, range(len(data)), bounds, **options)
+    else:
+        known = held_against(given, bounds)
+    return Gaps(known.log_evidence, known.log_evidence_se, optimal, own, known.reliable, known.refuted)
+
+
+def _given(known: Any, count: int) -> Annealing | Evidence | Supported | None:
+    """Return evidence that is at hand as an object with its reliability."""
+    if known is None:
+        return None
+    found: Any = known
+    if not isinstance(known, Annealing | Evidence):
+        estimate, error = (t.double() for t in known)
+        reliable = torch.ones(len(estimate), dtype=torch.bool)
+        found = Supported(estimate, error, reliable, ~reliable)
+    sizes = [len(found.log_evidence), len(found.log_evidence_se)]
+    if set(sizes) != {count}:
+        raise ValueError(f"log_evidence holds {sizes} values for {count} data")
+    checked: Annealing | Evidence | Supported = found
+    return checked
 
 
 def _refuse_discrete(asked: Question) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from pyrovae.evaluation import Evaluation, Gaps
+from pyrovae.evaluation import Evaluation, Gaps, trusted_on_average
 from pyrovae.plots.axes import by_name, figure_and_axes
 
 UNRELIABLE = " (not to be trusted)"
@@ -138,7 +138,8 @@ def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
 def gaps(found: Mapping[str, Gaps] | Gaps) -> Figure:
     """Draw where the bound loses: the mean approximation and amortization gap, a bar each, one above the other.
 
-    Whiskers are two standard errors of the paired differences either way.
+    Whiskers are two standard errors of the paired differences either way. An approximation gap is hollow where the
+    evidence of more than one datum in ten is not to be trusted, and names of what is not say so.
 
     Args:
         found: what :func:`pyrovae.gaps` returned, by name: of training and held-out data, say, or of several guides.
@@ -147,16 +148,22 @@ def gaps(found: Mapping[str, Gaps] | Gaps) -> Figure:
     figure, axes = figure_and_axes(1, height=1.2 + 0.7 * len(results))
     rows = np.arange(len(results))[::-1]
     summaries = [one.summary() for one in results.values()]
+    reliable = [trusted_on_average(one.reliable) for one in results.values()]
     kinds = {"approximation": "approximation gap: the family", "amortization": "amortization gap: the encoder"}
     for number, (kind, label) in enumerate(kinds.items()):
         means, errors = ([summary[key] for summary in summaries] for key in (kind, f"{kind}_se"))
         shift = 0.2 - 0.4 * number
-        axes[0].barh(
+        bars = axes[0].barh(
             rows + shift, means, 0.36, xerr=2 * np.array(errors), color=f"C{number}", label=label, capsize=3,
             error_kw={"linewidth": 1},
         )  # fmt: skip
+        for bar, trusted in zip(bars, reliable, strict=True):
+            if kind == "approximation" and not trusted:
+                bar.set(facecolor="white", edgecolor=f"C{number}", hatch="///")
     axes[0].axvline(0, color="0.6", linewidth=1)
-    axes[0].set_yticks(rows, list(results))
+    axes[0].set_yticks(
+        rows, [f"{n}{'' if trusted else UNRELIABLE}" for n, trusted in zip(results, reliable, strict=True)]
+    )
     axes[0].set_xlabel("nats per datum")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     return figure

@@ -49,8 +49,9 @@ def move(
         at: the log densities and gradients anywhere.
         weights: of the log densities, ``[E, rows]`` or ``[E, 1]``.
         step_size: of every row, ``[rows]``.
-        factor: F of every row, with which the metric is (F F')^-1: its diagonal ``[rows, dim]``, or lower triangular
-            ``[rows, dim, dim]``. A posterior of covariance F F' looks like a standard normal one.
+        factor: F, with which the metric is (F F')^-1: its diagonal ``[data, dim]``, or lower triangular
+            ``[data, dim, dim]``, for as many rows of every datum one after the other. A posterior of covariance F F'
+            looks like a standard normal one.
         num_steps: leapfrog steps.
         noise: random numbers of the data.
     """
@@ -78,12 +79,14 @@ def _mixed(weights: Tensor, here: Point) -> Tensor:
 
 def _push(factor: Tensor, vector: Tensor) -> Tensor:
     """Return F v of every row."""
-    return factor * vector if factor.dim() == 2 else (factor @ vector[:, :, None])[:, :, 0]
+    parts = vector.unflatten(0, (len(factor), -1))
+    return (factor[:, None] * parts if factor.dim() == 2 else parts @ factor.mT).flatten(0, 1)
 
 
 def _pull(factor: Tensor, vector: Tensor) -> Tensor:
     """Return F' v of every row."""
-    return factor * vector if factor.dim() == 2 else (factor.mT @ vector[:, :, None])[:, :, 0]
+    parts = vector.unflatten(0, (len(factor), -1))
+    return (factor[:, None] * parts if factor.dim() == 2 else parts @ factor).flatten(0, 1)
 
 
 class DualAveraging:
