@@ -125,8 +125,8 @@ class Watched(data.Data):
         self.hook = hook
 
     def batch(self, indices):
-        (x,) = super().batch(indices)
-        return (self.hook(indices, x),) if isinstance(indices, torch.Tensor) else (x,)
+        x, *numbers = super().batch(indices)
+        return (self.hook(indices, x) if isinstance(indices, torch.Tensor) else x, *numbers)
 
     def _copy(self, tensors, labels):
         other = super()._copy(tensors, labels)
