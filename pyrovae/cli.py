@@ -118,7 +118,7 @@ def fit_command(
     device: str | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> None:
+) -> dict[str, Any]:
     """Fit a variational autoencoder by SVI and save it.
 
     The data are split at random: 7 in 10 for training, 1 for validation, 2 for testing (the published test set where
@@ -142,7 +142,7 @@ def fit_command(
         batch_size: data in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
-        compile: true compiles the step, false never does, auto does where it pays.
+        compile: true compiles the step, false does not, auto does where it pays; config.yaml says which it was.
         precision: of modules and data; bfloat16 is that of the products in networks alone.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
@@ -160,6 +160,7 @@ def fit_command(
     if Group().rank == 0:
         fitted.history.to_csv(folder / "history.csv", index=False)
         print(f"saved in {folder}")
+    return {"compile": fitted.compile}
 
 
 def evaluate_command(
@@ -169,6 +170,7 @@ def evaluate_command(
     num_particles: int = 1000,
     num_draws: int = 100,
     batch_size: int = BATCH_SIZE,
+    compile: bool | Literal["auto"] = "auto",
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
@@ -182,6 +184,7 @@ def evaluate_command(
         num_particles: importance samples a datum.
         num_draws: draws a datum in the netCDF file.
         batch_size: data held by a call of the programs.
+        compile: true compiles the log weights, false does not, auto does where it pays.
         seed: of the particles.
         device: cpu, cuda, ...; null means CUDA where there is one.
         progress: show progress bars.
@@ -193,7 +196,7 @@ def evaluate_command(
         judged = data.with_moments(_splits(folder).train.moments)
     target = None if out is None else writable_folder(out)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
-    result = evaluate(fitted.model, fitted.guide, judged, num_particles=num_particles, **options)
+    result = evaluate(fitted.model, fitted.guide, judged, num_particles=num_particles, compile=compile, **options)
     print(json.dumps(result.summary(), indent=1))
     if target is not None:
         _per_datum(result).to_csv(target / "per_datum.csv", index_label="datum")
@@ -220,6 +223,7 @@ def compare_command(
     batch_size: int = 128,
     lr: float = 1e-3,
     clip_norm: float | None = None,
+    compile: bool | Literal["auto"] | dict[str, bool] = "auto",
     num_particles: int = 1000,
     num_draws: int = 100,
     max_arviz_data: int = 200,
@@ -231,7 +235,7 @@ def compare_command(
     device: str | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> None:
+) -> dict[str, Any]:
     """Fit one generative model under several guides and objectives, and compare them on held-out data.
 
     Writes the comparison table, a saved fit and an ArviZ netCDF file for each, figures, and an HTML page of all of it.
@@ -253,6 +257,8 @@ def compare_command(
         batch_size: data in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
+        compile: true compiles steps and log weights, false does not, auto does where it pays; or true or false for the
+            steps of each strategy, by name, as config.yaml says after a run how it was.
         num_particles: importance samples a datum.
         num_draws: draws a datum in the netCDF files.
         max_arviz_data: the netCDF files hold this many of the test data, the first ones.
@@ -275,17 +281,23 @@ def compare_command(
         at_least(name, count, 0)
     if simulations == 1:
         raise ValueError("simulations must be 0 or at least 2, got 1")
+    strategies = _strategies(guides, objectives)
+    steps = compile if isinstance(compile, dict) else dict.fromkeys(strategies, compile)
+    for name in steps:
+        if name not in strategies:
+            raise ValueError(
+                f"compile names {name!r}, but the strategies are {', '.join(strategies)}: name them, or pass auto"
+            )
     folder = writable_folder(out)
     fits: dict[str, list[Fit]] = {}
-    for (guide_name, guide), (objective_name, objective) in itertools.product(guides.items(), objectives.items()):
-        name = guide_name if len(objectives) == 1 else f"{guide_name}-{objective_name}"
+    for name, (guide, objective) in strategies.items():
         fits[name] = [
             _fit_guide(
                 folder / one, data, guide,
                 objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
                 latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size,
-                lr=lr, clip_norm=clip_norm, seed=seed + k, split_seed=seed, device=device, resume=resume,
-                progress=progress,
+                lr=lr, clip_norm=clip_norm, compile=steps.get(name, "auto"), seed=seed + k, split_seed=seed,
+                device=device, resume=resume, progress=progress,
             )
             for k, one in enumerate(_run_names(name, num_seeds))
         ]  # fmt: skip
@@ -293,7 +305,7 @@ def compare_command(
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     found = examine(
         fits, test, num_particles=num_particles, gaps_of=gaps_of, latents_of=latents_of, simulations=simulations,
-        **options,
+        compile="auto" if isinstance(compile, dict) else compile, **options,
     )  # fmt: skip
     _write_findings(folder, fits, found)
     shown = test.subset(slice(0, max_arviz_data))
@@ -302,6 +314,15 @@ def compare_command(
     comparison_page(folder, fits, found, test, pictures, configuration=_text(folder / CONFIG))
     _print_findings(found, len(test), min(gaps_of, len(test)))
     print(f"wrote {folder / 'report.html'}")
+    return {"compile": {name: run[0].compile for name, run in fits.items()}}
+
+
+def _strategies(
+    guides: dict[str, GuideMaker], objectives: dict[str, ObjectiveMaker]
+) -> dict[str, tuple[GuideMaker, ObjectiveMaker]]:
+    """Return every guide with every objective, by name."""
+    pairs = itertools.product(guides.items(), objectives.items())
+    return {(g if len(objectives) == 1 else f"{g}-{o}"): (guide, objective) for (g, guide), (o, objective) in pairs}
 
 
 def _write_findings(folder: Path, fits: dict[str, list[Fit]], found: Findings) -> None:
@@ -418,8 +439,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     if not given[command].resume:
                         _save_config(given[command], parsers[command])
                 wait_for_all()
-                _COMMANDS[command](**values)
+                settled = _COMMANDS[command](**values)
                 if runs and not rank:  # a resumed run's new settings, once they are known to be honoured
+                    for name, value in settled.items():
+                        given[command][name] = value
                     _save_config(given[command], parsers[command])
         else:
             list_command()

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyrovae.state import same_streams
 
 Function = Callable[..., Sequence[Any]]
-COMPILE_SECONDS = 20.0  # that tracing and compiling a step take, on two CPU cores with a cold cache
-SAVED = 0.5  # share of an eager call that compiling saves, where it is known for no call yet
-TIMED_CALLS = 20  # eager calls before "auto" decides
+COMPILE_SECONDS = 20.0  # that tracing and compiling take, on two CPU cores with a cold cache
+START = {"cpu": 4e-6, "cuda": 2.6e-5}  # seconds that an operation's start takes, in Python and in torch
+PASS = {"cpu": 5e-10, "cuda": 0.0}  # seconds that a pass through memory takes, a number written
 
 
 class CannotCompile(Exception):
@@ -235,8 +238,58 @@ def _largest(tensor: Tensor) -> Tensor:
     return tensor.abs().nan_to_num(0, 0, 0).max() if tensor.numel() else tensor.new_zeros(())
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a call does, counted and not timed: the same on every run, whatever else the machine has to do.
+
+    Compiling saves the start of every operation, in Python and in torch, and passes through memory, since operations on
+    the same numbers become one; products of matrices take as long as before. So the seconds that it saves a call are
+
+        START * operations + PASS * numbers,
+
+    on a CPU by least squares over ten calls of 98 to 468 operations and 1e5 to 7e7 numbers that
+    ``benchmarks/compiling.py`` timed both ways (docs/compiling.md); on a card by the steps of docs/speed-cuda.md: 24,
+    27 and 26 microseconds an operation of mnist, digits and iaf. Compiling costs ``COMPILE_SECONDS``, which took 13 to
+    22 seconds on two idle cores.
+
+    Attributes:
+        operations: of torch that a call runs.
+        numbers: that they write.
+    """
+
+    operations: int
+    numbers: float
+
+    def times(self, calls: int, rows: int = 1) -> "Work":
+        """Return the work of so many calls like this one, on so many times the rows."""
+        return Work(calls * self.operations, calls * rows * self.numbers)
+
+    def saved(self, device: torch.device) -> float:
+        """Return the seconds that compiling saves."""
+        kind = device.type if device.type in START else "cpu"
+        return START[kind] * self.operations + PASS[kind] * self.numbers
+
+
+class Counted(TorchDispatchMode):
+    """Counts the work that reaches torch inside the block, and changes none of it."""
+
+    operations, numbers = 0, 0.0
+
+    @property
+    def work(self) -> Work:
+        """What was counted."""
+        return Work(self.operations, self.numbers)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.operations += 1
+        if not func.is_view:
+            self.numbers += sum(t.numel() for t in tree_leaves(found) if isinstance(t, Tensor))
+        return found
+
+
 class Choice:
-    """Whether a call that is repeated runs compiled; ``"auto"`` decides once some eager calls were timed.
+    """Whether a call that is repeated runs compiled; ``"auto"`` decides before the first one, by the work that is left.
 
     Args:
         mode: True, False or "auto".
@@ -247,23 +300,21 @@ class Choice:
     def __init__(self, mode: bool | str, what: str, say: Callable[[str], None]) -> None:
         self.mode, self.what, self.say = mode, what, say
         self.chosen: bool | None = None if mode == "auto" else bool(mode)
-        self.calls = 0
-        self._seconds: list[float] = []
 
-    def timed(self, seconds: float, calls_left: int) -> None:
-        """Note an eager call's time; decide when enough are known."""
-        self.calls += 1
-        self._seconds = [*self._seconds, seconds][-TIMED_CALLS:]
-        if self.chosen is None and self.calls >= TIMED_CALLS:
-            self.decide(calls_left)
+    def decide(self, work: Work, calls: int, device: torch.device, functions: int = 1) -> None:
+        """Compile when that saves more in all ``calls`` than it costs.
 
-    def decide(self, calls_left: int) -> None:
-        """Compile when what it saves in the calls that are left is more than what it costs."""
-        eager = sorted(self._seconds)[len(self._seconds) // 2]
-        self.chosen = SAVED * eager * calls_left > COMPILE_SECONDS
-        left = f"{calls_left} left at {1000 * eager:.3g} ms each take about {eager * calls_left:.3g} s"
-        verdict = "compiles it" if self.chosen else "does not pay"
-        self.say(f"{self.what}: {left}; compiling costs about {COMPILE_SECONDS:.0f} s: {verdict}")
+        Args:
+            work: of a call.
+            calls: that are left.
+            device: that they run on.
+            functions: to be compiled, one for each shape of what is called.
+        """
+        saved, cost = work.times(calls).saved(device), COMPILE_SECONDS * functions
+        self.chosen = saved > cost
+        left = f"{calls} left, each {work.operations} operations that write {work.numbers:.3g} numbers"
+        verdict = "compiled, since that pays" if self.chosen else "eager, since compiling does not pay"
+        self.say(f"{self.what}: {left}: compiling saves about {saved:.3g} s and costs {cost:.0f} s: {verdict}")
 
     def give_up(self, reason: str) -> None:
         """Run eagerly from now on, and say why."""

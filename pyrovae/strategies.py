@@ -34,6 +34,7 @@ def compare(
     with_calibration: bool = False,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    compile: bool | str = "auto",
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -53,6 +54,7 @@ def compare(
         with_calibration: also check calibration on 1,000 data that each model simulates, as :func:`pyrovae.sbc` does.
         batch_size: data held by a call of the programs.
         seed: of the particles, the same for all.
+        compile: whether log weights are compiled, as :func:`pyrovae.evaluate` has it.
         device: None means CUDA where there is one.
         progress: whether to show a progress bar.
 
@@ -72,7 +74,7 @@ def compare(
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     held: dict[str, Any] = {**options, "batch_size": batch_size}
     evaluations = {
-        name: [evaluate(*pair, data, num_particles=num_particles, **held) for pair in run]
+        name: [evaluate(*pair, data, num_particles=num_particles, compile=compile, **held) for pair in run]
         for name, run in pairs.items()
     }
     questions: list[tuple[bool, Callable[..., Any], Callable[..., dict[str, float]]]] = [
@@ -346,6 +348,7 @@ def examine(
     gaps_of: int,
     latents_of: int,
     simulations: int,
+    compile: bool | str = "auto",
     **options: Any,
 ) -> Findings:
     """Judge every fit, and ask of the first of each strategy whatever can be asked of it.
@@ -357,9 +360,10 @@ def examine(
         gaps_of: number of data, taken at random, whose gaps are split; 0 leaves that out.
         latents_of: number of data, taken at random, by which latents and draws are judged; 0 leaves that out.
         simulations: number of simulated data for calibration; 0 leaves that out.
+        compile: whether log weights are compiled, as :func:`pyrovae.evaluate` has it.
         options: ``seed``, ``device`` and ``progress``.
     """
-    judge: dict[str, Any] = {"num_particles": num_particles, **options}
+    judge: dict[str, Any] = {"num_particles": num_particles, "compile": compile, **options}
     evaluations = {name: [evaluate(f.model, f.guide, test, **judge) for f in run] for name, run in fits.items()}
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     found = Findings(evaluations, comparison(evaluations, seconds), seconds)

@@ -5,7 +5,6 @@ compiled; the random numbers are those of :mod:`pyrovae.particles` either way.
 """
 
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,10 +16,11 @@ from tqdm.auto import tqdm
 
 from pyrovae.broadcast import broadcasts, density_once, flattened, guide_once, repeated, tolerance
 from pyrovae.checks import at_least
-from pyrovae.compiled import CannotCompile, Choice, Function, State, agree, check_mode, compiled, signature
+from pyrovae.compiled import CannotCompile, Choice, Counted, Function, State, agree, check_mode, compiled, signature
 from pyrovae.noise import DatumNoise, Draw, Given
 from pyrovae.pair import Program, Repeated, log_density
 from pyrovae.particles import BATCH_SIZE, Question, chunks, other_lengths_explained, question
+from pyrovae.state import same_streams
 
 CHECKS = 2  # of compiled log weights against eager ones
 
@@ -122,7 +122,7 @@ class Weigher:
     ) -> None:
         self.asked, self.parts, self.progress = asked, parts, progress
         self.batch_size = min(batch_size, len(asked.data))
-        self.chunks_left = len(parts) * -(-len(asked.data) // self.batch_size)
+        self.chunks = len(parts) * -(-len(asked.data) // self.batch_size)
         self.choice = Choice(compile, "a chunk of log weights", self._say)
         self._once: bool | None = None  # whether the guide broadcasts over particles
         self._functions: dict[Any, tuple[Function, list[Draw]]] = {}
@@ -140,7 +140,8 @@ class Weigher:
         return torch.cat(found)[:, : len(indices)]
 
     def _chunk(self, batch: tuple[Tensor, ...], noise: DatumNoise, repeats: int) -> Tensor:
-        self.chunks_left -= 1
+        if self.choice.chosen is None:
+            self._decide(batch)
         if self.choice.chosen:
             key = repeats, signature(batch)
             if key not in self._functions and len(batch[0]) == self.batch_size:
@@ -149,14 +150,15 @@ class Weigher:
                 function, draws = self._functions[key]
                 weights: Tensor = function(*self._inputs(batch, noise, draws, repeats))[0]
                 return weights
-        started = time.perf_counter()
         with other_lengths_explained(self.asked.layout, len(batch[0]) * repeats):
-            weights = self._weights(batch, noise, repeats)
-        if self.choice.chosen is None and repeats == self.parts[0][1]:
-            if batch[0].is_cuda:
-                torch.cuda.synchronize(batch[0].device)
-            self.choice.timed(time.perf_counter() - started, self.chunks_left)
-        return weights
+            return self._weights(batch, noise, repeats)
+
+    def _decide(self, batch: tuple[Tensor, ...]) -> None:
+        """Count the work of a chunk by that of one particle a datum, with noise that is thrown away."""
+        counted = Counted()
+        with same_streams(batch[0].device):
+            self._weights(batch, counted, 1)
+        self.choice.decide(counted.work.times(1, rows=self.parts[0][1]), self.chunks, batch[0].device)
 
     def _compile(self, key: Any, batch: tuple[Tensor, ...], repeats: int) -> None:
         """Compile a chunk, with its random numbers as inputs."""

@@ -111,7 +111,9 @@ def test_compare_writes_everything(tmp_path, capsys):
     assert "http://" not in page
     assert "https://" not in page
 
-    # its YAML file runs it again, to the same numbers
+    # its YAML file runs it again, to the same numbers: it says how every strategy's steps ran
+    described = yaml.safe_load((out / "config.yaml").read_text())
+    assert described["compile"] == dict.fromkeys(("mean_field", "full_rank", "iaf"), False)
     status, _ = run("compare", "--config", out / "config.yaml", "--out", tmp_path / "again", capsys=capsys)
     assert status == 0
     one, other = (pd.read_csv(folder / "table.csv").drop(columns="seconds") for folder in (out, tmp_path / "again"))
@@ -172,9 +174,11 @@ def test_fit_evaluate_and_resume(tmp_path, capsys):
     assert run("fit", *BITS, "--out", out, *FAST, *options, capsys=capsys)[0] == 0
     described = yaml.safe_load((out / "config.yaml").read_text())
     assert described["guide"]["init_args"]["num_steps"] == 3
+    assert described["compile"] is False  # what auto chose, for runs to come
     assert len(pd.read_csv(out / "history.csv")) == 20
     judged = tmp_path / "judged"
-    status, said = run("evaluate", out, "--out", judged, "--num_draws", 3, "--progress", "false", capsys=capsys)
+    quiet = ["--progress", "false", "--compile", "false"]
+    status, said = run("evaluate", out, "--out", judged, "--num_draws", 3, *quiet, capsys=capsys)
     assert status == 0
     assert '"khat_over_limit"' in said.out
     assert (judged / "posterior.nc").exists()
@@ -257,6 +261,9 @@ def test_bad_input_ends_in_one_sentence(tmp_path, capsys):
     (broken / "fit.json").write_text("{")
     assert "cannot be read as a saved fit" in refused(capsys, "evaluate", tmp_path / "made")
     assert "guides is empty" in refused(capsys, "compare", *BITS, "--out", tmp_path / "d", "--guides", "{}")
+    assert "compile names 'flow', but the strategies are mean_field, full_rank, iaf" in refused(
+        capsys, "compare", *BITS, "--out", tmp_path / "d", "--compile", '{"flow": true}'
+    )
 
 
 def make_fit(tmp_path, capsys):

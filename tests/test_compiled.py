@@ -1,6 +1,8 @@
 """Compiled steps and log weights are the eager ones, up to rounding; what cannot be compiled runs and says so."""
 
+import itertools
 import re
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanFie
 from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.nn import PyroModule, PyroSample
 
+from pyrovae import ais, evaluate, fit, guides, likelihoods, load, log_weights, models, nn, objectives, priors, weights
 from pyrovae import compiled as engine
-from pyrovae import evaluate, fit, guides, likelihoods, log_weights, models, nn, objectives, priors, weights
-from pyrovae.compiled import compiled
+from pyrovae.compiled import Choice, Counted, Work, compiled
 from pyrovae.data import as_data
 from pyrovae.pair import Pair, sample_sites
+from pyrovae.sampling import field
 from pyrovae.training import compiling
 from pyrovae.training.run import Run, find_params
 from pyrovae.training.step import Gradients, State, TorchStepper
@@ -385,23 +388,106 @@ def uncompiled(function, inputs):
     return lambda *tensors: function(*(t.clone().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)))
 
 
-def test_auto_weighs_what_is_left_against_what_compiling_costs(monkeypatch, capsys):
-    few = quick(*make_vae(), bits(40), epochs=20, compile="auto", progress=True)
-    assert "compiling costs about 20 s: does not pay" in few.compiled
-    assert few.compiled.split(";")[0] in capsys.readouterr().out
+def without_time(fitted):
+    return fitted.history.drop(columns="seconds")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Compiling costs nothing, neither by the rule nor in fact."""
     monkeypatch.setattr(engine, "COMPILE_SECONDS", 0.0)
-    monkeypatch.setattr(compiling, "compiled", uncompiled)
-    assert "compiles it" in quick(*make_vae(), bits(40), epochs=20, compile="auto").compiled
+    for module in (compiling, weights, field):
+        monkeypatch.setattr(module, "compiled", uncompiled)
 
 
-def test_a_fit_resumes_with_what_auto_chose(tmp_path, monkeypatch):
+def test_work_is_counted():
+    x, w, b = torch.ones(5, 3), torch.ones(3, 2), torch.ones(2)
+    with Counted() as counted:
+        found = (x @ w + b).relu()
+    assert counted.work == Work(operations=3, numbers=30)
+    assert found.equal(torch.full((5, 2), 4.0))
+    assert counted.work.times(4, rows=10) == Work(operations=12, numbers=1200)
+
+
+def decided(work, calls, functions=1, device="cpu"):
+    choice = Choice("auto", "a call", lambda _: None)
+    choice.decide(work, calls, torch.device(device), functions)
+    return choice.chosen
+
+
+def test_much_work_is_compiled_and_little_is_not():
+    step = Work(342, 6.7e6)  # of a VAE of 400 hidden units on 256 pictures of MNIST
+    assert not decided(step, 200)
+    assert decided(step, 20_000)
+    assert decided(step, 20_000, device="cuda")
+    least = next(calls for calls in range(0, 20_000, 100) if decided(step, calls))
+    assert not decided(step, least, functions=2)  # a last batch of another size is one more to compile
+    assert decided(step, 2 * least, functions=2)
+
+
+def test_auto_says_what_it_did_and_why(capsys, free, monkeypatch):
+    fast = quick(*make_vae(), bits(40), epochs=3, compile="auto", progress=True)
+    assert "left, each" in fast.compiled
+    assert "compiled, since that pays" in fast.compiled
+    assert fast.compile
+    assert fast.compiled in capsys.readouterr().out
+    monkeypatch.setattr(engine, "COMPILE_SECONDS", 20.0)
+    eager = quick(*make_vae(), bits(40), epochs=3, compile="auto")
+    assert "s: eager, since compiling does not pay" in eager.compiled
+    assert not eager.compile
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_auto_ends_where_the_same_decision_does(chosen, request):
+    if chosen:
+        request.getfixturevalue("free")
+    options = {"epochs": 5, "validation_data": bits(10, seed=1), "batch_size": 16}
+    auto, told = (quick(*make_vae(), bits(40), compile=c, **options) for c in ("auto", chosen))
+    assert auto.compile is told.compile is chosen
+    assert without_time(auto).equals(without_time(told))
+    for p, q in zip(auto.guide.parameters(), told.guide.parameters(), strict=True):
+        assert p.equal(q)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_auto_judges_as_the_same_decision_does(chosen, request):
+    if chosen:
+        request.getfixturevalue("free")
+    pair, x = make_vae(), bits(20)
+    asked = {
+        "log weights": lambda c: log_weights(*pair, x, num_particles=5, batch_size=8, compile=c, progress=False),
+        "annealing": lambda c: (
+            ais(pair[0], x, num_temperatures=5, num_chains=2, compile=c, progress=False).log_evidence
+        ),
+    }
+    for name, ask in asked.items():
+        assert ask("auto").equal(ask(chosen)), name
+
+
+CLOCKS = {"standing still": lambda: 0.0, "racing": itertools.count(0.0, 1000.0).__next__}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_no_clock_decides(clock, monkeypatch):
+    """Whatever else the machine has to do: the same work is decided in the same way, to the same result."""
+    options = {"epochs": 30, "compile": "auto"}
+    right = quick(*make_vae(), bits(40), **options)
+    pair, x = (right.model, right.guide), bits(200)
+    eager = log_weights(*pair, x, num_particles=9, batch_size=4, compile=False, progress=False)
+    for name in ("perf_counter", "monotonic", "process_time", "time"):
+        monkeypatch.setattr(time, name, CLOCKS[clock])
+    under = quick(*make_vae(), bits(40), **options)
+    assert under.compiled == right.compiled
+    assert without_time(under).equals(without_time(right))
+    assert log_weights(*pair, x, num_particles=9, batch_size=4, progress=False).equal(eager)  # 50 chunks
+
+
+def test_a_fit_resumes_with_what_auto_chose(tmp_path, free, monkeypatch):
     options = {"batch_size": 40, "compile": "auto", "checkpoint": tmp_path}
-    monkeypatch.setattr(engine, "COMPILE_SECONDS", 0.0)
-    monkeypatch.setattr(compiling, "compiled", uncompiled)
-    quick(*make_vae(), bits(40), steps=30, **options)
+    assert quick(*make_vae(), bits(40), steps=30, **options).compile
     monkeypatch.setattr(engine, "COMPILE_SECONDS", 1e9)
-    resumed = quick(*make_vae(), bits(40), steps=60, resume=True, **options)
-    assert "does not pay" not in resumed.compiled
+    assert quick(*make_vae(), bits(40), steps=60, resume=True, **options).compile
+    assert load(tmp_path).compile
 
 
 def branching():

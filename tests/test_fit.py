@@ -40,7 +40,7 @@ from pyrovae.training.step import Gradients
 
 
 def quick(model, guide, data, **options):
-    return fit(model, guide, data, **{"steps": 20, "progress": False, **options})
+    return fit(model, guide, data, **{"steps": 20, "compile": False, "progress": False, **options})
 
 
 def state(fitted):

@@ -159,8 +159,9 @@ def test_plain_pairs_fit_evaluate_save_and_load(name, tmp_path):
 def test_two_pairs_with_the_same_names_train_independently(name):
     x = bits(60)
     one, two = made(name), made(name)
-    alone = fit(*made(name), x, steps=20, progress=False, seed=1)
-    fitted = fit(*one, x, steps=20, progress=False, seed=1)
+    options = {"steps": 20, "compile": False, "progress": False, "seed": 1}
+    alone = fit(*made(name), x, **options)
+    fitted = fit(*one, x, **options)
     before = evaluate(fitted.model, fitted.guide, x, num_particles=5, progress=False).elbo
     other = fit(*two, 1 - x, steps=40, progress=False, seed=2)
     after = evaluate(fitted.model, fitted.guide, x, num_particles=5, progress=False).elbo

@@ -1,6 +1,5 @@
 """Log densities of unconstrained latents and their gradients, eagerly or compiled."""
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.broadcast import tolerance
-from pyrovae.compiled import CannotCompile, Choice, Function, agree, compiled, signature
+from pyrovae.compiled import CannotCompile, Choice, Counted, Function, agree, compiled, signature
 from pyrovae.pair import Batch
 from pyrovae.particles import Question
+from pyrovae.state import same_streams
 from pyrovae.weights import program_state
 
 
@@ -61,7 +61,7 @@ class Field:
         calls: int,
         progress: str | None,
     ) -> None:
-        self.densities, self.calls_left = densities, calls
+        self.densities, self.calls = densities, calls
         self.choice = Choice(compile, "a gradient of the latents", tqdm.write if progress else lambda _: None)
         self._modules = list(question.pair.modules.values())
         self._functions: dict[Any, Function] = {}
@@ -69,20 +69,17 @@ class Field:
 
     def __call__(self, rows: Batch, free: Tensor) -> Point:
         """Return densities and gradients at ``free``."""
-        self.calls_left -= 1
+        if self.choice.chosen is None:
+            with same_streams(free.device), Counted() as counted:
+                self._eager(rows, free)
+            self.choice.decide(counted.work, self.calls, free.device)
         if self.choice.chosen:
             key = signature((*rows, free))
             if key not in self._functions:
                 self._compile(key, rows, free)
             if key in self._functions:
                 return Point(free, *self._functions[key](*self._state.values, *rows, free))
-        started = time.perf_counter()
-        found = Point(free, *self._eager(rows, free))
-        if self.choice.chosen is None:
-            if free.is_cuda:
-                torch.cuda.synchronize(free.device)
-            self.choice.timed(time.perf_counter() - started, self.calls_left)
-        return found
+        return Point(free, *self._eager(rows, free))
 
     def _eager(self, rows: Batch, free: Tensor) -> list[Tensor]:
         with torch.enable_grad():

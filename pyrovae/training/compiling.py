@@ -1,21 +1,22 @@
 """Whether a fit's steps run compiled, and the compiled steps themselves."""
 
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.compiled import CannotCompile, Choice, Function, State, agree, compiled, signature
+from pyrovae.compiled import CannotCompile, Choice, Counted, Function, State, Work, agree, compiled, signature
 from pyrovae.pair import Batch, Pair, python_numbers
 from pyrovae.state import same_streams
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the first compiled step against the same step run eagerly
 
 BFLOAT16_TOLERANCE = 0.05
+PASSES = 3  # of a step through its operations: the objective, its gradient, and the optimizer with what is recorded
 CHECKS = 2  # of a compiled step against the eager one: on the batch that it was traced with, and on another
 
 
@@ -33,12 +34,12 @@ class Measures(Protocol):
 
 
 class Compiler:
-    """Runs the steps of a fit, each batch size eagerly or compiled.
+    """Runs the steps of a fit, all of them eagerly or all compiled, once for each size of their batches.
 
     Args:
         mode: True, False or "auto".
         pair: whose steps these are.
-        calls_left: steps that are left with a batch of a size.
+        left: returns the number of steps that are left, and of the sizes of their batches.
         progress: whether to print what is chosen.
         bfloat16: whether the step has products in bfloat16, which leave the eager step's numbers less exact.
     """
@@ -47,14 +48,15 @@ class Compiler:
         self,
         mode: bool | str,
         pair: Pair,
-        calls_left: Callable[[int], int],
+        left: Callable[[], tuple[int, int]],
         progress: bool,
         bfloat16: bool = False,
     ) -> None:
-        self.mode, self.pair, self.calls_left, self._progress = mode, pair, calls_left, progress
+        self.mode, self.pair, self._left, self._progress = mode, pair, left, progress
         self._bfloat16 = bfloat16
+        self._work = Work(0, 0.0)
         self.lines: list[str] = []
-        self._choices: dict[int, Choice] = {}
+        self._choice = Choice(mode, "the steps", self._say)
         self._functions: dict[Any, Function] = {}
         self._checks: dict[Any, int] = {}
         self._ready: dict[Any, Function] = {}
@@ -63,20 +65,32 @@ class Compiler:
         """Return what ``step.measure(batch)`` returns."""
         ready = self._ready.get((signature(batch), step.share))
         if ready is not None:
-            with torch.no_grad():
-                return list(ready(*step.state.values, *batch))
-        choice = self._choice(len(batch[0]))
-        function = self._function(step, batch, choice) if choice.chosen else None
-        if function is not None:
-            with torch.no_grad():
-                return list(function(*step.state.values, *batch))
-        if choice.chosen is not None:
-            return step.measure(batch)
-        started = time.perf_counter()
-        result = step.measure(batch)
-        _wait(batch[0].device)
-        choice.timed(time.perf_counter() - started, self.calls_left(len(batch[0])))
-        return result
+            return self._called(ready, step, batch)
+        if self._choice.chosen is None:
+            calls, sizes = self._left()
+            self._choice.decide(self._work.times(PASSES), calls, batch[0].device, functions=sizes)
+        function = self._function(step, batch) if self._choice.chosen else None
+        return step.measure(batch) if function is None else self._called(function, step, batch)
+
+    @staticmethod
+    def _called(function: Function, step: Measures, batch: Batch) -> list[Any]:
+        with torch.no_grad():
+            return list(function(*step.state.values, *batch))
+
+    @property
+    def chosen(self) -> bool | None:
+        """Whether steps run compiled; None before that is decided."""
+        return self._choice.chosen
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """See inside the block, which runs the objective on a batch, how much work that is."""
+        counted = Counted()
+        try:
+            with counted:
+                yield
+        finally:
+            self._work = counted.work
 
     def compiles(self, batch: Batch) -> bool:
         """Whether steps on such a batch run compiled, and are known to be right."""
@@ -86,21 +100,15 @@ class Compiler:
         """Run every step eagerly, and say why."""
         if self.mode is True:
             warnings.warn(f"compile=True, but the step runs eagerly: {reason}", stacklevel=2)
-        self._say(f"the step runs eagerly: {reason}")
         self.mode = False
-        self._choices.clear()
-
-    def _choice(self, size: int) -> Choice:
-        if size not in self._choices:
-            self._choices[size] = Choice(self.mode, f"step on {size} data", self._say)
-        return self._choices[size]
+        self._choice.give_up(reason)
 
     def _say(self, line: str) -> None:
         self.lines.append(line)
         if self._progress:
             tqdm.write(line)
 
-    def _function(self, step: Measures, batch: Batch, choice: Choice) -> Function | None:
+    def _function(self, step: Measures, batch: Batch) -> Function | None:
         key = signature(batch), step.share
         try:
             if key not in self._functions:
@@ -142,17 +150,9 @@ class Compiler:
 
     def state(self) -> dict[str, Any]:
         """Return what was chosen, for a checkpoint."""
-        return {str(size): [choice.calls, choice.chosen] for size, choice in self._choices.items()}
+        return {"chosen": self.chosen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on as it was chosen before the checkpoint."""
-        for size, (calls, chosen) in state.items():
-            choice = self._choice(int(size))
-            choice.calls = calls
-            if self.mode == "auto":
-                choice.chosen = chosen
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        if self.mode == "auto":
+            self._choice.chosen = state.get("chosen")

@@ -88,9 +88,10 @@ def fit(
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
         compile: whether a step is traced once per batch size and compiled; "auto" does so where it saves more time than
-            it costs, going by the first steps. It draws the same random numbers and so comes to the same result, up to
-            rounding; a checkpoint keeps what was chosen. What cannot be compiled runs eagerly, and
-            :attr:`Fit.compiled` says why.
+            it costs, going by the work of a step, which is counted, and the number of steps
+            (:class:`pyrovae.compiled.Work`). Both ways draw the same random numbers and differ by rounding, which
+            grows as a fit goes on; a checkpoint keeps what was chosen. What cannot be compiled runs eagerly:
+            :attr:`Fit.compile` says what was done, and :attr:`Fit.compiled` why.
         precision: "float64" casts modules and data to double; "float32" leaves the modules' own dtype; "bfloat16" does
             too, and multiplies matrices in the layers of networks in bfloat16, everything else in the modules' dtype:
             parameters, densities, and what is judged on validation data.
@@ -152,7 +153,7 @@ def fit(
         run.prepare(objective)
         for sentence in run.objective.unfinished(total) if isinstance(run.objective, Objective) else ():
             warnings.warn(sentence, stacklevel=2)
-        run.compiler = Compiler(compile, run.pair, partial(_calls_left, run, total), progress, run.bfloat16)
+        run.compiler = Compiler(compile, run.pair, partial(_left, run, total), progress, run.bfloat16)
         run.compiler.lines += said_of(objective)
         run.stepper = _stepper(run, optimizer, lr, clip_norm)
         run.schedule = lr if callable(lr) else None
@@ -241,10 +242,10 @@ def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_siz
     return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * -(-num_data // batch_size)
 
 
-def _calls_left(run: Run, total: int, size: int) -> int:
-    """Return the number of steps left with a batch of ``size``: the last of every epoch may be smaller."""
-    smaller = total // run.per_epoch - run.step // run.per_epoch if len(run.data) % run.batch_size else 0
-    return smaller if size < run.batch_size and run.per_epoch > 1 else total - run.step - smaller
+def _left(run: Run, total: int) -> tuple[int, int]:
+    """Return the number of steps left, and of the sizes of their batches: the last of every epoch may be smaller."""
+    ragged = len(run.data) % run.batch_size and run.per_epoch > 1
+    return total - run.step, 2 if ragged else 1
 
 
 def _named(value: Any, default: str) -> str:

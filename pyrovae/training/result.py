@@ -34,6 +34,7 @@ class Fit:
         stopped: why the fit ended: "finished", "patience", or the signal that interrupted it.
         seconds: that training took, validation included.
         compiled: what was said of compiling the step: when and why it ran compiled or eagerly.
+        compile: whether it ran compiled: ``fit(compile=fitted.compile)`` of the same pair and data does the same.
     """
 
     model: Program
@@ -42,6 +43,7 @@ class Fit:
     stopped: str = "finished"
     seconds: float = 0.0
     compiled: str = ""
+    compile: bool = False
     _bare: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def save(self, folder: str | Path) -> None:
@@ -61,6 +63,7 @@ def describe(fit: Fit) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "stopped": fit.stopped,
         "seconds": fit.seconds,
         "compiled": fit.compiled,
+        "compile": fit.compile,
         "columns": list(fit.history.columns),
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
     }
@@ -157,7 +160,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     restore_pair(pair, {}, members, source)
     programs_with_bare = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, dict(bare))
     rows = pd.DataFrame(tensors["history"].numpy(), columns=document["columns"]).astype({"step": int, "epoch": int})
-    ended = document["stopped"], document["seconds"], document.get("compiled", "")
+    ended = document["stopped"], document["seconds"], document.get("compiled", ""), document.get("compile", False)
     return Fit(*programs_with_bare, rows, *ended, bare)
 
 

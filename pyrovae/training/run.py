@@ -259,7 +259,8 @@ class Run:
             pyro.validation_enabled(True),
             torch.no_grad(),
         ):
-            with suppress(NotImplementedError):  # an objective that has gradients only
+            # an objective that has gradients only has no loss
+            with suppress(NotImplementedError), self.compiler.counting():
                 self.loss(batch)
 
     def _culprit(self, batch: tuple[Tensor, ...]) -> tuple[str, list[int]]:
@@ -378,7 +379,10 @@ class Run:
         store = pyro.get_param_store().get_state()
         programs = carrying(self.pair.model, self.pair.guide, dict(store), {})
         said = "; ".join(self.compiler.lines)
-        return Fit(*programs, self.history.frame(), stopped or "finished", self.seconds, said, dict(self.bare))
+        return Fit(
+            *programs, self.history.frame(), stopped or "finished", self.seconds, said, bool(self.compiler.chosen),
+            dict(self.bare),
+        )  # fmt: skip
 
     def save(self, folder: Path, settings: dict[str, Any], stopped: str) -> None:
         """Write a checkpoint, the first process alone: a saved fit, and what is needed to go on."""
@@ -387,7 +391,8 @@ class Run:
         if self.group.rank:
             return
         model, guide, said = self.pair.model, self.pair.guide, "; ".join(self.compiler.lines)
-        so_far = Fit(model, guide, self.history.frame(), stopped, self.seconds, said, self.bare)
+        compile = bool(self.compiler.chosen)
+        so_far = Fit(model, guide, self.history.frame(), stopped, self.seconds, said, compile, self.bare)
         tensors, document = describe(so_far)
         document["resume"] = {
             "settings": settings,

@@ -292,7 +292,7 @@ class TorchStepper:
         self._lr = float(groups[0]["lr"])
         self._one_lr = len({float(group["lr"]) for group in groups}) == 1
         groups = groups + ([] if self.second is None else self.second.param_groups)
-        here = not self.on_host and self.group.size == 1 and self.compiler.mode is not False
+        here = not self.on_host and self.group.size == 1  # eagerly too, for the same arithmetic either way
         self._capturable = here and all("capturable" in group for group in groups)
         if self._capturable:
             for group in groups:
