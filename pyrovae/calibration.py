@@ -210,11 +210,14 @@ def sbc(
     options: dict[str, Any] = {"device": device, "progress": progress}
     # one more half of simulations, whose latents are the points that distances are taken from
     made = simulate(model, data, num_simulations=2 * num_simulations, seed=seed, **options)
+    if not made.latents:
+        raise ValueError("the model has no latents that it draws, so there is nothing to calibrate")
     first, others = made.part(slice(0, num_simulations)), made.part(slice(num_simulations, None))
     points = _Points.of(first, others)
     label = "sbc" if progress else None
     tally, scored = Tally(), True
     with question(model, guide, first.data, seed=seed, device=device) as asked:
+        asked.layout.require_latents()
         latents = asked.layout.latents
         names = [name for site in latents for name in coordinates(site, made.latents[site][0])]
         _see_names(own, [*names, JOINT, DENSITY, DISTANCE])

@@ -101,12 +101,22 @@ class Layout:
                 'defined: sample it in the guide, or mark it infer={"enumerate": "parallel"} where it is discrete'
             )
 
+    def require_latents(self) -> None:
+        """Refuse a pair that has no latents for a question that is about them.
+
+        Raises:
+            ValueError: saying so.
+        """
+        if not self.latents:
+            raise ValueError("the pair has no latents that the guide samples, so there is nothing to ask of them")
+
     def require_guided(self, asked: str) -> None:
         """Refuse a pair whose model has latents that the guide leaves out, each of whose densities is not known.
 
         Raises:
-            ValueError: naming the latent.
+            ValueError: naming the latent, or when there is none.
         """
+        self.require_latents()
         if self.summed:
             raise ValueError(
                 f"latent site {self.summed[0]!r} is summed out, so that the latents have no {asked} of their own: "

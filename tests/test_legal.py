@@ -351,7 +351,7 @@ def test_a_hidden_markov_model_is_summed_out_by_message_passing():
 
 
 def test_an_objective_that_does_not_enumerate_is_refused():
-    with pytest.raises(ValueError, match="for which there is TraceEnum_ELBO"):
+    with pytest.raises(ValueError, match=r"use objective=TraceEnum_ELBO\(\)"):
         fit(mixture, nothing, X, objective=objectives.IWAE(), steps=1, **QUIET)
     expected = -float((SHARES.log() + dist.Normal(MEANS, 1.0).log_prob(X[:, None])).logsumexp(1).mean())
     assert first_loss(mixture, nothing, TraceEnum_ELBO()) == pytest.approx(expected, rel=1e-4)
@@ -409,3 +409,35 @@ def positive(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Gamma(torch.ones(len(x)), 1.0))
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def without(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("ask", ["hmc", "gaps", "usage", "codes", "aggregate", "rates", "sbc"])
+def test_questions_about_latents_that_there_are_not(ask):
+    given = (without, nothing, X)
+    with pytest.raises(ValueError, match="no latents that"):
+        getattr(pyrovae, ask)(*given, **QUIET)
+
+
+def test_the_evidence_of_a_model_without_latents_is_its_likelihood():
+    expected = dist.Normal(0.0, 1.0).log_prob(X)
+    for found in (pyrovae.ais(without, X, **QUIET), pyrovae.evidence(without, nothing, X, **QUIET)):
+        torch.testing.assert_close(found.log_evidence.float(), expected)
+        assert bool(found.reliable.all())
+
+
+def test_gaps_where_a_discrete_latent_is_summed_out():
+    """The latent that is summed out says nothing of x, so that every draw of the exact posterior has weight p(x)."""
+
+    def p(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(SHARES), **MARK)
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + 0 * MEANS[k], 1.0), obs=x)
+
+    found = pyrovae.gaps(p, exact, X[:5], num_steps=2, log_evidence=(LOG_P[:5], torch.zeros(5)), **QUIET)
+    torch.testing.assert_close(found.elbo.float(), LOG_P[:5], rtol=0, atol=1e-4)

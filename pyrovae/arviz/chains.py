@@ -83,8 +83,7 @@ def hmc(
     at_least("batch_size", batch_size, 1)
     check_mode(compile)
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
-        if not asked.layout.latents:
-            raise ValueError("the pair has no latents, so there is no posterior to sample")
+        asked.layout.require_latents()
         label = "hmc" if progress else None
         sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
         alone: dict[str, list[str]] = {site.name: [] for site in asked.layout.observed}

@@ -239,6 +239,8 @@ def anneal(
         _annealer(model, guide, data, schedule, batch_size, seed, compile, device, progress) as annealer,
         tqdm(total=len(rest), desc="ais", unit="data", disable=not progress, mininterval=0.5) as bar,
     ):
+        if not annealer.coordinates.dim:
+            return _exact(annealer, only, num_chains)
         for attempt, temperatures in enumerate(tries):
             last = attempt == len(tries) - 1
             for indices, batch in annealer.batches(rest if attempt or only is not None else None):
@@ -249,6 +251,22 @@ def anneal(
             if not rest:
                 break
     return _collected([runs[i] for i in (range(len(data)) if only is None else only)])
+
+
+def _exact(annealer: Annealer, only: Sequence[int] | None, num_chains: int) -> Annealing:
+    """Return the likelihood, which is the evidence of a model without latents."""
+    batches = [batch for _, batch in annealer.batches(only)]
+    density = torch.cat([annealer.ends(rows, rows[0].new_zeros(len(rows[0]), 0))[1] for rows in batches]).double().cpu()
+    nothing, all_of_them = torch.zeros_like(density), torch.ones_like(density)
+    return Annealing(
+        log_evidence=density,
+        log_evidence_se=nothing,
+        acceptance=all_of_them,
+        log_weights=density.expand(num_chains, -1),
+        num_temperatures=nothing.long(),
+        half=density,
+        reliable=all_of_them.bool(),
+    )
 
 
 def _tries(num_temperatures: int | str, most: int) -> list[int]:

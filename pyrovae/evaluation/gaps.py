@@ -21,6 +21,7 @@ from pyrovae.evaluation.trust import doubt, unreliable
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Program, Repeated, log_density
 from pyrovae.particles import Question, question
+from pyrovae.sites import is_discrete
 
 DATA_AT_ONCE = 256
 AT_ONCE = 32  # particles of each
@@ -216,10 +217,11 @@ def _given(known: Any, count: int) -> Annealing | Evidence | Supported | None:
 
 
 def _refuse_discrete(asked: Question) -> None:
+    asked.layout.require_latents()
     with Repeated():
         trace = poutine.trace(asked.pair.model).get_trace(*asked.data.batch(slice(0, 1)))
     for name in asked.layout.latents:
-        if trace.nodes[name]["fn"].support.is_discrete:
+        if is_discrete(trace.nodes[name]["fn"]):
             raise ValueError(f"latent site {name!r} is discrete: its distribution cannot be fitted along a gradient")
 
 
@@ -234,7 +236,7 @@ def _log_weights(asked: Question, batch: Batch, q: Member, params: list[Tensor],
             values[name] = site.rsample()
         log_q = log_q + q.log_prob(name, site, values[name], repeats)
     with Repeated():
-        trace = poutine.trace(poutine.condition(asked.pair.model, data=values)).get_trace(*rows)
+        trace = asked.pair.density(poutine.condition(asked.pair.model, data=values), rows)
     return (log_density(trace, len(rows[0])) - log_q).unflatten(0, (-1, repeats)).T
 
 

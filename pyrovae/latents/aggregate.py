@@ -22,6 +22,7 @@ from pyrovae.latents.scoring import FEW, conditioned, draws_of_its_own
 from pyrovae.objectives.elbo import counted
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
+from pyrovae.sites import support_of
 from pyrovae.streams import stream_seed
 
 PAIRS = 2**18  # of a draw and a datum, scored at once, as long as they are
@@ -154,6 +155,7 @@ def aggregate(
     if len(data) < 2:
         raise ValueError("the aggregate posterior of one datum is its own: give at least 2 data")
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        asked.layout.require_guided("divergences")
         if asked.layout.auxiliary:
             raise ValueError(
                 f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so q(z) has no density"
@@ -245,7 +247,8 @@ def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
     names = tuple(n for name, value in joined.items() for n in coordinates(name, value[0]))
     densities = {name: torch.cat(kept, dim=1).flatten().double().cpu() for name, kept in logs.items()}
     plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in joined}
-    supports = {name: part.model_trace.nodes[name]["fn"].support for name in joined}  # torch forgets that of some maps
+    priors = {name: part.model_trace.nodes[name]["fn"] for name in joined}  # torch forgets the support of some maps
+    supports = {name: support_of(prior) or constraints.real for name, prior in priors.items()}
     return _Drawn(joined, flat, **densities, names=names, plates=plates, supports=supports)
 
 

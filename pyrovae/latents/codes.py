@@ -51,6 +51,7 @@ def codes(
     at_least("batch_size", batch_size, 1)
     sums: dict[int, Tensor] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
+        asked.layout.require_latents()
         if site is not None and site not in asked.layout.latents:
             raise ValueError(f"site {site!r} is not a latent: the model has {list(asked.layout.latents)}")
         names = asked.layout.latents if site is None else (site,)

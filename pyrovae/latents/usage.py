@@ -17,6 +17,7 @@ from pyrovae.latents.scoring import draws_of_its_own
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Program, Repeated, per_datum
 from pyrovae.particles import BATCH_SIZE, Particles, Question, question
+from pyrovae.sites import is_discrete
 
 INFORMATION_OF = 500
 NUMBERS = 2**25  # log densities held at once
@@ -176,6 +177,7 @@ def usage(
     positive("threshold", threshold)
     parts: dict[int, dict[str, _Sums]] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
+        asked.layout.require_guided("rates")
         if asked.layout.auxiliary:
             raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
         if len(asked.data) < 2:
@@ -233,7 +235,7 @@ class _Sums:
         q, p = part.guide_trace.nodes[name], part.model_trace.nodes[name]
         values = part.values(q)  # [K, data, ...]
         flat = values.reshape(*values.shape[:2], -1).double()
-        if q["fn"].support.is_discrete:
+        if is_discrete(q["fn"]):
             flat = torch.full_like(flat[..., :1] if q["fn"].event_shape else flat, torch.nan)
         known = [marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 else None for site in (q, p)]
         single = torch.full_like(flat, torch.nan)
@@ -324,7 +326,7 @@ def _information(asked: Question, num_latents: int) -> dict[str, _Held]:
     for name in asked.layout.latents:
         site = trace.nodes[name]
         fn, value = site["fn"], site["value"]
-        whole = fn.support.is_discrete and bool(fn.event_shape)  # a vector of which no coordinate stands by itself
+        whole = is_discrete(fn) and bool(fn.event_shape)  # a vector of which no coordinate stands by itself
         single = (lambda values: fn.log_prob(values)[..., None]) if whole else marginals(fn)  # noqa: B023 called here
         count = 1 if whole else value.numel() // size
         held = _Held(torch.full((size,), torch.nan), torch.full((size, count), torch.nan))
