@@ -311,10 +311,12 @@ def compare_command(
     shown = test.subset(slice(0, max_arviz_data))
     draws: dict[str, Any] = {"num_draws": num_draws, "num_particles": num_particles, **options}
     pictures = _write_draws(folder, fits, shown, **draws)
-    comparison_page(folder, fits, found, test, pictures, configuration=_text(folder / CONFIG))
+    settled = {"compile": {name: run[0].compile for name, run in fits.items()}}
+    described = {**(yaml.safe_load(_text(folder / CONFIG)) or {}), **settled}
+    comparison_page(folder, fits, found, test, pictures, configuration=yaml.safe_dump(described, sort_keys=False))
     _print_findings(found, len(test), min(gaps_of, len(test)))
     print(f"wrote {folder / 'report.html'}")
-    return {"compile": {name: run[0].compile for name, run in fits.items()}}
+    return settled
 
 
 def _strategies(

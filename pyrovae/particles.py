@@ -14,6 +14,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.util import check_site_shape
@@ -260,6 +261,10 @@ def _asking_for_positions(
             return True
         except Exception:  # in whatever way; it is met again where it is explained
             return False
+        finally:
+            for guide in pair.all_modules:
+                if isinstance(guide, EasyGuide):  # which keeps its plates where it fails
+                    guide.plates.clear()
         return False
 
     if not fails(()):

@@ -52,7 +52,8 @@ def released(program: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_enumerated(site: Site) -> bool:
     """Whether a latent is marked to be summed out."""
-    marked = site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
+    marked = site["infer"].get("enumerate") == "parallel" and not site["infer"].get("num_samples")
+    marked = marked and not site["is_observed"]
     return marked and not site_is_subsample(site) and bool(site["fn"].has_enumerate_support)
 
 

@@ -306,3 +306,12 @@ def test_ranks_are_what_arvizs_plot_of_transforms_takes():
     assert 0 < float(values.min()) < float(values.max()) < 1
     if ARVIZ_1:
         az.plot_ecdf_pit(inference, var_names=["z"], backend="none")
+
+
+@pytest.mark.parametrize("num_draws", [4, 24, 60])
+def test_corrected_draws_where_there_is_no_tail_to_smooth(num_draws):
+    """Of the exact posterior all weights are equal, and few draws have no tail: they are drawn again as they are."""
+    model, x = make_oracle(2, 5, 6)
+    exact = quietly(model, guides.Exact(model), x, num_draws=num_draws, num_particles=5, corrected=True)
+    assert exact["posterior"]["z"].shape == (1, num_draws, 6, 2)
+    assert all(len(np.unique(exact["posterior"]["z"].values[0, :, i, 0])) == num_draws for i in range(6))

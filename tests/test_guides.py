@@ -153,9 +153,11 @@ REFINED = {
 
 
 def widened(guide):
-    """The guide with a wider q(z | a, x), and a reverse network narrower than q(a | x), where it has them."""
-    if isinstance(guide, guides.Auxiliary):
-        with torch.no_grad():
+    """The guide with a wider family, or q(z | a, x) wider and a reverse network narrower than q(a | x)."""
+    with torch.no_grad():
+        if not isinstance(guide, guides.Auxiliary):
+            guide.family.head.bias[guide.family.free_dim :] += 0.5
+        else:
             for network, step in ((guide.forwards, 0.5), (guide.backwards, -0.5)):
                 network.layers[-1].bias[network.out_features // 2 :] += step
     return guide

@@ -12,6 +12,7 @@ import xarray as xr
 from pyrovae.arviz.labels import ARVIZ_1, assemble, labelled, own_dims, refuse_beyond, refuse_names
 from pyrovae.checks import at_least
 from pyrovae.evaluation import CONDITIONAL, GROUPS, Draws, Evaluation, draw, evaluate
+from pyrovae.evaluation.psis import EQUAL
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, Question, question
 from pyrovae.state import importing
@@ -188,12 +189,24 @@ def _groups(part: Draws) -> dict[str, dict[str, Any]]:
 
 @importing()
 def _smoothed(log_weights: np.ndarray) -> np.ndarray:
-    """Return Pareto-smoothed log weights of every datum, ``[draws, data]``."""
+    """Return Pareto-smoothed log weights of every datum, ``[draws, data]``, or as they are where they have no tail."""
+    found = log_weights - log_weights.max(0)
+    tail = int(min(len(found) / 5, 3 * len(found) ** 0.5))
+    if tail < 5:
+        return found
+    largest = np.sort(found, axis=0)[-tail - 1 :]
+    uneven = largest[-1] - largest[0] > EQUAL
+    if uneven.any():
+        found[:, uneven] = _smoothed_by_arviz(found[:, uneven].astype(float))
+    return found
+
+
+def _smoothed_by_arviz(log_weights: np.ndarray) -> np.ndarray:
     if not ARVIZ_1:
-        return np.asarray(az.psislw(log_weights.T.astype(float))[0]).T
+        return np.asarray(az.psislw(log_weights.T)[0]).T
     from arviz_stats.base import array_stats
 
-    return np.asarray(array_stats.psislw(-log_weights.astype(float), axis=0)[0]).T  # it takes minus the log weights
+    return np.asarray(array_stats.psislw(-log_weights, axis=0)[0]).T  # it takes minus the log weights
 
 
 def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:

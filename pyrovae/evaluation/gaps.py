@@ -207,7 +207,7 @@ def _given(known: Any, count: int) -> Annealing | Evidence | Supported | None:
     found: Any = known
     if not isinstance(known, Annealing | Evidence):
         estimate, error = (t.double() for t in known)
-        reliable = torch.ones(len(estimate), dtype=torch.bool)
+        reliable = torch.ones_like(estimate, dtype=torch.bool)
         found = Supported(estimate, error, reliable, ~reliable)
     sizes = [len(found.log_evidence), len(found.log_evidence_se)]
     if set(sizes) != {count}:

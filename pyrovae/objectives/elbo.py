@@ -29,7 +29,7 @@ class BetaELBO(Objective):
     Example:
         >>> from pyrovae import objectives
         >>> annealed = BetaELBO(kl_weight=objectives.linear(1000))
-        >>> annealed.at(500)
+        >>> _ = annealed.at(500)
         >>> float(annealed.weight("kl_weight"))
         0.5
     """
