@@ -307,8 +307,6 @@ CASES = {
 
 SHARED = "is outside the data plate, so it is shared by all data"
 ROWS = "programs must read the number of data from their batch"
-UNSIZED = "the plate 'data' has length -1"
-OBSERVES = "of the guide is observed"
 
 # what is refused, for a reason that docs/inference.md gives: part of the sentence, by question
 REFUSED = {
