@@ -60,6 +60,7 @@ class Layout:
         unguided: latent sites of the model that the guide does not sample.
         observed: observed sites.
         num_data: length of the batch that was read.
+        num_all: length of the whole set; 0 where it is not known.
         plate: name of the data plate.
         nesting: depth of the plates, 1 where there is the data plate alone.
         subsampled: whether the data plate says that the batch stands for more data than it holds.
@@ -82,6 +83,7 @@ class Layout:
     summed: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
+    num_all: int = 0
 
     def require_per_datum(self) -> None:
         """Refuse a pair that has no log weight per datum.
@@ -293,12 +295,23 @@ class Numbers(Messenger):
         value = msg["value"] if msg["value"] is not None else msg["fn"](*msg["args"], **msg["kwargs"])
         dim = plate.dim - event_dim
         if value.dim() >= -dim and value.shape[dim] == plate.full_size != 1:
+            self._see_that_all_have_one(str(msg["name"]), value.shape[dim])
             rows = value.index_select(dim, self._rows(plate.size))
             if msg["type"] == "param":
                 rows._pyro_unconstrained_param = leaf_of(value)  # where Pyro's plate keeps it, too
             value = rows
         msg["value"], msg["done"] = value, True
         msg["kwargs"] = {key: known for key, known in msg["kwargs"].items() if key != "event_dim"}
+
+    def _see_that_all_have_one(self, name: str, size: int) -> None:
+        """Refuse a parameter for every position of a batch, which would meet other data in every batch."""
+        layout = self.layout
+        if layout and layout.num_all not in (0, size) and not layout.subsampled:
+            raise ValueError(
+                f"{name!r} has {size} rows in the plate {layout.plate!r}, and there are {layout.num_all} data: give it "
+                'a row for each, in a plate that says so (pyro.plate("data", N, subsample_size=len(x)); of an automatic '
+                "guide, create_plates=lambda x: that plate)"
+            )
 
 
 def leaf_of(value: Any) -> Tensor:

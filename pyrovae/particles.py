@@ -221,6 +221,7 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
         for role, trace in (("guide", guide_trace), ("model", model_trace))
         if layout.plate in trace.nodes
     }
+    layout = replace(layout, num_all=len(data))
     layout = replace(layout, positions=_asking_for_positions(pair, data, layout, plates, batch_size))
     _check_support(pair, layout, data)
     for name in layout.latents:

@@ -198,3 +198,15 @@ def test_a_further_plate_keeps_its_own_indices():
 
     log_weights(model, guide, X[:6], num_particles=2, batch_size=3, progress=False)
     assert all(j == [0, 1, 2] for j in seen)
+
+
+def test_a_parameter_for_every_position_of_a_batch_is_refused():
+    model = make_model(plain)
+    with pytest.raises(
+        (ValueError, pyrovae.training.FitError), match="has 7 rows in the plate 'data', and there are 21"
+    ):
+        fit(model, AutoNormal(model), torch.arange(21.0), batch_size=7, steps=3, progress=False)
+    guide = AutoNormal(model)  # of the whole set it has one for every datum
+    fit(model, guide, X, batch_size=N, lr=0.05, steps=1500, progress=False)
+    with torch.no_grad():
+        assert ((guide.locs.z - MEANS).abs() < 0.7).all()
