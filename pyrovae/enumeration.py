@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
+from pyro.distributions import MaskedDistribution, TorchDistribution
 from pyro.infer import infer_discrete
 from pyro.ops.contract import contract_to_tensor
 from pyro.ops.rings import LogRing
@@ -41,14 +41,21 @@ class Density(TorchDistribution):
 
 
 class _Only(Messenger):
-    """Leaves no site to be enumerated but some."""
+    """Leaves no site to be enumerated but some, and those without masks.
+
+    A mask hides what a latent is seen by. Its own probabilities stay: they are 1 in sum, and link what depends on it.
+    """
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__()
         self.names = names
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.names and "enumerate" in msg["infer"]:
+        if msg["name"] in self.names:
+            msg["mask"] = None
+            while isinstance(msg["fn"], MaskedDistribution):
+                msg["fn"] = msg["fn"].base_dist
+        elif "enumerate" in msg["infer"]:
             msg["infer"] = {key: value for key, value in msg["infer"].items() if key != "enumerate"}
 
 
@@ -113,10 +120,7 @@ def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tens
         plates = {trace.plate_to_symbol[f.name]: f.size for f in site["cond_indep_stack"] if f.vectorized}
         frames = frozenset(plates)
         sizes.update(plates)
-        enumerated = site["infer"].get("_enumerate_dim") is not None
-        term = site["packed"][
-            "unscaled_log_prob" if enumerated else "log_prob"
-        ]  # a mask hides what a latent is seen by
+        term = site["packed"]["log_prob"]
         terms.setdefault(frames, []).append(term)
         dims |= set(term._pyro_dims)
     if not terms:

@@ -309,8 +309,8 @@ class Numbers(Messenger):
         if layout and layout.num_all not in (0, size) and not layout.subsampled:
             raise ValueError(
                 f"{name!r} has {size} rows in the plate {layout.plate!r}, and there are {layout.num_all} data: give it "
-                'a row for each, in a plate that says so (pyro.plate("data", N, subsample_size=len(x)); of an automatic '
-                "guide, create_plates=lambda x: that plate)"
+                'a row for each, in pyro.plate("data", N, subsample_size=len(x)), which automatic guides take as '
+                "create_plates"
             )
 
 
@@ -377,13 +377,22 @@ class WithinBounds(TorchFunctionMode):
     """Raises an IndexError where a tensor is indexed beyond its end, which on CUDA nobody can catch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at the index of a first dimension; pass everything on."""
+        """Look at what a tensor is indexed by; pass everything on."""
+        kwargs = kwargs or {}
         if func is torch.Tensor.__getitem__ and isinstance(args[0], Tensor):
             first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-            if isinstance(first, Tensor) and first.dtype == torch.int64 and first.numel() and args[0].dim():
-                if int(first.max()) >= len(args[0]):
-                    raise IndexError(f"index {int(first.max())} of a tensor of {len(args[0])} rows")
-        return func(*args, **(kwargs or {}))
+            self._see(args[0], first, 0)
+        elif getattr(func, "__name__", "") in ("gather", "index_select", "take_along_dim"):
+            rest = [*args[1:], *kwargs.values()]
+            index = next((value for value in rest if isinstance(value, Tensor)), None)
+            self._see(args[0], index, next((value for value in rest if isinstance(value, int)), 0))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _see(tensor: Tensor, index: Any, dim: int) -> None:
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.numel() and tensor.dim():
+            if int(index.max()) >= tensor.shape[dim]:
+                raise IndexError(f"index {int(index.max())} of a tensor of {tensor.shape[dim]} rows")
 
 
 class Given(Messenger):
@@ -574,6 +583,8 @@ def _run(role: str, program: Program, batch: Batch, given: Batch) -> Any:
     except Exception as error:
         described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in given)
         hint = "" if all(t.is_floating_point() for t in given) else " (networks take floating numbers: x.float())"
+        if isinstance(error, IndexError):
+            hint = " (the data plate's indices number the data that were given: is it that other data have parameters?)"
         if any(t.is_floating_point() and bool(t.isnan().any()) for t in given):
             hint = " (the data hold NaN: an encoder that takes missing values is nn.Observed)"
         raise ValueError(

@@ -170,7 +170,7 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
     """
     pair = Pair(model, guide)
     device = default_device(device)
-    data = placed_data(pair, data, device).fixed().numbered()
+    data = placed_data(pair, data, device).fixed().numbered(assumed=True)
     modules = list(pair.modules.values())
     with ExitStack() as stack:
         stack.enter_context(placed(pair.all_modules, device))
@@ -212,7 +212,7 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
     Raises:
         ValueError: one sentence that names what is wrong, and where.
     """
-    data = data.numbered()
+    data = data.numbered(assumed=True)
     batch = data.batch(slice(0, batch_size))
     with Repeated():  # a subsampled plate may be read with more data than its full size
         layout, model_trace, guide_trace = pair.numbered().read(batch)
@@ -222,6 +222,7 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
         if layout.plate in trace.nodes
     }
     layout = replace(layout, num_all=len(data))
+    _see_that_numbers_are_known(pair, data, layout, plates, batch)
     layout = replace(layout, positions=_asking_for_positions(pair, data, layout, plates, batch_size))
     _check_support(pair, layout, data)
     for name in layout.latents:
@@ -237,6 +238,36 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
                 text = " ".join(str(error).split())
                 raise ValueError(f"site {name!r} of the {role} cannot be scored: {text}") from error
     return layout
+
+
+def _see_that_numbers_are_known(
+    pair: Pair, data: Data, layout: Layout, plates: dict[str, Any], batch: tuple[Tensor, ...]
+) -> None:
+    """Refuse data of unknown numbers where the plate numbers others: subsets, splits, new data.
+
+    Raises:
+        ValueError: when a program makes use of the numbers, by which its densities then differ.
+    """
+    sizes = {plate.size for plate in plates.values() if plate.subsample_size is not None} - {len(batch[0])}
+    if data.assumed is None or not sizes or sizes == {data.assumed}:
+        return
+    whole = max(sizes)
+
+    def densities(numbers: Tensor) -> list[Tensor]:
+        with same_streams(data.device), Repeated():
+            traces = pair.numbered(replace(layout, summed=())).traces((*batch[:-1], numbers % whole))
+        return [log_density(trace, len(numbers)).detach() for trace in traces]
+
+    try:
+        used = not all(map(torch.equal, densities(batch[-1]), densities(batch[-1] + 1)))
+    except Exception:  # in whatever way; it is met again where it is explained
+        return
+    if used:
+        raise ValueError(
+            f"the indices of the plate {layout.plate!r} number {whole} data, and a program uses them, but "
+            f"{data.assumed} data were given: it is not known which of them these are. Take some of them by "
+            "data.Data(x).numbered().subset(...); of other data such a program has nothing"
+        )
 
 
 def _asking_for_positions(

@@ -90,7 +90,11 @@ def counted(site: Site) -> Tensor | None:
         cells = torch.as_tensor(mask, device=value.device).bool()
         cells = cells.reshape(cells.shape + (1,) * events)
         found = cells if found is None else found & cells
-    return None if found is None else found.expand(value.shape)
+    if found is None:
+        return None
+    while found.dim() > value.dim():  # along what is enumerated a mask is the same
+        found = found[0]
+    return found.expand(value.shape)
 
 
 def as_observed(site: Site, drawn: Tensor, data: Tensor) -> Tensor:

@@ -255,7 +255,7 @@ class Latents:
 
 def latents(model: Program, guide: Program, data: Data, *, seed: int, **options: Any) -> Latents:
     """Ask what a comparison shows of a pair's latents: usage of all data, the aggregate posterior of 1,000."""
-    some = data.numbered().sampled(LATENTS_OF, seed)
+    some = data.numbered(assumed=True).sampled(LATENTS_OF, seed)
     return Latents(
         usage=usage(model, guide, data, seed=seed, **options),
         aggregate=aggregate(model, guide, some, seed=seed, **options),
@@ -368,7 +368,7 @@ def examine(
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     found = Findings(evaluations, comparison(evaluations, seconds), seconds)
     seed = options["seed"]
-    some = test.numbered().sampled(latents_of, seed) if latents_of else test
+    some = test.numbered(assumed=True).sampled(latents_of, seed) if latents_of else test
     found.classes = some.classes
 
     def ask(kept: dict[str, Any], what: str, question: Callable[[str, Program, Program], Any]) -> None:
@@ -379,7 +379,11 @@ def examine(
                 found.notes.append(f"{what} of {name}: {error}.")
 
     if gaps_of:
-        ask(found.gaps, "Gaps", lambda _, p, q: gaps(p, q, test.numbered().sampled(gaps_of, seed), **options))
+        ask(
+            found.gaps,
+            "Gaps",
+            lambda _, p, q: gaps(p, q, test.numbered(assumed=True).sampled(gaps_of, seed), **options),
+        )
     if latents_of:
         ask(found.latents, "Latents", lambda _, p, q: latents(p, q, some, **options))
         ask(found.codes, "Codes", lambda _, p, q: codes(p, q, some, **options))

@@ -166,6 +166,13 @@ def test_masked_latents_keep_the_guides_draws():
     assert torch.equal(torch.as_tensor(found["observed_data"]["x"].values).isnan(), ~within)
 
 
+@pytest.mark.parametrize("ask", ["usage", "prior_test", "prior_against_posterior", "aggregate"])
+def test_questions_about_codes_refuse_masked_latents(ask):
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="latent site 'z' is masked for some data"):
+        getattr(pyrovae, ask)(sequence, padded, (x, LENGTHS), **QUIET)
+
+
 # Labels
 
 

@@ -111,7 +111,13 @@ def test_every_question_asks_about_the_right_rows(name):
         calibration = pyrovae.sbc(model, guide, torch.zeros(N), num_simulations=N, num_draws=9, **options)
         assert calibration.ranks.shape == (N, 1)
         found = gaps(
-            model, guide, X[:5], num_steps=5, num_particles=20, log_evidence=(EVIDENCE[:5], torch.zeros(5)), **options
+            model,
+            guide,
+            pyrovae.data.Data(X).numbered().subset(range(5)),
+            num_steps=5,
+            num_particles=20,
+            log_evidence=(EVIDENCE[:5], torch.zeros(5)),
+            **options,
         )
         assert found.elbo.shape == (5,)
 
@@ -146,19 +152,29 @@ def test_automatic_guides_with_plates():
     assert ((found.log_evidence - EVIDENCE).abs() < 0.2).all()
 
 
+TAKE = {
+    "x[i]": lambda x, i: x[i],
+    "index_select": lambda x, i: x.index_select(0, i),
+    "gather": lambda x, i: x.gather(0, i),
+    "take_along_dim": lambda x, i: torch.take_along_dim(x, i, 0),
+    "embedding": lambda x, i: torch.nn.functional.embedding(i, x[:, None])[:, 0],
+}
+
+
+@pytest.mark.parametrize("take", TAKE.values(), ids=TAKE)
 @pytest.mark.parametrize("where", ["model", "guide", "both"])
-def test_rows_of_the_batch_by_the_indices_of_a_plain_plate(where):
+def test_rows_of_the_batch_by_the_indices_of_a_plain_plate(where, take):
     """Positions, where a program takes rows of its batch: the other's indices stay numbers of the set."""
     covariate = torch.linspace(-3, 3, N)
 
     def model(x, c):
         with plain(x) as i:
-            z = pyro.sample("z", dist.Normal(c[i] if where != "guide" else covariate[i], 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x[i] if where != "guide" else x)
+            z = pyro.sample("z", dist.Normal(take(c, i) if where != "guide" else covariate[i], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=take(x, i) if where != "guide" else x)
 
     def guide(x, c):
         with plain(x) as i:
-            own = c[i] if where != "model" else covariate[i]
+            own = take(c, i) if where != "model" else covariate[i]
             pyro.sample("z", dist.Normal((x + own) / 2, 0.5**0.5))
 
     expected = dist.Normal(covariate, 2**0.5).log_prob(X)
@@ -210,3 +226,47 @@ def test_a_parameter_for_every_position_of_a_batch_is_refused():
     fit(model, guide, X, batch_size=N, lr=0.05, steps=1500, progress=False)
     with torch.no_grad():
         assert ((guide.locs.z - MEANS).abs() < 0.7).all()
+
+
+SOME = torch.tensor([5, 17, 11])
+
+
+@pytest.mark.parametrize("ask", ["evaluate", "ais", "evidence", "simulate", "pit", "fit"])
+def test_some_of_the_data_whose_numbers_are_not_known_are_refused(ask):
+    """A subset is numbered from 0, and would meet the parameters and covariates of other rows."""
+    covariate = torch.linspace(-3, 3, N)
+
+    def model(x):
+        with sized(x) as i:
+            z = pyro.sample("z", dist.Normal(covariate[i], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        shift = pyro.param("shift", lambda: torch.zeros(()))
+        with sized(x) as i:
+            pyro.sample("z", dist.Normal((x + covariate[i]) / 2 + shift, 0.5**0.5))
+
+    expected = dist.Normal(covariate, 2**0.5).log_prob(X)[SOME]
+    calls = {
+        "evaluate": lambda x: evaluate(model, guide, x, num_particles=5, progress=False).log_evidence,
+        "ais": lambda x: pyrovae.ais(model, x, guide=guide, num_temperatures=10, progress=False).log_evidence,
+        "evidence": lambda x: pyrovae.evidence(model, guide, x, num_particles=30, progress=False).log_evidence,
+        "simulate": lambda x: simulate(model, x, num_simulations=3, progress=False),
+        "pit": lambda x: pyrovae.pit(model, x, num_draws=9, progress=False),
+        "fit": lambda x: fit(model, guide, X, steps=1, validation_data=x, progress=False),
+    }
+    for unknown in (X[SOME], torch.cat([X, X[:6]])):
+        with pytest.raises(ValueError, match=r"it is not known which of them|indices number the data that were given"):
+            calls[ask](unknown)
+    found = calls[ask](pyrovae.data.Data(X).numbered().subset(SOME))
+    if isinstance(found, torch.Tensor):
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-3)
+
+
+def test_a_plate_of_other_data_is_fine_where_nothing_belongs_to_a_row():
+    def guide(x):
+        with sized(x):
+            pyro.sample("z", dist.Normal(100 * x / 101, POSTERIOR_SD))
+
+    found = evaluate(make_model(sized), guide, X[SOME], num_particles=5, progress=False)
+    torch.testing.assert_close(found.log_evidence.float(), EVIDENCE[SOME], rtol=0, atol=1e-3)

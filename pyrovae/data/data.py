@@ -94,7 +94,8 @@ class Data:
         self.standardise = False
         self._moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
-        self.numbers: Tensor | None = None  # of the data within the set that a call was given
+        self.numbers: Tensor | None = None  # of the data within the whole set
+        self.assumed: int | None = None  # length of the set that was taken for the whole one, if nobody said so
         if binarise is not None:
             _check_intensities(self._decode(tensors[0]))
             if mapped:
@@ -171,15 +172,22 @@ class Data:
         other.numbers = None if self.numbers is None else self.numbers.to(other.device)
         return other
 
-    def numbered(self) -> "Data":
-        """Return the set with each datum's number as the last tensor of a batch; subsets keep their numbers.
+    def numbered(self, *, assumed: bool = False) -> "Data":
+        """Return the set with each datum's number, which its subsets and splits keep.
 
-        A data plate hands them to its program (``with pyro.plate("data", N, subsample_size=len(x)) as i``).
+        A data plate hands the numbers to its program (``with pyro.plate("data", N, subsample_size=len(x)) as i``); a
+        set that has none is numbered from 0. A program with something for every datum (parameters, covariates) is to
+        be asked about some of the data by ``Data(x).numbered().subset(...)``. The program's own arguments stay as they
+        are: the numbers are in the last tensor of a batch, which no program is given.
+
+        Args:
+            assumed: whether it is not known that this is the whole set.
         """
         if self.numbers is not None:
             return self
         other = self._copy(self.tensors, self.labels)
         other.numbers = torch.arange(len(self), device=self.device)
+        other.assumed = len(self) if assumed else None
         return other
 
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":

@@ -25,6 +25,7 @@ DATA_AT_ONCE = 128
 FIRST_TEMPERATURES = 500  # that "auto" begins with
 MOST_TEMPERATURES = 4000
 LEAST_EFFECTIVE, LEAST_SHARE = 4.0, 0.25  # of the chains, as a number and as a share
+NEGLIGIBLE = -3.0  # log of a share of p(x) that may be missed
 SPARE = 1.25  # times as many, which "auto" asks of half as many temperatures
 
 
@@ -40,10 +41,13 @@ class Annealing:
     - their Pareto k-hat, where there are enough chains to tell it, is at most 0.7 (the effective size asks for more
       than :func:`pyrovae.khat_limit` would of so few);
     - a run of half as many temperatures, with chains of its own, agrees within four standard errors of both;
-    - it is not below what the draws that the chains started from are known to bound log p(x) by, beyond four errors.
+    - it is not below what the draws that the chains started from are known to bound log p(x) by, beyond four errors;
+    - a search from the data's side, uphill from draws of the start along the log likelihood (the log weight, from a
+      guide) and then the posterior, finds no part of it, of 5% as much or more, of which chains have less than a third.
 
     Otherwise it is likely to be far too low, and its stated error is widened to what is known of it: the difference of
-    both runs, and the distance below the bound. No number of chains tells of a mode that none of them has met.
+    both runs, the distance below the bound, and what was found elsewhere. A mode that neither chains nor the search
+    have met stays unknown.
 
     Attributes:
         log_evidence: log mean of the chains' weights, ``[N]``; their mean is unbiased for p(x), so that this is biased
@@ -288,6 +292,7 @@ class _One:
     ratios: Tensor  # [2 C]
     acceptance: Tensor
     num_temperatures: int
+    missed: Tensor  # log mass of what no chain has met
 
 
 def _attempt(
@@ -303,12 +308,14 @@ def _attempt(
     rows = torch.tensor(annealer.filled(chosen, len(indices)), device=half.acceptance.device)
     some = [indices[i] for i in rows.tolist()]
     run = annealer.forwards(some, tuple(t[rows] for t in batch), plan.of(rows), temperatures, f"whole {attempt}")
+    missed = annealer.missed(some, tuple(t[rows] for t in batch), plan.of(rows), run).cpu()
     log_weights = _finite(run.log_weights.cpu(), some)
     ratios = torch.cat([run.ratios, half.ratios[:, rows]]).cpu()
     halves = half.log_weights[:, rows].cpu().nan_to_num(-torch.inf)
     acceptance = run.acceptance.cpu().double()
     return {
-        i: _One(log_weights[:, k], halves[:, k], ratios[:, k], acceptance[k], temperatures) for k, i in enumerate(some)
+        i: _One(log_weights[:, k], halves[:, k], ratios[:, k], acceptance[k], temperatures, missed[k])
+        for k, i in enumerate(some)
     }
 
 
@@ -324,8 +331,10 @@ def _collected(runs: Sequence[_One]) -> Annealing:
     fine = _enough(log_weights) & ((khat <= PRACTICAL) | khat.isinf()) & agree(apart, error, half_error)
     bounds = [(ratios.mean(0), ratios.std(0) / math.sqrt(len(ratios))), log_mean(ratios)]
     below = distance_below(log_evidence, error, bounds)
-    reliable = fine & (below == 0)
-    known = torch.stack([error, apart.abs().nan_to_num(math.inf), below]).square().sum(0).sqrt()
+    elsewhere = torch.stack([r.missed for r in runs]) - log_evidence
+    reliable = fine & (below == 0) & (elsewhere < NEGLIGIBLE)
+    more = torch.nn.functional.softplus(elsewhere)
+    known = torch.stack([error, apart.abs().nan_to_num(math.inf), below, more]).square().sum(0).sqrt()
     return Annealing(
         log_evidence=log_evidence,
         log_evidence_se=torch.where(reliable, error, known),

@@ -31,6 +31,7 @@ class Draws:
         observed: what was observed, ``[len(indices), ...]`` by site; NaN where a mask leaves it out.
         log_weight: of the posterior draws, ``[K, len(indices)]``, nats.
         plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
+        traces: of the guide and of the model, that the draws of the posterior come from.
     """
 
     indices: range
@@ -38,6 +39,7 @@ class Draws:
     observed: dict[str, Tensor]
     log_weight: Tensor
     plates: dict[str, list[str]] = field(default_factory=dict)
+    traces: tuple[Any, ...] = ()
 
 
 def draw(
@@ -83,6 +85,7 @@ def draw(
             observed={name: _seen(part, site) for name, site in observed.items()},
             log_weight=part.log_weight.cpu(),
             plates={name: outer_plates(site) for name, site in sample_sites(part.model_trace)},
+            traces=(part.guide_trace, part.model_trace),
         )
 
 

@@ -74,7 +74,7 @@ def simulate(
         >>> made.latents["z"].shape, made.data.batch(slice(0, 7))[0].shape
         (torch.Size([7, 2]), torch.Size([7, 5]))
     """
-    template = as_data(data).fixed().numbered()
+    template = as_data(data).fixed().numbered(assumed=True)
     count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
     template = template.subset(_rows(len(template), count, seed))
     batches: list[tuple[Tensor, ...]] = []
@@ -95,7 +95,8 @@ def simulate(
             bar.update(len(indices))
     tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, seen))
     made_data = Data(*tensors, image_shape=template.image_shape, missing=template.missing)
-    made_data.numbers = None if template.numbers is None else template.numbers.cpu()
+    assert template.numbers is not None
+    made_data.numbers, made_data.assumed = template.numbers.cpu(), template.assumed
     return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()}, whole)
 
 

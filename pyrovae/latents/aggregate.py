@@ -18,8 +18,7 @@ from pyrovae.data import as_data
 from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
-from pyrovae.latents.scoring import FEW, conditioned, draws_of_its_own
-from pyrovae.objectives.elbo import counted
+from pyrovae.latents.scoring import FEW, conditioned, draws_of_its_own, refuse_masked
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
 from pyrovae.sites import support_of
@@ -232,12 +231,8 @@ def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
             raise ValueError(f"num_draws must be at most {len(part.log_weight)}, got {num_draws}")
         size, sites = len(part.rows[0]), part.guide_trace.nodes
         shape = (len(part.indices), num_draws)
+        refuse_masked(latents, part.guide_trace, part.model_trace)
         for name, kept in latents.items():
-            if not all(bool(counted(trace.nodes[name]).all()) for trace in (part.guide_trace, part.model_trace)):
-                raise ValueError(
-                    f"latent site {name!r} is masked for some data, which then have no q(z | x) that q(z) could be a "
-                    "mean of: leave these data out"
-                )
             kept.append(part.values(sites[name]))
         logs["log_q"].append(log_density(part.guide_trace, size).unflatten(0, shape).T)
         logs["log_p"].append(log_density(part.model_trace, size, observed=False).unflatten(0, shape).T)

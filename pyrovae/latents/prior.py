@@ -16,6 +16,7 @@ from torch import Tensor
 from pyrovae.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.evaluation import draw
+from pyrovae.latents.scoring import refuse_masked
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question
 
@@ -131,7 +132,9 @@ def prior_test(
     whole = as_data(data).fixed()
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
-    drawn = _drawn(model, guide, whole.numbered().sampled(max_data, seed), batch_size, seed, device, progress)
+    drawn = _drawn(
+        model, guide, whole.numbered(assumed=True).sampled(max_data, seed), batch_size, seed, device, progress
+    )
     q, p = (np.concatenate([pair[i] for pair in drawn.values()], axis=1) for i in (0, 1))
     scale = np.concatenate([q, p]).std(axis=0)  # of both: the labels must not be in it
     scaled = np.concatenate([q, p]) / np.where(scale > 0, scale, 1)
@@ -175,6 +178,7 @@ def _drawn(
     kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
         for part in draw(asked, 1, ("posterior", "prior"), batch_size, "draws" if progress else None):
+            refuse_masked(asked.layout.latents, *part.traces)
             for name in asked.layout.latents:
                 pair = (part.groups["posterior"][name][0], part.groups["prior"][name][0])
                 kept.setdefault(name, []).append(pair)

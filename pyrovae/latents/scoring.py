@@ -1,6 +1,6 @@
 """Guides run at latents that they did not draw, and those whose q(z | x) is not one distribution."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,8 +9,24 @@ from torch import Tensor
 
 from pyrovae.pair import Batch, Program, Repeated, log_density
 from pyrovae.particles import Question, site_rows
+from pyrovae.sites import counted
 
 FEW = 32  # data by which it is seen whether a guide draws numbers of its own
+
+
+def refuse_masked(names: Iterable[str], *traces: Any) -> None:
+    """Refuse latents that a mask leaves without a density: for these data nothing says what they are.
+
+    Raises:
+        ValueError: naming the latent.
+    """
+    for name in names:
+        cells = [counted(trace.nodes[name]) for trace in traces]
+        if not all(one is None or bool(one.all()) for one in cells):
+            raise ValueError(
+                f"latent site {name!r} is masked for some data, of which then nothing says what it is: leave these "
+                "data out"
+            )
 
 
 def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping[str, int], rows: Batch) -> Any:

@@ -13,7 +13,7 @@ from pyrovae.checks import at_least, positive
 from pyrovae.evaluation.draws import coordinates
 from pyrovae.evaluation.evaluate import standard_error
 from pyrovae.latents.marginals import marginals
-from pyrovae.latents.scoring import draws_of_its_own
+from pyrovae.latents.scoring import draws_of_its_own, refuse_masked
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Program, Repeated, per_datum
 from pyrovae.particles import BATCH_SIZE, Particles, Question, question
@@ -183,6 +183,7 @@ def usage(
         if len(asked.data) < 2:
             raise ValueError("which latents are used cannot be told from one datum: give at least 2")
         for part in asked.particles(num_draws, batch_size, "usage" if progress else None):
+            refuse_masked(asked.layout.latents, part.guide_trace, part.model_trace)
             found = {name: _Sums.of(part, name) for name in asked.layout.latents}
             kept = parts.get(part.indices.start)
             parts[part.indices.start] = found if kept is None else {n: kept[n] + f for n, f in found.items()}

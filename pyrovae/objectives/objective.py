@@ -164,11 +164,17 @@ class Beside(Messenger):
         num_data: length of the batch.
         plate: name of the data plate; None while the pair is read, when nothing is added up.
         fixed: whether the data plate says how many data there are.
+        particles: that each datum stands for in a batch.
+
+    Raises:
+        ValueError: for a term outside the data plate of a batch in which each datum stands several times, since nobody
+            knows whether it is of the data.
     """
 
-    def __init__(self, role: str, num_data: int, plate: str | None, fixed: bool) -> None:
+    def __init__(self, role: str, num_data: int, plate: str | None, fixed: bool, particles: int = 1) -> None:
         super().__init__()
         self.role, self.num_data, self.plate, self.fixed = role, num_data, plate, fixed
+        self.particles = particles
         self.total: Tensor | float = 0.0
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -178,8 +184,13 @@ class Beside(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.plate is None or site_is_subsample(msg) or not beside_densities(msg, self.role) or not is_recorded():
             return
-        copies = 1.0
-        for frame in data_frames(msg):
+        copies, frames = 1.0, data_frames(msg)
+        if self.particles > 1 and not {self.plate, PARTICLES} & {frame.name for frame in frames}:
+            raise ValueError(
+                f"site {msg['name']!r} of the {self.role} is outside the data plate, and each datum stands "
+                f"{self.particles} times in a batch: put it into the plate, or use num_particles=1, or Trace_ELBO"
+            )
+        for frame in frames:
             if frame.name == PARTICLES:
                 copies *= frame.size
             elif frame.name == self.plate and not self.fixed:
@@ -273,7 +284,9 @@ class Objective(ELBO):
         if any(t.device != batch[0].device for t in (*self.own.buffers(), *self.own.parameters())):
             self.own.to(batch[0].device)
         known, size = self._known, len(batch[0])
-        beside = [Beside(role, size, known.layout.plate, known.fixed) for role in ("model", "guide")]
+        beside = [
+            Beside(role, size, known.layout.plate, known.fixed, self.num_particles) for role in ("model", "guide")
+        ]
         total = self.total(_Apart(model, beside[0]), _Apart(guide, beside[1]), batch, known)
         return beside[1].total - beside[0].total - total
 

@@ -1,6 +1,7 @@
 """Annealed importance sampling of many data and chains at once, forwards and backwards."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from pyrovae.pair import Batch, Program, unwrapped
 from pyrovae.particles import Question, simulated
 from pyrovae.sampling.coordinates import Coordinates, PriorGuide
 from pyrovae.sampling.field import Field, Point
-from pyrovae.sampling.hamiltonian import At, move
+from pyrovae.sampling.hamiltonian import At, move, pull, push
 
 TARGET = 0.65  # acceptance probability that step sizes are adapted to
 PILOTS = 32  # chains of a pilot run, at least
@@ -29,6 +30,9 @@ DENSE = 64  # latents, up to which metrics know correlations
 HEAVY = 4.5  # standard deviations between 5% and 95%, of which a normal distribution has 3.3 and Laplace's 4.5
 MOST_STRETCHED = 80.0  # units of stretched coordinates
 KEEP = 8  # transitions of a stage, the last ones, whose points a metric is taken from
+CLIMB = 60  # steps uphill, twice, in search of parts of the posterior that no chain has met
+SETTLE = 40  # transitions there
+NEAR = 6.0  # standard deviations of theirs, root mean square over the latents
 FAR = 4.0  # standard deviations that draws and gradients are cut at
 
 
@@ -58,11 +62,13 @@ class Annealed:
         acceptance: mean acceptance probabilities, ``[data]``.
         ratios: log f_1 - log f_0 of the draws that the chains started from, ``[num_chains, data]``: their importance
             weights, and the mean of them a lower bound of log p(x) where the start is normalised.
+        ends: where the chains are before their last step, in stretched coordinates, ``[data, num_chains, dim]``.
     """
 
     log_weights: Tensor
     acceptance: Tensor
     ratios: Tensor
+    ends: Tensor
 
 
 @dataclass(frozen=True)
@@ -258,7 +264,42 @@ class Annealer:
             )  # fmt: skip
             here = moved.point
             acceptance += _by_datum(moved.acceptance, len(indices)).mean(1) / max(1, len(path) - 2)
-        return Annealed(_by_datum(log_weight, len(indices)).T, acceptance, _by_datum(ratios, len(indices)).T)
+        by_datum = functools.partial(_by_datum, size=len(indices))
+        return Annealed(by_datum(log_weight).T, acceptance, by_datum(ratios).T, by_datum(here.free))
+
+    def missed(self, indices: Sequence[int], batch: Batch, plan: Plan, run: Annealed) -> Tensor:
+        """Return log p(x, part) of a part of the posterior that the chains have missed, ``[data]``; -inf of none.
+
+        It is looked for from the data's side: draws of the start climb log f_1 - log f_0, the log likelihood or the
+        log weight, which is highest where the start has too little mass, and then log f_1. From there chains move for
+        a while. What they find counts as missed where the chains have less than a third of its mass there, which is
+        taken as a Gaussian's.
+
+        Args:
+            indices: of the data.
+            batch: of them.
+            plan: of them.
+            run: whose chains are meant.
+        """
+        count, size = self.schedule.num_chains, len(indices)
+        noise, rows = self._noise(indices, "elsewhere", count), _repeated(batch, count)
+        at = functools.partial(plan.stretch.point, functools.partial(self.field, rows))
+        _, step_size, factor = plan.at(1.0)
+        here = at(plan.stretch.into(self.start(rows, noise)))
+        for ends, stride in (((-1.0, 1.0), 1.0), ((0.0, 1.0), 0.1)):
+            weights = torch.tensor(ends, dtype=here.free.dtype, device=here.free.device)[:, None, None]
+            for k in range(CLIMB):
+                uphill = pull(factor, (weights * here.forces).sum(0))
+                uphill = uphill / uphill.norm(dim=1, keepdim=True).clamp(min=1e-12)
+                here = at(here.free + push(factor, stride * (1 - k / CLIMB) * uphill))
+        whole, sizes = _weights(torch.ones((), device=here.free.device), here), step_size.repeat_interleave(count)
+        for _ in range(SETTLE):
+            moved = move(here, at, whole, sizes, factor, self.schedule.num_steps, noise)
+            here, sizes = (
+                moved.point,
+                sizes * (moved.acceptance - TARGET).exp(),
+            )  # narrower or wider than where they are
+        return _missed(_by_datum(here.free, size), _by_datum(here.logs[1], size), run)
 
     def ends(self, rows: Batch, free: Tensor) -> list[Tensor]:
         """Return the log densities of both ends of the path, ``[rows]`` each."""
@@ -359,6 +400,20 @@ class _Pilot:
         chosen = torch.searchsorted(shares.cumsum(1), grid).clamp(max=self.chains - 1)
         rows = (chosen + self.chains * torch.arange(self.size, device=offset.device)[:, None]).flatten()
         return Point(here.free[rows], here.logs[:, rows], here.forces[:, rows])
+
+
+def _missed(found: Tensor, logs: Tensor, run: Annealed) -> Tensor:
+    """Return the log mass around draws, ``[data, draws, dim]``, if a run's chains have less than a third of it there.
+
+    It is that of a Gaussian with their medians and spreads, ``[data]``, and -inf where chains have met it.
+    """
+    centre, spread = found.median(1, keepdim=True).values, _spread(found)
+    mass = logs.double().median(1).values + 0.5 * found.shape[2] * math.log(2 * math.pi * math.e)
+    mass = mass + spread.double().log().sum(1)
+    near = ((run.ends - centre) / spread[:, None]).square().mean(2) < NEAR**2  # [data, chains]
+    met = (run.log_weights.T.softmax(1) * near).sum(1)
+    share = (mass - run.log_weights.logsumexp(0) + math.log(len(run.log_weights))).sigmoid()
+    return torch.where(met < share / 3, mass, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
 
 
 def _following(temperature: Tensor, ratio: Tensor) -> Tensor:

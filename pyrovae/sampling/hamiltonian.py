@@ -61,11 +61,11 @@ def move(
     size = step_size[:, None]
     energy = (weights * start.logs).sum(0) - 0.5 * momentum.square().sum(1)
     here = start
-    momentum = momentum + 0.5 * size * _pull(factor, _mixed(weights, here))
+    momentum = momentum + 0.5 * size * pull(factor, _mixed(weights, here))
     for step in range(num_steps):
-        here = at(here.free + size * _push(factor, momentum))
+        here = at(here.free + size * push(factor, momentum))
         kick = 0.5 if step == num_steps - 1 else 1.0
-        momentum = momentum + kick * size * _pull(factor, _mixed(weights, here))
+        momentum = momentum + kick * size * pull(factor, _mixed(weights, here))
     end = (weights * here.logs).sum(0) - 0.5 * momentum.square().sum(1)
     change = torch.where(end.isfinite(), end - energy, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
     acceptance = change.clamp(max=0).exp().to(threshold)  # a chain that starts where the density is 0 takes any other
@@ -77,13 +77,13 @@ def _mixed(weights: Tensor, here: Point) -> Tensor:
     return (weights[:, :, None] * here.forces).sum(0).to(here.forces)
 
 
-def _push(factor: Tensor, vector: Tensor) -> Tensor:
+def push(factor: Tensor, vector: Tensor) -> Tensor:
     """Return F v of every row."""
     parts = vector.unflatten(0, (len(factor), -1))
     return (factor[:, None] * parts if factor.dim() == 2 else parts @ factor.mT).flatten(0, 1)
 
 
-def _pull(factor: Tensor, vector: Tensor) -> Tensor:
+def pull(factor: Tensor, vector: Tensor) -> Tensor:
     """Return F' v of every row."""
     parts = vector.unflatten(0, (len(factor), -1))
     return (factor[:, None] * parts if factor.dim() == 2 else parts @ factor).flatten(0, 1)

@@ -74,10 +74,10 @@ class Run:
         self.device = default_device(device)
         for module in self.pair.all_modules:
             module.to(self.device, DTYPES[precision])
-        self.data = placed_data(self.pair, data, self.device).numbered()
+        self.data = placed_data(self.pair, data, self.device).numbered(assumed=True)
         self.validation = None
         if validation_data is not None:
-            self.validation = placed_data(self.pair, validation_data, self.device).fixed().numbered()
+            self.validation = placed_data(self.pair, validation_data, self.device).fixed().numbered(assumed=True)
         self.seed, self.batch_size, self.group = seed, batch_size, Group()
         self.per_epoch = -(-len(self.data) // batch_size)
         self.dtype, self.bfloat16 = DTYPES[precision], precision == "bfloat16"
@@ -464,7 +464,7 @@ class Run:
 
 def first_traces(pair: Pair, data: Data, layout: Layout) -> tuple[Trace, Trace]:
     """Run the pair on the batch that its layout was read from, model first; a look that leaves no statistics behind."""
-    batch = data.numbered().batch(slice(0, layout.num_data))
+    batch = data.numbered(assumed=True).batch(slice(0, layout.num_data))
     with modes(pair.all_modules, training=False), torch.no_grad():
         return pair.numbered(replace(layout, summed=())).traces(batch)
 
