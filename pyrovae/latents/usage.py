@@ -169,7 +169,7 @@ def usage(
     Example:
         >>> from pyrovae import guides, models
         >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
-        >>> print(usage(model, guides.Exact(model), torch.randn(50, 5), progress=False).layers["used"].to_dict())
+        >>> print(usage(model, guides.Exact(model), torch.randn(50, 5), progress=False).layers["latents"].to_dict())
         {'z': 2}
     """
     at_least("num_draws", num_draws, 2)
