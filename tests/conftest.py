@@ -32,9 +32,12 @@ def global_state():
     import pyro.infer.util
 
     store = pyro.get_param_store()
+    numpy_random = np.random.get_state(legacy=False)  # noqa: NPY002  the global state is what is guarded
+    gauss = numpy_random["has_gauss"], numpy_random["gauss"]
     return {
         "torch random": torch.get_rng_state().numpy().tobytes(),
-        "numpy random": str(np.random.get_state(legacy=True)),  # noqa: NPY002  the global state is what is guarded
+        "numpy random": (numpy_random["state"]["key"].tobytes(), numpy_random["state"]["pos"], gauss),
+        "numpy printing": str(np.get_printoptions()),
         "python random": random.getstate(),
         "validation": (
             torch.distributions.Distribution._validate_args,
