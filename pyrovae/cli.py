@@ -264,8 +264,8 @@ def compare_command(
         max_arviz_data: the netCDF files hold this many of the test data, the first ones.
         num_seeds: fits of each strategy, their initial parameters and noise from seed, seed + 1, ...; one split.
         gaps_of: of this many test data, taken at random, also find the guide's approximation and amortization gaps.
-        latents_of: by this many test data, taken at random, also judge what the latents hold and what the model draws;
-            0 leaves that out.
+        latents_of: number of test data, taken at random, on which the latents and what the model draws are evaluated; 0
+            leaves that out.
         simulations: data that each fitted model simulates to see whether its guide is calibrated; 0 leaves that out.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.

@@ -358,7 +358,7 @@ def examine(
         test: held-out data.
         num_particles: importance samples a datum.
         gaps_of: number of data, taken at random, whose gaps are split; 0 leaves that out.
-        latents_of: number of data, taken at random, by which latents and draws are judged; 0 leaves that out.
+        latents_of: number of data, taken at random, on which latents and draws are evaluated; 0 leaves that out.
         simulations: number of simulated data for calibration; 0 leaves that out.
         compile: whether log weights are compiled, as :func:`pyrovae.evaluate` has it.
         options: ``seed``, ``device`` and ``progress``.

@@ -7,6 +7,7 @@ import warnings
 import matplotlib
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -98,6 +99,17 @@ def make_oracle(latent_dim, data_dim, size, seed=0):
             model.raw_scale.normal_(0, 0.3)
             model.bias.normal_()
             return model, model.evidence().sample((size,))
+
+
+def near_guide(model, factor=1.2):
+    """The oracle's posterior, its scale wrong by a factor."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            exact = model.posterior(x)
+            pyro.sample("z", dist.MultivariateNormal(exact.loc, scale_tril=factor * exact.scale_tril))
+
+    return guide
 
 
 def make_vae(guide=guides.MeanField, *, data_dim=12, latent_dim=3, seed=0, **options):

@@ -450,7 +450,7 @@ def test_auto_ends_where_the_same_decision_does(chosen, request):
 
 
 @pytest.mark.parametrize("chosen", [False, True])
-def test_auto_judges_as_the_same_decision_does(chosen, request):
+def test_auto_evaluates_as_the_same_decision_does(chosen, request):
     if chosen:
         request.getfixturevalue("free")
     pair, x = make_vae(), bits(20)

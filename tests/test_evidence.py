@@ -6,23 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import SIGMAS, make_oracle, make_vae, seeded
+from conftest import SIGMAS, make_oracle, make_vae, near_guide, seeded
 
 import pyrovae
 from pyrovae import guides, likelihoods, models, nn, priors
 
 REPEATS = 200
-
-
-def near_guide(model, factor=1.2):
-    """The oracle's posterior, its scale wrong by a factor."""
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            exact = model.posterior(x)
-            pyro.sample("z", dist.MultivariateNormal(exact.loc, scale_tril=factor * exact.scale_tril))
-
-    return guide
 
 
 def z_score(found, truth):

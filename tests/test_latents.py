@@ -351,7 +351,7 @@ def test_what_is_held_does_not_depend_on_the_order_of_the_data(ordered):
     assert parts.mutual_information.mean() == pytest.approx(math.log(2), abs=SIGMAS**2 * 2 / (4 * 1000))
 
 
-def test_a_comparison_judges_by_data_of_all_groups():
+def test_a_comparison_evaluates_on_data_of_all_groups():
     """200 data sorted by group: of 40 at random, both are there but with a probability of 1e-12."""
     labels = torch.arange(200) // 100
     model, guide = seeded(lambda: (models.LinearGaussian(2, 3), guides.MeanField(nn.MLP(3, 8), 2)))
@@ -381,7 +381,7 @@ def test_errors_of_usage_are_those_of_repeats(oracle):
         assert (np.abs(np.log(stated / spread)) < 0.5).all(), name
 
 
-def test_a_latent_that_follows_its_prior_or_cannot_be_judged_is_said_to():
+def test_a_latent_that_follows_its_prior_or_cannot_be_classified_is_said_to():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x, 1.0).to_event(1))  # x as a covariate of itself

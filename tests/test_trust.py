@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import make_oracle, make_vae, seeded
+from conftest import make_oracle, make_vae, near_guide, seeded
 
 import pyrovae
 from pyrovae import guides, models, nn, plots
@@ -224,15 +224,6 @@ def test_what_the_start_bounds_refutes_an_estimate():
 # with a guide
 
 
-def linear_guide(model, factor=1.3):
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            exact = model.posterior(x)
-            pyro.sample("z", dist.MultivariateNormal(exact.loc, scale_tril=factor * exact.scale_tril))
-
-    return guide
-
-
 def test_evidence_below_an_elbo_is_no_gap():
     model, x, truth = linear(2, 5, 0.5)
     wrong = truth - torch.tensor([0.0, 3.0, 0.0, 4.0, 0.0, 5.0])
@@ -266,7 +257,7 @@ def test_what_annealing_says_of_itself_is_kept_by_gaps():
     poor = pyrovae.ais(model, x, num_temperatures=2, compile=False, progress=False)
     assert isinstance(poor, Annealing)
     found = pyrovae.gaps(
-        model, linear_guide(model), x, log_evidence=poor, num_steps=2, num_particles=100, progress=False
+        model, near_guide(model, 1.3), x, log_evidence=poor, num_steps=2, num_particles=100, progress=False
     )
     assert found.refuted.all()
     assert math.isnan(found.summary()["approximation"])

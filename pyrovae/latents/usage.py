@@ -142,7 +142,7 @@ def usage(
     - "follows": it moves, as its prior does with the layer above or with covariates: it holds nothing beyond these;
     - "used": both are above; "unclear": neither can be told from these data and draws.
 
-    ``collapsed`` is whether the state is that. A layer is judged in the same way, by its own rate and information and
+    ``collapsed`` is whether the state is that. A layer is classified likewise, by its own rate and information and
     ``threshold`` times the number of its latents, where no latent of it is used: they see what single latents do not.
 
     With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only a layer's rate

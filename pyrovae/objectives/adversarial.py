@@ -73,7 +73,7 @@ class Adversarial(Objective):
         for name in names:
             if any(is_masked(trace.nodes[name]) for trace in traces if name in trace.nodes):
                 raise ValueError(
-                    f"site {name!r} is masked, and the discriminator of {type(self).__name__} would judge what is "
+                    f"site {name!r} is masked, and the discriminator of {type(self).__name__} would see what is "
                     "masked like the rest: leave those data out, or use another objective"
                 )
 

@@ -18,7 +18,7 @@ from pyrovae.sampling.hamiltonian import At, move, pull, push
 
 TARGET = 0.65  # acceptance probability that step sizes are adapted to
 PILOTS = 32  # chains of a pilot run, at least
-SEEN = 200  # draws of the start, by which its tails are judged
+SEEN = 200  # draws of the start, from which its tails are estimated
 MOVES = 4  # transitions of a pilot run at each of its temperatures
 FIRST = 5  # times as many at the first one, where step sizes are not known
 KEPT = 0.5  # share of a pilot run's chains that a step to its next temperature leaves effective

@@ -297,7 +297,7 @@ class Run:
         try:
             with torch.no_grad(), modes(self.pair.all_modules, training=False):
                 return math.isfinite(self.loss(others))
-        except Exception:
+        except Exception:  # a program may fail in any way, and then these data are no better
             return False
 
     def end_epoch(self, patience: int | None) -> None:
