@@ -55,7 +55,7 @@ CUDA = PYTHONPATH=.:$$PYTHONPATH $(CUDA_PYTHON)
 cuda-check: cuda-tests cuda-rows
 
 cuda-tests:
-	$(CUDA) -m pytest -p no:benchmark -m gpu --durations=10 $(CUDA_TESTS) tests
+	OMP_NUM_THREADS=2 $(CUDA) -m pytest -p no:benchmark -m gpu --durations=10 $(CUDA_TESTS) tests
 
 cuda-rows:
 	$(CUDA) -W ignore benchmarks/speed.py --quick --rounds 1 $(CUDA_ROWS)

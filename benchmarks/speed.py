@@ -48,25 +48,24 @@ def epochs(case: str, peer: str, pythae: str | None, quick: bool) -> dict:
     return json.loads(found[-1])
 
 
-def table(rounds: int, pythae: str | None, quick: bool, cases: list[str]) -> pd.DataFrame:
-    """Time every peer on every case."""
-    found: dict[tuple[str, str], list[float]] = {}
-    notes: dict[tuple[str, str], str] = {}
-    for case in cases:
-        for _ in range(rounds):
-            for peer in PEERS[case]:
-                result = epochs(case, peer, pythae, quick)
-                found.setdefault((case, peer), []).extend(result["seconds"])
-                if not result["seconds"]:
-                    notes[case, peer] = f"not measured: {result['why']}"
-                elif not result["real"]:
-                    notes[case, peer] = "random bits instead of MNIST"
-                print(case, peer, [f"{s:.3f}" for s in result["seconds"]][:4], flush=True)
+def table(rounds: int, pythae: str | None, quick: bool, case: str) -> pd.DataFrame:
+    """Time every peer on a case."""
+    found: dict[str, list[float]] = {}
+    notes: dict[str, str] = {}
+    for _ in range(rounds):
+        for peer in PEERS[case]:
+            result = epochs(case, peer, pythae, quick)
+            found.setdefault(peer, []).extend(result["seconds"])
+            if not result["seconds"]:
+                notes[peer] = f"not measured: {result['why']}"
+            elif not result["real"]:
+                notes[peer] = "random bits instead of MNIST"
+            print(case, peer, [f"{s:.4f}" for s in result["seconds"]][:4], flush=True)
     rows = []
-    for (case, peer), seconds in found.items():
+    for peer, seconds in found.items():
         median = pd.Series(seconds).median() if seconds else float("nan")
         low, high = (min(seconds), max(seconds)) if seconds else (float("nan"),) * 2
-        rows.append([case, peer, median, low, high, notes.get((case, peer), "")])
+        rows.append([case, peer, median, low, high, notes.get(peer, "")])
     result = pd.DataFrame(rows, columns=["case", "peer", "seconds an epoch", "least", "most", "note"])
     ours = result[result["peer"] == "pyrovae, compiled"].set_index("case")["seconds an epoch"]
     result.insert(3, "times pyrovae's", result["seconds an epoch"] / result["case"].map(ours))
@@ -132,18 +131,27 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     name = options.out / f"speed-{'cuda' if torch.cuda.is_available() else 'cpu'}"
-    result = table(options.rounds, options.pythae, options.quick, options.cases)
-    result.to_csv(name.with_suffix(".csv"), index=False)
-    plot(result, name.with_suffix(".png"), machine())
-    judged = evaluation(options.images)
-    parts = [
-        f"Machine: {machine()}. Made by `benchmarks/speed.py` in {options.rounds} rounds.",
-        "## Training\n\n" + markdown(result),
-        "## Judging\n\n5,000 particles an image, network of the case mnist.\n\n" + markdown(judged),
-    ]
+    if "mnist" in options.cases:  # its network
+        evaluated = evaluation(options.images)
+        print(evaluated.to_string(), flush=True)
+    results = []
+    for case in options.cases:  # written after every case: what was measured is kept, however the run ends
+        results.append(table(options.rounds, options.pythae, options.quick, case))
+        result = pd.concat(results, ignore_index=True)
+        result.to_csv(name.with_suffix(".csv"), index=False)
+        plot(result, name.with_suffix(".png"), machine())
+        parts = [
+            f"Machine: {machine()}. Made by `benchmarks/speed.py`; rounds: {options.rounds}.",
+            "## Training\n\n" + markdown(result),
+        ]
+        if "mnist" in options.cases:
+            parts.append(
+                "## Evaluation\n\n5,000 particles an image, network of the case mnist.\n\n" + markdown(evaluated)
+            )
+        name.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
     if not options.quick:
-        parts.append("## How cost grows\n\n" + markdown(growth()))
-    name.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+        with name.with_suffix(".md").open("a") as page:
+            page.write("\n## How cost grows\n\n" + markdown(growth()) + "\n")
     print(name.with_suffix(".md").read_text())
 
 

@@ -13,7 +13,7 @@ from conftest import bits, make_vae, seeded
 from torch import nn
 
 import pyrovae
-from pyrovae import guides, likelihoods, models, priors
+from pyrovae import guides, likelihoods, models, plots, priors
 from pyrovae.nn import MLP
 from pyrovae.pair import Pair
 from pyrovae.state import default_device, modes, random_state
@@ -264,6 +264,28 @@ def test_the_first_use_of_arviz_inside_a_call_changes_nothing(prepared, call):
     code = FIRST.format(prepared=prepared, call=call)
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_library_that_matplotlib_asks_after_changes_nothing(monkeypatch):
+
+    class Lazy(types.ModuleType):
+        asked = 0
+
+        def __getattr__(self, name):
+            if not self.asked:  # a module is imported once
+                self.asked = 1
+                exec(LOUD, {})
+            raise AttributeError(name)
+
+    lazy = Lazy("jax")  # as a lazily imported one is in sys.modules before its first use
+    monkeypatch.setitem(sys.modules, "jax", lazy)
+    for draw in (
+        lambda: plots.axes.figure_and_axes(2, height=2),
+        lambda: plots.pictures({"one": torch.zeros(3, 4)}, (1, 2, 2)),
+    ):
+        lazy.asked = 0
+        draw()
+        assert lazy.asked  # and the fixture of all tests sees that nothing else is left
 
 
 def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):

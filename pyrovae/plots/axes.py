@@ -5,15 +5,23 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pyrovae.state import importing
+
 WIDTH = 6.4
 MOST_NAMED = 10  # curves with a name in a legend
+
+
+def panels(figure: Figure, rows: int, columns: int) -> Any:
+    """Return the axes of a grid, as an array of them."""
+    with importing():  # matplotlib asks after array libraries, which import themselves if a caller left them lazy
+        return figure.subplots(rows, columns, squeeze=False)
 
 
 def figure_and_axes(columns: int, *, height: float, wider: float = 1.0) -> tuple[Figure, Any]:
     """Return a figure and its axes, side by side."""
     width = WIDTH * (1 if columns == 1 else 1.5) * wider
     figure = Figure(figsize=(width, max(height, 1.8)), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = panels(figure, 1, columns)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes

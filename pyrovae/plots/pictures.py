@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pyrovae.data import Data
 from pyrovae.evaluation import Evaluation
 from pyrovae.evaluation import worst as least_reliable
-from pyrovae.plots.axes import WIDTH
+from pyrovae.plots.axes import WIDTH, panels
 
 
 def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
@@ -28,7 +28,7 @@ def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
     table = least_reliable(evaluation, count)
     images = data.fixed().batch(torch.tensor(list(table.index), device="cpu"))[0].reshape(-1, *data.image_shape)
     figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
-    grid = figure.subplots(1, len(table), squeeze=False)[0]
+    grid = panels(figure, 1, len(table))[0]
     for axis, image, (datum, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):
         shown = image[0] if len(image) == 1 else image.permute(1, 2, 0)
         axis.imshow(shown.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -47,7 +47,7 @@ def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figu
     arrays = {name: np.asarray(value).reshape(-1, *image_shape) for name, value in rows.items()}
     count = max(len(a) for a in arrays.values())
     figure = Figure(figsize=(WIDTH * 1.5, 1.5 * WIDTH / count * len(arrays) * 1.15), layout="constrained")
-    grid = figure.subplots(len(arrays), 1, squeeze=False)[:, 0]
+    grid = panels(figure, len(arrays), 1)[:, 0]
     for axis, (name, images) in zip(grid, arrays.items(), strict=True):
         strip = np.concatenate([np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=1) for image in images], axis=2)
         shown = strip[0] if image_shape[0] == 1 else strip.transpose(1, 2, 0)
