@@ -20,12 +20,12 @@ from pyro.distributions.util import scale_and_mask
 from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import constraints
-from tqdm.auto import tqdm
 
 from pyrovae.data import Data, as_data
 from pyrovae.enumeration import SUMMED
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Layout, Observed, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
+from pyrovae.progress import progress_bar
 from pyrovae.sites import as_observed, beside_densities, released, support_of
 from pyrovae.state import bare_params, default_device, isolated, placed, same_streams
 from pyrovae.supports import before_affine
@@ -84,7 +84,7 @@ class Question:
         Raises:
             ValueError: when a log weight is not a number, naming the site and the datum.
         """
-        bar = tqdm(total=len(self.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
+        bar = progress_bar(total=len(self.data), label=progress, unit="data")
         with bar, pyro.validation_enabled(False):
             for indices, batch in self.data.batches(batch_size):
                 noise = DatumNoise("particles", self.seed, indices, self.data.device)
@@ -201,9 +201,19 @@ def _name_what_is_left_out(layout: Layout) -> None:
 
 
 def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
-    """Return the data as a set on ``device``, floating tensors in the dtype of the pair's parameters."""
+    """Return the data as a set on ``device``, floating tensors in the dtype of the pair's parameters.
+
+    Raises:
+        ValueError: for data that :func:`as_data` refuses, none, and those whose spread that dtype loses.
+    """
     parameters = [p for module in pair.modules.values() for p in module.parameters() if p.is_floating_point()]
-    return as_data(data).to(device, parameters[0].dtype if parameters else None)
+    dtype = parameters[0].dtype if parameters else None
+    placed = as_data(data).to(device, dtype)
+    if not len(placed):
+        raise ValueError("the data set is empty, as a part of splits is whose share is less than one datum: give more")
+    if dtype is not None:
+        placed.see_that_rounding_is_harmless()
+    return placed
 
 
 def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
@@ -325,6 +335,12 @@ def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, A
     if supports[0] is None or supports[1] is None:  # nothing is said, nothing is checked
         return
     prior, posterior = map(_innermost, supports)
+    if prior.is_discrete != posterior.is_discrete and not isinstance(guide_site["fn"], Delta):
+        kinds = ["discrete" if support.is_discrete else "continuous" for support in (prior, posterior)]
+        raise ValueError(
+            f"latent site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide, whose mass and density cannot "
+            "be compared: sample it from the same kind of distribution in both"
+        )
     try:
         inside = bool(supports[0].check(guide_site["value"]).all())
     except (RuntimeError, NotImplementedError):

@@ -1,20 +1,20 @@
 """A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
 
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, positive
 from pyrovae.data.binarisation import Binarisation, Static
+from pyrovae.data.tensors import FEWEST, LARGEST_LOSS, ROWS, as_tensor, check, instead_of, lost_by_rounding
 from pyrovae.streams import generator
 
-ROWS = 4096  # read at once of a set that may be larger than memory
 Shape = int | tuple[int, ...]
 
 
@@ -33,7 +33,7 @@ class Data:
     batch is made.
 
     Args:
-        *tensors: each ``[N, ...]``; a batch holds their rows, in this order.
+        *tensors: each ``[N, ...]``, tensors or arrays of numbers; a batch holds their rows, in this order.
         image_shape: (channels, rows, columns) that a row of the first tensor makes up.
         labels: of the data, ``[N]``, numbered from 0, -1 where unknown; not part of a batch.
         label_names: of the labels, in the order of their numbers.
@@ -46,8 +46,9 @@ class Data:
         mapped: whether the tensors are files mapped into memory, which stay where they are: batches alone are moved.
 
     Raises:
-        ValueError: for no tensors, tensors of different lengths, an empty set, a value that is not finite, or a datum
-            of which everything is missing.
+        ValueError: for no tensors, tensors of different lengths, an empty set or one without columns, a value that is
+            not finite, a datum of which everything is missing, tensors of other kinds (sparse, complex, masked), and
+            for names, labels, factors or an image shape that do not belong to the tensors.
 
     Example:
         >>> data = Data(torch.rand(100, 3), feature_names=["a", "b", "c"])
@@ -57,7 +58,7 @@ class Data:
 
     def __init__(
         self,
-        *tensors: Tensor,
+        *tensors: Tensor | np.ndarray,
         image_shape: tuple[int, int, int] | None = None,
         labels: Tensor | None = None,
         label_names: Sequence[str] | None = None,
@@ -69,35 +70,34 @@ class Data:
         missing: bool = False,
         mapped: bool = False,
     ) -> None:
-        _check(tensors, missing)
-        if labels is not None and len(labels) != len(tensors[0]):
-            raise ValueError(f"there must be a label a datum: got {len(labels)} labels for {len(tensors[0])} data")
-        if label_names is not None and (labels is None or int(labels.max()) >= len(label_names)):
-            largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"
-            raise ValueError(f"there must be a name a label: got {len(label_names)} names for {largest}")
-        named = [] if factors is None else list(factor_names or (f"factor{k}" for k in range(factors.shape[-1])))
-        if factors is not None and tuple(factors.shape) != (len(tensors[0]), len(named)):
-            raise ValueError(f"factors must be [{len(tensors[0])}, {len(named)}], got {list(factors.shape)}")
-        columns = int(np.prod(tensors[0].shape[1:]))
-        if feature_names is not None and len(feature_names) != columns:
-            raise ValueError(f"there must be a name a feature: got {len(feature_names)} names for {columns} features")
-        self.tensors = tensors
-        self.image_shape = image_shape
-        self.labels, self.label_names = labels, None if label_names is None else list(label_names)
-        self.factors, self.factor_names = factors, named
-        self.feature_names = None if feature_names is None else list(feature_names)
-        self.levels = levels
+        self.tensors = tuple(as_tensor(t, f"tensor {position} of the data") for position, t in enumerate(tensors))
+        check(self.tensors, missing)
+        first = self.tensors[0]
+        count, columns = len(first), math.prod(first.shape[1:])
+        self.image_shape = None if image_shape is None else _image_shape(image_shape, columns)
+        self.labels = None if labels is None else _labels(labels, count)
+        self.label_names = None if label_names is None else _label_names(label_names, self.labels)
+        self.factors, self.factor_names = _factors(factors, factor_names, count)
+        self.feature_names = None if feature_names is None else _names("feature_names", feature_names)
+        if self.feature_names is not None and len(self.feature_names) != columns:
+            raise ValueError(
+                f"there must be a name a feature: got {len(self.feature_names)} names for {columns} features"
+            )
+        self.levels = None if levels is None else positive("levels", levels)
+        if binarise is not None and not isinstance(binarise, Binarisation):
+            got = f"the class {binarise.__name__}" if isinstance(binarise, type) else repr(binarise)
+            raise ValueError(f"binarise must be an instance such as Static() or Dynamic(), got {got}")
         self.binarise = binarise
         self.missing = missing
-        self.mapped, self.place = mapped, tensors[0].device
-        self.rows = torch.arange(len(tensors[0]) if mapped else 0, device="cpu")  # of a mapped file, those of this set
+        self.mapped, self.place = mapped, first.device
+        self.rows = torch.arange(count if mapped else 0, device="cpu")  # of a mapped file, those of this set
         self.standardise = False
         self._moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
         self.numbers: Tensor | None = None  # of the data within the whole set
         self.assumed: int | None = None  # length of the set that was taken for the whole one, if nobody said so
         if binarise is not None:
-            _check_intensities(self._decode(tensors[0]))
+            _check_intensities(self._decode(first))
             if mapped:
                 raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
             if not binarise.random:
@@ -193,7 +193,7 @@ class Data:
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
         """Return the data at ``indices``, in that order."""
         chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices, device="cpu"))
-        _check(chosen.tensors, self.missing)
+        check(chosen.tensors, self.missing)
         return chosen
 
     def sampled(self, count: int, seed: int = 0) -> "Data":
@@ -233,20 +233,60 @@ class Data:
             test: share of the set for testing.
             seed: of the permutation.
         """
+        if not (is_share(validation) and is_share(test)):
+            raise ValueError(f"shares in [0, 1) were expected, got validation={validation!r} and test={test!r}")
         num_test, num_validation = round(test * len(self)), round(validation * len(self))
-        if min(validation, test) < 0 or not 0 < len(self) - num_test - num_validation:
-            raise ValueError(f"shares of at least 0 and below 1 in sum were expected, got {validation} and {test}")
+        if not 0 < len(self) - num_test - num_validation:
+            raise ValueError(
+                f"shares of at least 0 and below 1 in sum were expected, got {validation} and {test}, which leave "
+                f"nothing of {len(self)} data to train on"
+            )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed), device="cpu")
         return self._parts(order, num_validation, num_test)
 
     def fingerprint(self) -> str:
-        """Return a checksum of the tensors and of how they are decoded."""
-        checksum = 0
+        """Return a checksum of the tensors, with their shapes and dtypes, and of how they are decoded."""
+        checksum = hashlib.sha256()
         for tensor in [*self.tensors, *(self.moments or ()), self.rows]:
-            for part in tensor.split(ROWS):
-                checksum = zlib.crc32(part.detach().cpu().contiguous().numpy().tobytes(), checksum)
+            checksum.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
+            for part in tensor.split(ROWS) if tensor.dim() else (tensor,):
+                checksum.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
         decoding = [self.levels, type(self.binarise).__name__, str(self.dtype), len(self)]
-        return f"{checksum:08x} {decoding}"
+        return f"{checksum.hexdigest()[:16]} {decoding}"
+
+    def see_that_rounding_is_harmless(self) -> None:
+        """See that batches in a narrower dtype than the tensors' keep the spread of every column.
+
+        Fewer than ten data tell nothing of a column's spread, and are taken as they are.
+
+        Raises:
+            ValueError: for a column that loses more than a thousandth of its standard deviation, by name.
+        """
+        for position, tensor in enumerate(self.tensors if len(self) >= FEWEST else ()):
+            dtype = self._cast(tensor[:0]).dtype if position else self._decoded_dtype(tensor)
+            if position == 0 and (self.standardise or self._moments is not None):
+                continue  # that is done in double precision
+            if not _is_narrower(dtype, tensor.dtype):
+                continue
+            loss = lost_by_rounding(self._rows_of(tensor), dtype)
+            if not bool((loss <= LARGEST_LOSS).all()):
+                raise ValueError(self._said_of_loss(position, loss, dtype))
+
+    def _rows_of(self, tensor: Tensor) -> Iterator[Tensor]:
+        """Iterate over this set's rows of a tensor, in parts."""
+        held = tensor.detach()
+        return (held[rows] for rows in self.rows.split(ROWS)) if self.mapped else iter(held.split(ROWS))
+
+    def _said_of_loss(self, position: int, loss: Tensor, dtype: torch.dtype) -> str:
+        column = int((~(loss <= LARGEST_LOSS)).nonzero()[0])
+        name = repr(self.feature_names[column]) if self.feature_names and not position else str(column)
+        which = "" if len(self.tensors) == 1 else f" of tensor {position}"
+        finite = bool(loss[column].isfinite())
+        amount = f"{float(loss[column]):.2g} standard deviations" if finite else "all of its spread"
+        return (
+            f"column {name}{which} of the data loses {amount} by rounding to {str(dtype).removeprefix('torch.')}, as "
+            "its numbers are large beside their spread: standardise it, or fit with precision='float64'"
+        )
 
     def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
         num_train = len(order) - num_validation - num_test
@@ -312,9 +352,14 @@ class Data:
         if self.moments is not None:
             mean, deviation = (m.to(first.device) for m in self.moments)
             return ((first.double() - mean) / deviation).to(self.dtype or torch.get_default_dtype())
-        if self.levels is not None:
-            return first.to(self.dtype or torch.get_default_dtype()) / self.levels
-        return self._cast(first)
+        decoded = first.to(self._decoded_dtype(first))
+        return decoded if self.levels is None else decoded / self.levels
+
+    def _decoded_dtype(self, first: Tensor) -> torch.dtype:
+        """Return the dtype of batches of the first tensor."""
+        if self.levels is None and not first.is_floating_point():
+            return first.dtype
+        return self.dtype or (first.dtype if self.levels is None else torch.get_default_dtype())
 
 
 def as_data(data: Any) -> Data:
@@ -326,61 +371,82 @@ def as_data(data: Any) -> Data:
     if isinstance(data, Data):
         return data
     parts = data if isinstance(data, tuple | list) else (data,)
-    tensors = tuple(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts)
-    if not tensors or not all(isinstance(t, Tensor) for t in tensors):
-        stray = [part for part in parts if not isinstance(part, Tensor | np.ndarray)]
-        got = f"{type(stray[0]).__name__}{_instead(stray[0])}" if stray else "nothing"
+    stray = [part for part in parts if not isinstance(part, Tensor | np.ndarray)]
+    if stray or not parts:
+        numbers = isinstance(data, tuple | list) and bool(stray) and isinstance(stray[0], int | float)
+        other = data if numbers else stray[0] if stray else None
+        got = f"{type(other).__name__}{instead_of(other)}" if stray else "nothing"
         raise ValueError(f"data must be a tensor, a tuple of tensors or a data set of pyrovae, got {got}")
-    return Data(*tensors)
+    return Data(*parts)
 
 
-def _instead(data: Any) -> str:
-    """Return what to give instead of data of a kind that has a way in; nothing of any other."""
-    if isinstance(data, Mapping):
-        return ": give its tensors as a tuple, in the order of the programs' arguments"
-    if isinstance(data, Dataset | DataLoader):
-        return ": wrap the Dataset, pyrovae.data.Stream(dataset)"
-    return ": give x.toarray()" if hasattr(data, "toarray") else ""
+def is_share(value: Any) -> bool:
+    """Return whether ``value`` is a number in [0, 1)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:
+    """Return whether ``dtype`` may not hold every number that ``stored`` does."""
+    if stored.is_floating_point:
+        return torch.finfo(dtype).eps > torch.finfo(stored).eps
+    return dtype.is_floating_point and stored != torch.bool and torch.iinfo(stored).max > 2 / torch.finfo(dtype).eps
+
+
+def _image_shape(image_shape: Any, columns: int) -> tuple[int, int, int]:
+    whole = isinstance(image_shape, tuple | list | torch.Size) and all(
+        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in image_shape
+    )
+    if not whole or len(image_shape) != 3 or math.prod(image_shape) != columns:
+        raise ValueError(
+            "image_shape must be (channels, rows, columns), three whole numbers whose product is the number of "
+            f"columns of the first tensor, {columns}, got {image_shape!r}"
+        )
+    channels, rows, across = image_shape
+    return channels, rows, across
+
+
+def _labels(labels: Any, count: int) -> Tensor:
+    numbers = as_tensor(labels, "labels")
+    if numbers.dim() != 1 or numbers.is_floating_point() or numbers.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be whole numbers from 0, -1 where unknown, [{count}], got {numbers.dtype} of shape "
+            f"{list(numbers.shape)}: give y.long()"
+        )
+    if len(numbers) != count:
+        raise ValueError(f"there must be a label a datum: got {len(numbers)} labels for {count} data")
+    return numbers
+
+
+def _names(argument: str, names: Any) -> list[str]:
+    listed = [] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if (not listed and not isinstance(names, list | tuple)) or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{argument} must be a list of strings, got {names!r}")
+    return listed
+
+
+def _label_names(label_names: Any, labels: Tensor | None) -> list[str]:
+    names = _names("label_names", label_names)
+    if labels is None or int(labels.max()) >= len(names):
+        largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"
+        raise ValueError(f"there must be a name a label: got {len(names)} names for {largest}")
+    return names
+
+
+def _factors(factors: Any, factor_names: Any, count: int) -> tuple[Tensor | None, list[str]]:
+    names = None if factor_names is None else _names("factor_names", factor_names)
+    if factors is None:
+        if names:
+            raise ValueError(f"factor_names {names} were given without factors: give factors=, their levels [N, F]")
+        return None, []
+    levels = as_tensor(factors, "factors")
+    if names is None:
+        names = [f"factor{k}" for k in range(levels.shape[-1] if levels.dim() else 0)]
+    if tuple(levels.shape) != (count, len(names)):
+        raise ValueError(f"factors must be [{count}, {len(names)}], got {list(levels.shape)}")
+    return levels, names
 
 
 def _check_intensities(intensities: Tensor) -> None:
     low, high = float(intensities.min()), float(intensities.max())
     if low < 0 or high > 1:
         raise ValueError(f"intensities between 0 and 1 were expected to binarise, got {low:g} to {high:g}")
-
-
-def _check(tensors: Sequence[Tensor], missing: bool = False) -> None:
-    if not tensors or any(t.dim() == 0 for t in tensors):
-        raise ValueError("data must be tensors whose dimension 0 is the datum")
-    for position, tensor in enumerate(tensors):
-        if tensor.layout is not torch.strided:
-            raise ValueError(
-                f"tensor {position} of the data is not dense ({tensor.layout}): give x.to_dense(), or a "
-                "pyrovae.data.Stream of a Dataset that makes each row dense as it is read"
-            )
-    lengths = [t.shape[0] for t in tensors]
-    if len(set(lengths)) > 1:
-        raise ValueError(f"the tensors of a batch must have one length, got lengths {lengths}")
-    if lengths[0] == 0:
-        raise ValueError("the data set is empty: at least one datum is needed")
-    for position, tensor in enumerate(tensors):
-        if not tensor.is_floating_point():
-            continue
-        parts = tensor.unsqueeze(-1).split(ROWS)
-        if missing and position == 0:
-            empty = torch.cat([part.isnan().flatten(1).all(1) for part in parts])
-            if bool(empty.any()):
-                raise ValueError(
-                    f"datum {int(empty.nonzero()[0])} has no observed value ({int(empty.sum())} data in all): drop it"
-                )
-            finite = torch.cat([(part.isfinite() | part.isnan()).flatten(1).all(1) for part in parts])
-        else:
-            finite = torch.cat([part.isfinite().flatten(1).all(1) for part in parts])
-        if not bool(finite.all()):
-            index = int((~finite).nonzero()[0])
-            values = tensor[index].flatten()
-            raise ValueError(
-                f"tensor {position} of the data holds {values[~values.isfinite()][0].item()} at datum {index} "
-                f"({int((~finite).sum())} data in all): "
-                "drop or impute what is missing first, or say Data(..., missing=True) and use likelihoods.Missing"
-            )

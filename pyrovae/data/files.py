@@ -1,24 +1,34 @@
 """The user's own data: a ``.npy`` array or a CSV table."""
 
+import math
+import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
+from numpy.lib import format as npy
 
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data
+from pyrovae.data.table import read_table
+from pyrovae.data.tensors import REMEDIES
 
 
 class Array(Data):
     """A ``.npy`` file: rows ``[N, D]``, grey pictures ``[N, H, W]`` or pictures ``[N, C, H, W]``.
+
+    The set keeps the numbers as the file holds them; batches have the default dtype, or that of the pair.
 
     Args:
         path: of the file.
         levels: divide by this number (255 for grey levels in a byte).
         binarise: how intensities become bits; None leaves them as they are.
         mapped: map the file into memory instead of reading it, for one that is larger than memory.
+
+    Raises:
+        ValueError: for a file that is missing, damaged, no ``.npy`` file or of other contents, and for what
+            :class:`Data` refuses.
     """
 
     def __init__(
@@ -29,33 +39,91 @@ class Array(Data):
         binarise: Binarisation | None = None,
         mapped: bool = False,
     ) -> None:
-        try:
-            array = np.load(path, allow_pickle=False, mmap_mode="c" if mapped else None)  # c: nothing is written back
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"cannot read an array from {str(path)!r}: {error}") from None
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or not 1 < array.ndim < 5:
-            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{str(path)!r} must hold numbers [N, D], [N, H, W] or [N, C, H, W], got {got}")
+        array = _read_array(path, mapped)
         image_shape = (1, *array.shape[1:]) if array.ndim == 3 else array.shape[1:] if array.ndim == 4 else None
-        tensor = torch.from_numpy(array.reshape(len(array), -1)) if len(array) else torch.empty(0, 1, device="cpu")
-        if mapped and levels is None and not tensor.is_floating_point():
-            levels = 1
-        if not mapped and (levels is None or tensor.dtype != torch.uint8):
-            tensor = tensor.to(torch.get_default_dtype())
-        super().__init__(tensor, image_shape=image_shape, levels=levels, binarise=binarise, mapped=mapped)
+        super().__init__(
+            array.reshape(len(array), math.prod(array.shape[1:])),
+            image_shape=image_shape if array.size else None,
+            levels=1 if levels is None else levels,
+            binarise=binarise,
+            mapped=mapped,
+        )
+
+
+def _read_array(path: str | Path, mapped: bool) -> np.ndarray:
+    name = f"{str(path)!r}"
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"the path of a .npy file was expected, got {path!r}")
+    try:
+        with Path(path).open("rb") as file:
+            _check_header(file, name, mapped)
+        return np.asarray(np.load(path, allow_pickle=False, mmap_mode="c" if mapped else None))  # c: never written back
+    except MemoryError:
+        raise ValueError(f"cannot read an array from {name}: it is larger than memory, so say mapped=True") from None
+    except OSError as error:
+        raise ValueError(f"cannot read an array from {name}: {error.strerror or error}") from None
+
+
+def _check_header(file: BinaryIO, name: str, mapped: bool) -> None:
+    """See that a file holds the array that its header tells of, before anything of that size is made.
+
+    Raises:
+        ValueError: one sentence that names the file.
+    """
+    shape, fortran, dtype = _header(file, name)
+    if dtype.hasobject:
+        raise ValueError(f"cannot read an array from {name}: it holds {REMEDIES['O']}")
+    if dtype.kind not in "fiub" or not 1 < len(shape) < 5:
+        raise ValueError(f"{name} must hold numbers [N, D], [N, H, W] or [N, C, H, W], got {dtype} of shape {shape}")
+    size, expected = os.fstat(file.fileno()).st_size - file.tell(), math.prod(shape) * dtype.itemsize
+    if min(shape) < 0 or size != expected:
+        raise ValueError(
+            f"cannot read an array from {name}: its header tells of {dtype} of shape {shape}, {expected} bytes, and "
+            f"{size} follow, so it is damaged or was not saved whole: save it again by numpy.save"
+        )
+    unsigned = dtype.kind == "u" and dtype.itemsize > 1
+    if mapped and (not dtype.isnative or unsigned or dtype.itemsize > 8 or (fortran and len(shape) > 2)):
+        order = "in Fortran's order" if fortran else "of this dtype"
+        raise ValueError(
+            f"{name} holds {dtype} of shape {shape}, and an array {order} cannot be mapped: save it once as "
+            "numpy.ascontiguousarray(x, numpy.float32), or read it with mapped=False"
+        )
+
+
+def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape, whether columns come first, and the dtype that a ``.npy`` file tells of."""
+    start = file.read(8)
+    file.seek(0)
+    if start.startswith(b"PK"):
+        raise ValueError(
+            f"cannot read an array from {name}: it is a .npz archive of arrays: save one of them by "
+            f"numpy.save(path, numpy.load({name})[key])"
+        )
+    try:
+        version = npy.read_magic(file)
+        return npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        got = "it is empty" if not start else "it is no .npy file, or a damaged one"
+        raise ValueError(f"cannot read an array from {name}: {got}: save the array by numpy.save") from None
 
 
 class CSV(Data):
     """A CSV table with a header: a row a datum, a column a feature.
 
+    The set keeps the numbers in double precision; batches have the default dtype, or that of the pair.
+
     Args:
-        path: of the file.
+        path: of the file, UTF-8, which may be compressed (``.gz``, ``.bz2``, ``.xz``).
         label: column kept apart as the labels, by name, not as a feature; an empty cell is a label that is not known.
         standardise: subtract each column's mean and divide by its standard deviation; those of the training set for
             all parts of :meth:`Data.splits`, the table's own where it is taken whole.
         binarise: how intensities become bits; None leaves them as they are.
         missing: whether empty cells are missing values (``likelihoods.Missing``, ``nn.Observed``); otherwise they are
             refused.
+
+    Raises:
+        ValueError: for a file that cannot be read, without a header, with rows of another length than the header's,
+            with columns that are not numeric, and for what :class:`Data` refuses.
     """
 
     def __init__(
@@ -67,42 +135,16 @@ class CSV(Data):
         binarise: Binarisation | None = None,
         missing: bool = False,
     ) -> None:
-        try:
-            table = pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read a table from {str(path)!r}: {error}") from None
-        if not len(table):
-            raise ValueError(f"{str(path)!r} has a header and no rows: the data set is empty")
-        labels, names = None, None
-        if label is not None:
-            if label not in table:
-                raise ValueError(f"{str(path)!r} has no column {label!r}; it has {', '.join(map(str, table))}")
-            numbers, kinds = pd.factorize(table.pop(label), sort=True)
-            labels, names = torch.from_numpy(numbers.astype(np.int64)), [str(kind) for kind in kinds]
         if standardise and binarise is not None:
             raise ValueError("standardised columns cannot be binarised: give standardise or binarise, not both")
+        table = read_table(path, label, missing)
         super().__init__(
-            self._features(table, str(path), missing),
-            labels=labels,
-            label_names=names,
-            feature_names=[str(name) for name in table],
+            torch.from_numpy(table.values),
+            labels=None if table.labels is None else torch.from_numpy(table.labels),
+            label_names=table.label_names,
+            feature_names=table.names,
+            levels=1,
             binarise=binarise,
             missing=missing,
         )
         self.standardise = standardise
-
-    @staticmethod
-    def _features(table: pd.DataFrame, path: str, missing: bool) -> Tensor:
-        for name, column in table.items():
-            if not pd.api.types.is_numeric_dtype(column):
-                raise ValueError(
-                    f"column {name!r} of {path!r} is not numeric: drop it, encode it, or name it as the label"
-                )
-            if column.isna().any() and not missing:
-                row = int(column.isna().to_numpy().argmax())
-                raise ValueError(
-                    f"column {name!r} of {path!r} lacks a value in row {row} ({int(column.isna().sum())} in all): "
-                    "drop or impute them first, or say missing=True (--data.missing true) and use likelihoods.Missing, "
-                    "which the command line does by itself"
-                )
-        return torch.from_numpy(table.to_numpy(np.float64)).to(torch.get_default_dtype())

@@ -1,7 +1,9 @@
 """MNIST and Fashion-MNIST, from files in torchvision's layout."""
 
 import gzip
+import math
 import os
+import zlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +12,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.binarisation import Binarisation
-from pyrovae.data.data import Data, Splits
+from pyrovae.data.data import Data, Splits, is_share
+
+PARTS = {"train": 60_000, "t10k": 10_000}  # the published split
+PICTURES, LABELS = 2051, 2049  # the numbers that idx files of them begin with
 
 
 def data_root(root: str | Path | None) -> Path:
@@ -27,10 +32,13 @@ class MNIST(Data):
         root: folder that holds ``MNIST/raw`` as torchvision lays it out, compressed or not; by default PYROVAE_DATA.
         binarise: how intensities become bits; None leaves them as they are.
         download: let torchvision fetch the files into ``root`` when they are missing.
+
+    Raises:
+        ValueError: for files that are missing, damaged, or not the published ones by their headers and lengths.
     """
 
     folder: ClassVar[str] = "MNIST"
-    num_test: ClassVar[int] = 10_000
+    num_test: ClassVar[int] = PARTS["t10k"]
 
     def __init__(
         self, *, root: str | Path | None = None, binarise: Binarisation | None = None, download: bool = False
@@ -38,10 +46,10 @@ class MNIST(Data):
         raw = data_root(root) / self.folder / "raw"
         if download:
             self._download(data_root(root))
-        images = torch.cat([_read(raw, f"{part}-images-idx3-ubyte", 16) for part in ("train", "t10k")])
-        labels = torch.cat([_read(raw, f"{part}-labels-idx1-ubyte", 8) for part in ("train", "t10k")])
+        images = [_read(raw, f"{part}-images-idx3-ubyte", PICTURES, (size, 28, 28)) for part, size in PARTS.items()]
+        labels = torch.cat([_labels(raw / f"{part}-labels-idx1-ubyte", (size,)) for part, size in PARTS.items()])
         super().__init__(
-            images.reshape(-1, 784),
+            torch.cat(images).flatten(1),
             image_shape=(1, 28, 28),
             labels=labels.long(),
             levels=255,
@@ -56,7 +64,7 @@ class MNIST(Data):
             test: None; the published test set is taken whole.
             seed: of the permutation.
         """
-        if test is not None or not 0 <= validation < 1:
+        if test is not None or not is_share(validation):
             raise ValueError(
                 f"a validation share in [0, 1) and test=None (the published test set) were expected, got {validation} "
                 f"and {test}"
@@ -89,17 +97,44 @@ class FashionMNIST(MNIST):
     folder: ClassVar[str] = "FashionMNIST"
 
 
-def _read(raw: Path, name: str, header: int) -> Tensor:
-    plain, packed = raw / name, raw / f"{name}.gz"
+def _labels(file: Path, shape: tuple[int]) -> Tensor:
+    labels = _read(file.parent, file.name, LABELS, shape)
+    if int(labels.max()) > 9:
+        raise ValueError(f"{str(file)!r} holds the label {int(labels.max())}, and labels are 0 to 9: it is damaged")
+    return labels
+
+
+def _read(raw: Path, name: str, magic: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the bytes of an idx file, compressed or not, whose header tells of ``shape``.
+
+    Raises:
+        ValueError: naming the file, what it holds and what was expected.
+    """
+    file = raw / name if (raw / name).exists() else raw / f"{name}.gz"
+    header = np.array([magic, *shape], ">u4")
+    size = header.nbytes + math.prod(shape)
+    content = _content(file, size + 1)
+    start = np.frombuffer(content[: min(len(content) // 4 * 4, header.nbytes)], ">u4")
+    if not np.array_equal(start, header):
+        raise ValueError(
+            f"{str(file)!r} begins with {start.tolist()}, and {header.tolist()} were expected, the number of its kind "
+            "and the shape of the published file: name the data root that holds that, or ask for the download"
+        )
+    if len(content) != size:
+        got = f"{len(content)} bytes" if len(content) < size else "more"
+        raise ValueError(f"{str(file)!r} holds {got}, and {size} were expected by its header: it is damaged")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header.nbytes).copy()).reshape(shape)
+
+
+def _content(file: Path, limit: int) -> bytes:
+    """Return a file's content, unpacked, up to ``limit`` bytes of it."""
     try:
-        content = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
+            return stream.read(limit)
     except FileNotFoundError:
         raise ValueError(
-            f"no file {name!r} (or {name}.gz) in {str(raw)!r}: name the data root that holds it, or ask for "
-            "the download"
+            f"no file {file.stem!r} (or {file.stem}.gz) in {str(file.parent)!r}: name the data root that holds it, or "
+            "ask for the download"
         ) from None
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{str(packed)!r} cannot be read: {error}") from None
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).reshape(
-        -1, 784 if header == 16 else 1
-    )[:, slice(None) if header == 16 else 0]
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{str(file)!r} cannot be read, so it may be damaged: {error}") from None

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,12 +115,7 @@ class DSprites(Data):
         file = Path(path)
         if not file.is_file():
             raise ValueError(f"there is no file {str(file)!r}: download dSprites, and name its .npz file")
-        with np.load(file, allow_pickle=False) as held:
-            if not {"imgs", "latents_classes"} <= set(held.files):
-                raise ValueError(
-                    f"{str(file)!r} does not hold imgs and latents_classes, as dSprites does: {held.files}"
-                )
-            pictures, classes = held["imgs"], held["latents_classes"]
+        pictures, classes = _read(file)
         if pictures.ndim != 3 or classes.shape != (len(pictures), 6):
             raise ValueError(
                 f"imgs and latents_classes have shapes {pictures.shape} and {classes.shape}, not dSprites'"
@@ -131,6 +128,26 @@ class DSprites(Data):
             factors=torch.from_numpy(classes[chosen][:, 1:].astype(np.int64)),
             factor_names=["shape", "scale", "orientation", "x", "y"],
         )
+
+
+def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pictures and the levels of their factors.
+
+    Raises:
+        ValueError: for a file that is damaged, no ``.npz`` file, or of other contents.
+    """
+    try:
+        with zipfile.ZipFile(file):
+            pass
+        with np.load(file, allow_pickle=False) as archive:
+            names = archive.files
+            if {"imgs", "latents_classes"} <= set(names):
+                return archive["imgs"], archive["latents_classes"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(
+            f"{str(file)!r} is no .npz file of numbers, or a damaged one: download dSprites again"
+        ) from None
+    raise ValueError(f"{str(file)!r} does not hold imgs and latents_classes, as dSprites does: {names}")
 
 
 def _chosen(count: int, num_data: int | None, seed: int) -> Tensor:

@@ -79,6 +79,9 @@ class Stream(Data):
         few = self.rows[:: max(1, len(self.rows) // 16)][:16]
         return f"{Data(*self._fetch(few)).fingerprint()} of {len(self)}"
 
+    def _rows_of(self, tensor: Tensor) -> Iterator[Tensor]:
+        return iter((tensor,))  # the one row that is in memory: others would have to be loaded
+
     def _fetch(self, rows: Tensor) -> list[Tensor]:
         return self._collate([self.dataset[i] for i in rows.tolist()])
 
