@@ -20,12 +20,12 @@ from pyro.distributions.util import scale_and_mask
 from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import constraints
+from tqdm.auto import tqdm
 
 from pyrovae.data import Data, as_data
 from pyrovae.enumeration import SUMMED
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Layout, Observed, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
-from pyrovae.progress import progress_bar
 from pyrovae.sites import as_observed, beside_densities, released, support_of
 from pyrovae.state import bare_params, default_device, isolated, placed, same_streams
 from pyrovae.supports import before_affine
@@ -84,7 +84,7 @@ class Question:
         Raises:
             ValueError: when a log weight is not a number, naming the site and the datum.
         """
-        bar = progress_bar(total=len(self.data), label=progress, unit="data")
+        bar = tqdm(total=len(self.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
         with bar, pyro.validation_enabled(False):
             for indices, batch in self.data.batches(batch_size):
                 noise = DatumNoise("particles", self.seed, indices, self.data.device)
