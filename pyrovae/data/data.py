@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -382,14 +383,16 @@ def as_data(data: Any) -> Data:
 
 def is_share(value: Any) -> bool:
     """Return whether ``value`` is a number in [0, 1)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1
 
 
 def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:
-    """Return whether ``dtype`` may not hold every number that ``stored`` does."""
+    """Return whether ``dtype`` may round what ``stored`` holds; half precision does, and is chosen for that."""
+    if dtype not in (torch.float32, torch.float64):
+        return False
     if stored.is_floating_point:
         return torch.finfo(dtype).eps > torch.finfo(stored).eps
-    return dtype.is_floating_point and stored != torch.bool and torch.iinfo(stored).max > 2 / torch.finfo(dtype).eps
+    return stored != torch.bool and torch.iinfo(stored).max > 2 / torch.finfo(dtype).eps
 
 
 def _image_shape(image_shape: Any, columns: int) -> tuple[int, int, int]:
