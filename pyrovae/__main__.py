@@ -1,7 +1,18 @@
-"""``python -m pyrovae``."""
+"""The entry of the command line, which answers Ctrl-C in one line also while libraries are still being imported."""
 
 import sys
 
-from pyrovae.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        from pyrovae.cli import main as command
+
+        return command()
+    except KeyboardInterrupt:
+        print("pyrovae: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,29 +2,77 @@
 
 import math
 import tempfile
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
-def at_least(name: str, value: int, least: int) -> int:
-    """Return ``value`` when it is a whole number of at least ``least``.
+def at_least(name: str, value: Any, least: int) -> int:
+    """Return ``value`` as an int when it is a whole number of at least ``least``; NumPy's are whole numbers too.
 
     Raises:
         ValueError: naming the argument, what was got and what was expected.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
+    return int(value)
 
 
-def positive(name: str, value: float) -> float:
-    """Return ``value`` when it is a finite number above zero.
+def positive(name: str, value: Any) -> float:
+    """Return ``value`` as a float when it is a finite number above zero.
 
     Raises:
         ValueError: naming the argument, what was got and what was expected.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-    return value
+    return float(value)
+
+
+def not_negative(name: str, value: Any) -> float:
+    """Return ``value`` as a float when it is a finite number of at least zero.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    if not _is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+    return float(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """Return ``value`` as a float when it is a finite number.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    if not _is_number(value) or not -math.inf < value < math.inf:
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def check_schedule(lr: Any) -> None:
+    """See that a learning rate is one, or a function of the step that gives one at the first.
+
+    Raises:
+        ValueError: naming what was got and what was expected.
+    """
+    if not callable(lr):
+        positive("lr", lr)
+        return
+    try:
+        first = lr(0)
+    except Exception as error:  # a function of the user's may fail in any way
+        raise ValueError(
+            f"lr must be a number or a function of the step, but lr(0) fails: {type(error).__name__}: {error}"
+        ) from error
+    not_negative("lr(0)", first)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def writable_folder(folder: str | Path) -> Path:

@@ -1,15 +1,16 @@
 """The command line: ``pyrovae fit | evaluate | compare | list``, configured from the constructors' own signatures."""
 
+import contextlib
 import inspect
 import itertools
 import json
+import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -25,8 +26,9 @@ from pyrovae import models as model_catalogue
 from pyrovae import nn as nn_catalogue
 from pyrovae import objectives as objective_catalogue
 from pyrovae import priors as prior_catalogue
-from pyrovae.checks import at_least, writable_folder
-from pyrovae.data import Data, Splits
+from pyrovae.app.parser import closed_list, configuration_text, first_sentence, make_parser, permitted_modules
+from pyrovae.checks import at_least
+from pyrovae.data import Data, Splits, data_root
 from pyrovae.evaluation import Evaluation, evaluate
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
@@ -35,14 +37,15 @@ from pyrovae.nn import MLP, Network, Observed, Shape
 from pyrovae.particles import BATCH_SIZE
 from pyrovae.priors import Prior, StandardNormal, VampPrior
 from pyrovae.report import calibration_table, comparison_page, formatted, gap_table, latent_table
-from pyrovae.state import importing, random_state
+from pyrovae.saving import RunFolder
+from pyrovae.state import random_state
 from pyrovae.strategies import Findings, examine
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
-from pyrovae.training.group import Group, launched, wait_for_all
-from pyrovae.training.storage import holds_fit
+from pyrovae.training.group import Group, launched
+from pyrovae.training.storage import holds_fit, remove
 
 CONFIG = "config.yaml"
-WRITTEN = ("arviz_compare.csv", "figures", "history.csv", "report.html", "table.csv")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. +-]*")  # of a strategy, and of its folder
 MOST_STEPS = 5000  # of a fit whose number of epochs is not given
 LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
 GuideMaker = Callable[[Network, int], Guide]
@@ -116,6 +119,7 @@ def fit_command(
     precision: Literal["float32", "float64", "bfloat16"] = "float32",
     seed: int = 0,
     device: str | None = None,
+    checkpoint_seconds: float = 30.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -146,20 +150,22 @@ def fit_command(
         precision: of modules and data; bfloat16 is that of the products in networks alone.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
+        checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
         resume: continue what an earlier run in the same folder left.
         progress: show progress bars.
     """
-    folder = writable_folder(out)
+    folder = RunFolder(out)
     fitted = _fit_guide(
-        folder / "fit", data, guide,
+        folder, "fit", data, guide,
         objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
         latent_dim=latent_dim, features=features,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
-        precision=precision, seed=seed, device=device, resume=resume, progress=progress,
+        precision=precision, seed=seed, device=device, checkpoint_seconds=checkpoint_seconds, resume=resume,
+        progress=progress,
     )  # fmt: skip
     if Group().rank == 0:
-        fitted.history.to_csv(folder / "history.csv", index=False)
-        print(f"saved in {folder}")
+        folder.write_table("history.csv", fitted.history, index=False)
+        print(f"saved in {folder.path}")
     return {"compile": fitted.compile}
 
 
@@ -175,11 +181,12 @@ def evaluate_command(
     device: str | None = None,
     progress: bool = True,
 ) -> None:
-    """Judge a saved fit: log evidence, ELBO and k-hat per datum.
+    """Evaluate a saved fit: log evidence, ELBO and k-hat per datum.
 
     Args:
         run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
-        data: data set to judge by, whole; null means the test set of the run.
+        data: data set to evaluate on, whole, as new data; null means the test set of the run, whose file must be as it
+            was.
         out: folder for a table with a row a datum and an ArviZ netCDF file; null prints the summary only.
         num_particles: importance samples a datum.
         num_draws: draws a datum in the netCDF file.
@@ -191,20 +198,26 @@ def evaluate_command(
     """
     folder = Path(run)
     fitted = load(folder / "fit" if holds_fit(folder / "fit") else folder)
-    judged = _splits(folder).test if data is None else data
+    target = None if out is None else RunFolder(out)
+    if target is not None:
+        given = [] if data is None else _inputs(data)
+        target.check(["per_datum.csv", "posterior.nc"], [*given, folder / CONFIG])
+    shown = _splits(folder).test if data is None else data
     if data is not None and data.standardise:  # on the scale that the fit has seen
-        judged = data.with_moments(_splits(folder).train.moments)
-    target = None if out is None else writable_folder(out)
+        shown = data.with_moments(_splits(folder).train.moments)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
-    result = evaluate(fitted.model, fitted.guide, judged, num_particles=num_particles, compile=compile, **options)
+    at_least("num_draws", num_draws, 1)
+    result = evaluate(fitted.model, fitted.guide, shown, num_particles=num_particles, compile=compile, **options)
     print(json.dumps(result.summary(), indent=1))
     if target is not None:
-        _per_datum(result).to_csv(target / "per_datum.csv", index_label="datum")
-        inference = pyrovae.to_arviz(
-            fitted.model, fitted.guide, judged, num_draws=num_draws, num_particles=num_particles, **options
-        )
-        _write_netcdf(inference, target / "posterior.nc")
-        print(f"wrote per_datum.csv and posterior.nc in {target}")
+        with target.locked():
+            target.begin()
+            target.write_table("per_datum.csv", _per_datum(result), index_label="datum")
+            inference = pyrovae.to_arviz(
+                fitted.model, fitted.guide, shown, num_draws=num_draws, num_particles=num_particles, **options
+            )
+            target.write("posterior.nc", _netcdf(inference))
+        print(f"wrote per_datum.csv and posterior.nc in {target.path}")
 
 
 def compare_command(
@@ -233,6 +246,7 @@ def compare_command(
     simulations: int = 500,
     seed: int = 0,
     device: str | None = None,
+    checkpoint_seconds: float = 30.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -269,6 +283,7 @@ def compare_command(
         simulations: data that each fitted model simulates to see whether its guide is calibrated; 0 leaves that out.
         seed: of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
+        checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
         resume: continue what an earlier run in the same folder left.
         progress: show progress bars.
     """
@@ -279,6 +294,9 @@ def compare_command(
     at_least("num_seeds", num_seeds, 1)
     for name, count in {"gaps_of": gaps_of, "latents_of": latents_of, "simulations": simulations}.items():
         at_least(name, count, 0)
+    counts = {"num_particles": num_particles, "num_draws": num_draws, "max_arviz_data": max_arviz_data}
+    for name, count in counts.items():
+        at_least(name, count, 1)
     if simulations == 1:
         raise ValueError("simulations must be 0 or at least 2, got 1")
     strategies = _strategies(guides, objectives)
@@ -288,16 +306,16 @@ def compare_command(
             raise ValueError(
                 f"compile names {name!r}, but the strategies are {', '.join(strategies)}: name them, or pass auto"
             )
-    folder = writable_folder(out)
+    folder = RunFolder(out)
     fits: dict[str, list[Fit]] = {}
     for name, (guide, objective) in strategies.items():
         fits[name] = [
             _fit_guide(
-                folder / one, data, guide,
+                folder, one, data, guide,
                 objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
                 latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size,
                 lr=lr, clip_norm=clip_norm, compile=steps.get(name, "auto"), seed=seed + k, split_seed=seed,
-                device=device, resume=resume, progress=progress,
+                device=device, checkpoint_seconds=checkpoint_seconds, resume=resume, progress=progress,
             )
             for k, one in enumerate(_run_names(name, num_seeds))
         ]  # fmt: skip
@@ -312,10 +330,10 @@ def compare_command(
     draws: dict[str, Any] = {"num_draws": num_draws, "num_particles": num_particles, **options}
     pictures = _write_draws(folder, fits, shown, **draws)
     settled = {"compile": {name: run[0].compile for name, run in fits.items()}}
-    described = {**(yaml.safe_load(_text(folder / CONFIG)) or {}), **settled}
+    described = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settled}
     comparison_page(folder, fits, found, test, pictures, configuration=yaml.safe_dump(described, sort_keys=False))
     _print_findings(found, len(test), min(gaps_of, len(test)))
-    print(f"wrote {folder / 'report.html'}")
+    print(f"wrote {folder.path / 'report.html'}")
     return settled
 
 
@@ -327,26 +345,26 @@ def _strategies(
     return {(g if len(objectives) == 1 else f"{g}-{o}"): (guide, objective) for (g, guide), (o, objective) in pairs}
 
 
-def _write_findings(folder: Path, fits: dict[str, list[Fit]], found: Findings) -> None:
+def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], found: Findings) -> None:
     """Write the tables of a comparison: of all strategies, of every fit's data, and ArviZ's own."""
     num_seeds = len(next(iter(fits.values())))
     if num_seeds == 1:
         found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
         found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
-    found.table.to_csv(folder / "table.csv")
+    folder.write_table("table.csv", found.table)
     for name, judged in found.evaluations.items():
         for one, evaluation in zip(_run_names(name, num_seeds), judged, strict=True):
-            _per_datum(evaluation).to_csv(folder / one / "per_datum.csv", index_label="datum")
+            folder.write_table(f"{one}/per_datum.csv", _per_datum(evaluation), index_label="datum")
     if len(fits) > 1:
-        pyrovae.elpd_comparison(found.evaluations).to_csv(folder / "arviz_compare.csv", index_label="name")
+        folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(found.evaluations), index_label="name")
 
 
-def _write_draws(folder: Path, fits: dict[str, list[Fit]], shown: Data, **options: Any) -> dict[str, Any]:
+def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], shown: Data, **options: Any) -> dict[str, Any]:
     """Write a netCDF file of the first seed's fit of every strategy; return rows of pictures for the page."""
     pictures: dict[str, Any] = {}
     for name, run in fits.items():
         inference = pyrovae.to_arviz(run[0].model, run[0].guide, shown, **options)
-        _write_netcdf(inference, folder / f"{_run_names(name, len(run))[0]}.nc")
+        folder.write(f"{_run_names(name, len(run))[0]}.nc", _netcdf(inference))
         predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
         pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
         pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
@@ -381,7 +399,7 @@ def list_command() -> None:
         for member in catalogue.__all__:
             value = getattr(catalogue, member)
             if inspect.isclass(value) and not inspect.isabstract(value) and not _is_base(value):
-                print(f"  {member:<22} {_summary(value)}")
+                print(f"  {member:<22} {first_sentence(value)}")
 
 
 _CATALOGUES: dict[str, Any] = {
@@ -401,106 +419,135 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Parser(ArgumentParser):
-    """Says what is wrong in one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the sentence and exit with status 2."""
-        text = " ".join(message.split())
-        text = re.sub(
-            r"Expected a dot import path string: (\S+)",
-            r"\1 is neither a name that fits here (`pyrovae list` shows all, --help those that fit) nor an import path",
-            text,
-        )
-        print(
-            f"pyrovae: error: {text} (for what is accepted: {self.prog.replace(' [options]', '')} --help)",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     Bad input ends with one sentence on standard error and status 2; a fit that had to stop with status 1; a signal with
     128 and its number, after saving.
     """
-    parser, parsers = _parser()
-    given = parser.parse_args(arguments)
-    command = given.command
     try:
-        if command != "list":
-            chosen = parsers[command].instantiate(given[command])
-            values = {name: value for name, value in vars(chosen).items() if name not in {"config", "overwrite"}}
-            runs = command in {"fit", "compare"}
-            with launched() as rank:
-                if rank and command != "fit":
-                    raise ValueError(f"{command} runs in one process: start it without torchrun")
-                if runs and not rank:
-                    _prepare(given[command])
-                    if not given[command].resume:
-                        _save_config(given[command], parsers[command])
-                wait_for_all()
-                settled = _COMMANDS[command](**values)
-                if runs and not rank:  # a resumed run's new settings, once they are known to be honoured
-                    for name, value in settled.items():
-                        given[command][name] = value
-                    _save_config(given[command], parsers[command])
-        else:
-            list_command()
+        return _run(sys.argv[1:] if arguments is None else arguments)
     except FitInterrupted as interruption:
         print(f"pyrovae: {interruption}", file=sys.stderr)
         return 128 + interruption.signum
+    except KeyboardInterrupt:
+        print("pyrovae: interrupted", file=sys.stderr)
+        return 130
     except FitError as error:
         print(f"pyrovae: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads the output has enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError) as error:
         print(f"pyrovae: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+def _run(arguments: Sequence[str]) -> int:
+    permitted, arguments = permitted_modules(arguments)
+    with closed_list(permitted):
+        parser, parsers = make_parser(_COMMANDS)
+        given = parser.parse_args(arguments)
+        command = given.command
+        if command == "list":
+            list_command()
+            sys.stdout.flush()
+            return 0
+        chosen = parsers[command].instantiate(given[command])
+        values = {name: v for name, v in vars(chosen).items() if name not in {"config", "overwrite", "allow_module"}}
+        with launched() as rank, ExitStack() as stack:
+            if rank and command != "fit":
+                raise ValueError(f"{command} runs in one process: start it without torchrun")
+            runs, folder = command in {"fit", "compare"}, None
+            with Group().together():
+                if runs and not rank:
+                    folder = _prepare(given[command], values)
+                    stack.enter_context(folder.locked())
+                    _begin(folder, given[command], values["data"])
+                    if not given[command].resume:
+                        folder.write(CONFIG, configuration_text(_absolute(given[command]), parsers[command]))
+            settled = _COMMANDS[command](**values)
+            if folder is not None:  # a resumed run's new settings, once they are known to be honoured
+                for name, value in settled.items():
+                    given[command][name] = value
+                RunFolder(folder.path).write(CONFIG, configuration_text(_absolute(given[command]), parsers[command]))
+        sys.stdout.flush()
     return 0
 
 
-def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
-    parser = _Parser(prog="pyrovae", description=pyrovae.__doc__, version=pyrovae.__version__)
-    commands = parser.add_subcommands(dest="command")
-    parsers = {}
-    for name, function in _COMMANDS.items():
-        summary = _summary(function)
-        parsers[name] = _Parser(description=summary)
-        if name != "list":
-            parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
-            parsers[name].add_function_arguments(function, as_positional=name == "evaluate")
-        if name in {"fit", "compare"}:
-            text = "replace what an earlier run in the same folder left."
-            parsers[name].add_argument("--overwrite", type=bool, default=False, help=text)
-        commands.add_subcommand(name, parsers[name], help=summary)
-    return parser, parsers
+def _prepare(given: Namespace, values: dict[str, Any]) -> RunFolder:
+    """See that a run may write into its folder, and that no name of a strategy leads out of it.
 
-
-def _save_config(given: Namespace, parser: ArgumentParser) -> None:
-    """Save a run's configuration in its folder, without what was said for this time only."""
-    described = yaml.safe_load(parser.dump(given, skip_unset=False))
-    described.pop("config", None)
-    described.update(resume=False, overwrite=False)
-    (Path(given.out) / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
-
-
-def _prepare(given: Namespace) -> None:
-    """See that a run may write into its folder, and clear what an earlier run left there when asked to."""
-    folder = Path(given.out)
+    Raises:
+        ValueError: in one sentence, before anything is made or removed.
+    """
     if given.resume and given.overwrite:
         raise ValueError("give resume or overwrite, not both")
-    earlier = sorted({path.parent for path in folder.glob("*/fit.json")}) if folder.is_dir() else []
-    if earlier and not given.resume and not given.overwrite:
+    folder = RunFolder(given.out)
+    begun = any(holds_fit(folder.path / name) for name in folder.fits) or {*folder.files} - {CONFIG}
+    if begun and not given.resume and not given.overwrite:
         raise ValueError(f"{given.out!r} already holds a run: pass --resume true, --overwrite true or another --out")
-    writable_folder(folder)
+    files, fits = [CONFIG, "history.csv"], ["fit"]
+    if "guides" in values:
+        strategies = _strategies(values["guides"], values["objectives"])
+        at_least("num_seeds", values["num_seeds"], 1)
+        fits = [one for name in strategies for one in _run_names(name, values["num_seeds"])]
+        files = [CONFIG, "table.csv", "arviz_compare.csv", "report.html", *(f"{one}/per_datum.csv" for one in fits)]
+        files += [f"{_run_names(name, values['num_seeds'])[0]}.nc" for name in strategies]
+        _check_names([*fits, *strategies], [*files, "figures"])
+    folder.check(files, [*_inputs(values["data"]), *(Path(str(path)) for path in given.get("config") or [])])
+    for one in fits:
+        if holds_fit(folder.path / one) and one not in folder.fits:
+            raise ValueError(
+                f"{str(folder.path / one)!r} holds a fit that is not of this run: name another folder for the results"
+            )
+    return folder
+
+
+def _check_names(names: Sequence[str], taken: Sequence[str]) -> None:
+    reserved, seen = {name.lower() for name in taken}, dict[str, str]()
+    for name in dict.fromkeys(names):
+        if not _NAME.fullmatch(name) or name.endswith((".", " ")) or name.lower() in reserved:
+            raise ValueError(
+                f"a strategy cannot be named {name!r}, of which a folder is made: use letters, digits, spaces and "
+                "'_-+.', and none of the names of a run's own files"
+            )
+        if seen.setdefault(name.lower(), name) != name:
+            raise ValueError(f"strategies {seen[name.lower()]!r} and {name!r} would share a folder: rename one of them")
+
+
+def _begin(folder: RunFolder, given: Namespace, data: Data) -> None:
+    """Make the folder, and clear what an earlier run left there when asked to."""
     if given.overwrite:
-        for path in [*earlier, *(folder / name for name in WRITTEN), *folder.glob("*.nc")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        fits = folder.fits
+        for name in fits:
+            remove(folder.path / name)
+        folder.clear()
+        for name in fits:
+            with contextlib.suppress(OSError):  # the user's own files may be there
+                (folder.path / name).rmdir()
+    folder.begin(data=data.fingerprint())
+
+
+def _inputs(data: Data) -> list[Path]:
+    """Return the files that a data set was read from."""
+    return [Path(path) for path in [getattr(data, "path", None)] if path is not None]
+
+
+def _absolute(given: Namespace) -> Namespace:
+    """Return a run's options with the paths of its data made absolute, so that they hold wherever it is read."""
+    given = given.clone()
+    for name, default in {"path": None, "root": data_root(None)}.items():
+        key = f"data.init_args.{name}"
+        if key in given and (given[key] or default) is not None:
+            given[key] = str(Path(str(given[key] or default)).resolve())
+    return given
 
 
 def _fit_guide(
-    folder: Path, data: Data, guide: GuideMaker, *, resume: bool, split_seed: int | None = None, **options: Any
+    run: RunFolder, name: str, data: Data, guide: GuideMaker, *, split_seed: int | None = None, **options: Any
 ) -> Fit:
     names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
     parts = {name: options.pop(name) for name in names}
@@ -512,32 +559,39 @@ def _fit_guide(
     if options["patience"] is not None:
         options["patience"] = max(options["patience"], -(-LEAST_STEPS // per_epoch))
     held_out = splits.validation
-    fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, resume=resume, **options)
+    folder = run.path / name if Group().rank else run.add_fit(name)
+    fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, **options)
     if Group().rank == 0:
-        print(f"{folder.name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
+        print(f"{name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
     return fitted
 
 
 def _splits(run: Path) -> Splits:
-    """Return the parts that a run's data were split into."""
+    """Return the parts that a run's data were split into.
+
+    Raises:
+        ValueError: when nothing says what they were, or they are not as they were.
+    """
     for folder in (run, run.parent):
         if (folder / CONFIG).exists():
             described = yaml.safe_load((folder / CONFIG).read_text())
             parser = ArgumentParser()
             parser.add_argument("--data", type=Data)
             config = parser.parse_object({"data": described["data"]})
-            parts: Splits = parser.instantiate(config).data.splits(seed=described["seed"])
-            return parts
+            data: Data = parser.instantiate(config).data
+            if RunFolder(folder).record.get("data") != data.fingerprint():
+                raise ValueError(
+                    f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is not known which "
+                    "of them were trained on: bring the file back as it was, or name new data by --data"
+                )
+            return data.splits(seed=described["seed"])
     raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its data were: name a run's folder, and --data")
 
 
-def _write_netcdf(inference: Any, path: Path) -> None:
-    with importing():  # xarray imports the library that writes
-        inference.to_netcdf(str(path))
+def _netcdf(inference: Any) -> bytes:
+    from pyrovae.arviz.netcdf import netcdf  # which takes a second to import, and list does not need
 
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return netcdf(inference)
 
 
 def _per_datum(result: Evaluation) -> pd.DataFrame:
@@ -545,15 +599,6 @@ def _per_datum(result: Evaluation) -> pd.DataFrame:
     return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})
 
 
-def _summary(documented: Any) -> str:
-    paragraph = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s", paragraph)[0].removesuffix("::")
-
-
 def _is_base(value: Any) -> bool:
     bases = {Guide, Prior, Likelihood, Network, Data, data_catalogue.Binarisation, data_catalogue.Splits}
     return value in bases or issubclass(value, Distribution)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

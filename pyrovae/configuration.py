@@ -1,7 +1,7 @@
 """A module's configuration is its constructor's arguments, kept as attributes of the same names.
 
-From it a saved fit is rebuilt. Only classes of pyrovae are ever built from a file, and activations of ``torch.nn``: a
-file cannot name code of its own.
+From it a saved fit is rebuilt. Only what the catalogues of pyrovae list is ever built from a file, and classes of
+``torch.nn``: a file cannot name other code, nor have a module imported.
 """
 
 import importlib
@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+
+CATALOGUES = ("models", "guides", "priors", "likelihoods", "nn")
 
 
 class NotConfigurable(ValueError):
@@ -26,7 +28,8 @@ def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
         model: of the pair, where a guide is described: where the guide refers to it, that is noted, not the model.
 
     Raises:
-        NotConfigurable: naming the first part that is not a number, a string, a sequence or a module of pyrovae.
+        NotConfigurable: naming the first part that is not a number, a string, a sequence or a module that a catalogue
+            lists.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -41,11 +44,12 @@ def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
         if named is not None:
             return {"constraint": named}
     cls = type(value)
-    if isinstance(value, nn.Module) and cls.__module__.split(".")[0] == "pyrovae":
+    name = _catalogued(cls) if isinstance(value, nn.Module) else None
+    if name is not None:
         variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         names = [name for name, p in inspect.signature(cls).parameters.items() if p.kind not in variadic]
         arguments = {name: configuration(getattr(value, name), f"{where}.{name}", model=model) for name in names}
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments}
+        return {"class": name, "arguments": arguments}
     raise NotConfigurable(
         f"{where} is a {cls.__module__}.{cls.__qualname__}, which a saved configuration cannot rebuild"
     )
@@ -55,7 +59,8 @@ def build(description: Any, *, model: Any = None) -> Any:
     """Build what :func:`configuration` described, ``model`` being the one of the pair.
 
     Raises:
-        ValueError: when the description names anything but a module of pyrovae or a class of ``torch.nn``.
+        ValueError: when the description names anything but what a catalogue of pyrovae lists or a class of
+            ``torch.nn``.
     """
     if isinstance(description, list):
         return tuple(build(item, model=model) for item in description)
@@ -67,16 +72,32 @@ def build(description: Any, *, model: Any = None) -> Any:
         return _member(nn, "torch.nn", description["type"])
     if "constraint" in description:
         return _constraint(description["constraint"])
-    path, _, name = str(description.get("class")).rpartition(".")
-    if path.split(".")[0] != "pyrovae" or "arguments" not in description:
+    cls = _named(str(description.get("class")))
+    if cls is None or not isinstance(description.get("arguments"), dict):
         raise ValueError(
-            f"a saved configuration names {description.get('class')!r}, but only modules of pyrovae are built"
+            f"a saved configuration names {description.get('class')!r}, but only what the catalogues of pyrovae "
+            f"({', '.join(CATALOGUES)}) list is built"
         )
-    try:
-        cls = _member(importlib.import_module(path), path, name)
-    except ImportError:
-        raise ValueError(f"this version of pyrovae has no {path!r}, which the saved configuration names") from None
     return cls(**{name: build(value, model=model) for name, value in description["arguments"].items()})
+
+
+def _catalogued(cls: type) -> str | None:
+    """Return the name by which a catalogue lists a class, such as "models.VAE"."""
+    parts = cls.__module__.split(".")
+    if parts[0] != "pyrovae" or len(parts) < 2 or parts[1] not in CATALOGUES:
+        return None
+    found = f"{parts[1]}.{cls.__name__}"
+    return found if _named(found) is cls else None
+
+
+def _named(name: str) -> type[nn.Module] | None:
+    """Return the class that a catalogue lists by a name; nothing is imported but that catalogue."""
+    parts = name.removeprefix("pyrovae.").split(".")  # older fits have the whole path
+    if len(parts) < 2 or parts[0] not in CATALOGUES:
+        return None
+    catalogue = importlib.import_module(f"pyrovae.{parts[0]}")
+    found = getattr(catalogue, parts[-1], None) if parts[-1] in catalogue.__all__ else None
+    return found if inspect.isclass(found) and issubclass(found, nn.Module) else None
 
 
 def _constraint(name: str) -> Constraint:

@@ -20,12 +20,12 @@ from pyro.distributions.util import scale_and_mask
 from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import constraints
-from tqdm.auto import tqdm
 
 from pyrovae.data import Data, as_data
 from pyrovae.enumeration import SUMMED
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Layout, Observed, Pair, Program, Repeated, WithinBounds, log_density, sample_sites
+from pyrovae.progress import progress_bar
 from pyrovae.sites import as_observed, beside_densities, released, support_of
 from pyrovae.state import bare_params, default_device, isolated, placed, same_streams
 from pyrovae.supports import before_affine
@@ -84,7 +84,7 @@ class Question:
         Raises:
             ValueError: when a log weight is not a number, naming the site and the datum.
         """
-        bar = tqdm(total=len(self.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
+        bar = progress_bar(total=len(self.data), label=progress, unit="data")
         with bar, pyro.validation_enabled(False):
             for indices, batch in self.data.batches(batch_size):
                 noise = DatumNoise("particles", self.seed, indices, self.data.device)
@@ -338,8 +338,8 @@ def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, A
     if prior.is_discrete != posterior.is_discrete and not isinstance(guide_site["fn"], Delta):
         kinds = ["discrete" if support.is_discrete else "continuous" for support in (prior, posterior)]
         raise ValueError(
-            f"latent site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide, whose mass and density cannot "
-            "be compared: sample it from the same kind of distribution in both"
+            f"latent site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide, whose mass and density "
+            "cannot be compared: sample it from the same kind of distribution in both"
         )
     try:
         inside = bool(supports[0].check(guide_site["value"]).all())

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pyrovae import plots
 from pyrovae.calibration import Calibration
 from pyrovae.data import Data
 from pyrovae.evaluation import Evaluation, Gaps, Ranks, trusted_on_average
+from pyrovae.saving import RunFolder
 from pyrovae.strategies import Findings, Latents
 from pyrovae.training import Fit
 
@@ -61,9 +62,8 @@ def _cell(name: str, value: Any) -> str:
     return _FORMATS.get(name, "{:.3f}").format(value) if pd.notna(value) else ""
 
 
-def write_page(folder: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
+def write_page(folder: RunFolder, title: str, subtitle: str, sections: Sequence[Section]) -> None:
     """Write ``report.html``, and each figure as a file of ``figures/`` too."""
-    (folder / "figures").mkdir(exist_ok=True)
     environment = Environment(loader=PackageLoader("pyrovae", "."), autoescape=True)
     described = [
         {
@@ -71,19 +71,20 @@ def write_page(folder: Path, title: str, subtitle: str, sections: Sequence[Secti
             "text": section.text,
             "code": section.code,
             "table": None if section.table is None else _html(section.table),
-            "figures": [_drawn(folder / "figures", name, figure) for name, figure in section.figures.items()],
+            "figures": [_drawn(folder, name, figure) for name, figure in section.figures.items()],
         }
         for section in sections
     ]
     text = environment.get_template("report.html.jinja").render(title=title, subtitle=subtitle, sections=described)
-    (folder / "report.html").write_text(text, encoding="utf-8")
+    folder.write("report.html", text)
 
 
-def _drawn(folder: Path, name: str, figure: Figure) -> dict[str, Any]:
+def _drawn(folder: RunFolder, name: str, figure: Figure) -> dict[str, Any]:
     """One rendering of a figure: the file's bytes are the page's."""
-    path = folder / f"{name}.png"
-    figure.savefig(path, dpi=_DPI)
-    png = base64.b64encode(path.read_bytes()).decode()
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=_DPI, format="png")
+    folder.write(f"figures/{name}.png", drawn.getvalue())
+    png = base64.b64encode(drawn.getvalue()).decode()
     return {"caption": _caption(name), "png": png, "width": round(_SHOWN_DPI * figure.get_figwidth())}
 
 
@@ -213,7 +214,7 @@ def quality_table(quality: Mapping[str, pd.DataFrame], marginals: Mapping[str, R
 
 
 def comparison_page(
-    folder: Path,
+    folder: RunFolder,
     fits: Mapping[str, Sequence[Fit]],
     found: Findings,
     shown: Data,

@@ -1,6 +1,7 @@
 """Everything global that a call touches is put back: random state, validation flags, param store, train/eval modes."""
 
 import random
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyrovae.streams import stream_seed
+
+_ONE_AT_A_TIME = threading.RLock()  # random state, flags and the param store are the process's
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
@@ -34,7 +37,7 @@ def random_state(purpose: str, seed: int, device: torch.device | None = None) ->
     """Seed torch for a purpose inside the block; outside of it the caller's random state is as it was."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
         raise ValueError(f"seed must be a whole number from 0 to 2**62, got {seed!r}")
-    with torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
         seed_streams(purpose, seed, device)
         yield
 
@@ -42,7 +45,7 @@ def random_state(purpose: str, seed: int, device: torch.device | None = None) ->
 @contextmanager
 def same_streams(device: torch.device | None = None) -> Iterator[None]:
     """Leave torch's random state, that of the CPU and of ``device``, as it was before the block."""
-    with torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
         yield
 
 
@@ -66,13 +69,14 @@ def importing() -> Iterator[None]:
 
     That is warning filters, and the random state of Python, NumPy and torch.
     """
-    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is what is meant
-    try:
-        with warnings.catch_warnings(), same_streams():
-            yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(numpy_before)  # noqa: NPY002
+    with _ONE_AT_A_TIME:
+        before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is what is meant
+        try:
+            with warnings.catch_warnings(), same_streams():
+                yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)  # noqa: NPY002
 
 
 @contextmanager
@@ -187,6 +191,8 @@ def isolated(
 ) -> Iterator[None]:
     """Run a public call: own random stream, own param store, own flags; the caller's are as they were afterwards.
 
+    All of these are the process's, so that a call in another thread waits until this one is done.
+
     Args:
         purpose: of what is drawn from torch's own generators inside the block, the name of their stream.
         seed: of the call.
@@ -198,6 +204,7 @@ def isolated(
     """
     modules = list(modules)
     with ExitStack() as stack:
+        stack.enter_context(_ONE_AT_A_TIME)
         stack.enter_context(
             warnings.catch_warnings()
         )  # torch imports modules on first use that add filters of their own

@@ -20,6 +20,7 @@ from pyrovae.compiled import CannotCompile, Choice, Counted, Function, State, ag
 from pyrovae.noise import DatumNoise, Draw, Given
 from pyrovae.pair import Program, Repeated, log_density
 from pyrovae.particles import BATCH_SIZE, Question, chunks, other_lengths_explained, question
+from pyrovae.progress import progress_bar
 from pyrovae.state import same_streams
 
 CHECKS = 2  # of compiled log weights against eager ones
@@ -92,7 +93,7 @@ def stream(
         ValueError: when a log weight is not a number, naming the site and the datum.
     """
     weigher = Weigher(asked, compile, chunks(num_particles), batch_size, progress)
-    bar = tqdm(total=len(asked.data), desc=progress, unit="data", disable=progress is None, mininterval=0.5)
+    bar = progress_bar(total=len(asked.data), label=progress, unit="data")
     with bar, pyro.validation_enabled(False):
         for indices, batch in asked.data.batches(batch_size):
             weights = weigher(indices, batch)

@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import SIGMAS, bits, make_oracle, make_vae
+from conftest import SIGMAS, bits, make_oracle, make_vae, seeded
 from pyro import poutine
 from pyro.infer import (
     SVI,
@@ -30,10 +31,11 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 from safetensors.torch import load_file
 
-from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, load, models, nn, objectives
+from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, likelihoods, load, models, nn, objectives, priors
 from pyrovae.compiled import State
 from pyrovae.data import as_data
 from pyrovae.pair import Pair
+from pyrovae.saving import files
 from pyrovae.training import storage
 from pyrovae.training.run import find_params
 from pyrovae.training.step import Gradients
@@ -819,6 +821,7 @@ def damaged(folder, kind):
         (folder / "fit.json").write_text("{")
     elif kind == "class":
         document["model"]["configuration"] = {"class": "os.system", "arguments": {"command": "true"}}
+        document["sha256"] = storage._checksum(document)  # as one who means harm can
         (folder / "fit.json").write_text(json.dumps(document))
 
 
@@ -826,9 +829,9 @@ DAMAGE = {
     "truncated": "truncated or altered",
     "flipped": "truncated or altered",
     "missing": "cannot be read",
-    "newer": "has format 99, this version of pyrovae reads 1",
+    "newer": "has format 99, this version of pyrovae reads 2",
     "garbled": "cannot be read as a saved fit",
-    "class": "names 'os.system', but only modules of pyrovae are built",
+    "class": "names 'os.system', but only what the catalogues of pyrovae",
 }
 
 
@@ -841,6 +844,87 @@ def test_a_damaged_folder_is_named(tmp_path, kind):
     if kind not in {"class"}:
         with pytest.raises(ValueError, match=DAMAGE[kind]):
             quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True)
+
+
+OTHERWISE = {
+    "likelihood": (lambda: other_vae(likelihood=likelihoods.ContinuousBernoulli()), {}, r"model\.likelihood=Bernoulli"),
+    "prior": (lambda: other_vae(prior=priors.Laplace(3)), {}, r"=StandardNormal, got model\.prior=Laplace"),
+    "activation": (
+        lambda: other_vae(decoder=seeded(lambda: nn.MLP(3, 12, hidden=(16,), activation=torch.nn.Tanh))), {},
+        "activation=ReLU, got",
+    ),
+    "guide": (lambda: make_vae(guides.FullRank), {}, "guide=MeanField, got guide=FullRank"),
+    "weight": (make_vae, {"objective": objectives.BetaELBO(4.0)}, r"kl_weight=2.0, got objective\.kl_weight=4.0"),
+    "weights over time": (
+        make_vae, {"objective": objectives.BetaELBO(lambda step: 2.0 + step)}, r"kl_weight=2.0, got .*<lambda>",
+    ),
+    "particles": (make_vae, {"objective": objectives.BetaELBO(2.0, num_particles=3)}, "num_particles=1, got .*=3"),
+    "objective": (make_vae, {"objective": None}, "objective=BetaELBO, got objective=Trace_ELBO"),
+    "validation data": (make_vae, {"validation_data": bits(10, seed=5)}, "validation_data="),
+    "no validation data": (make_vae, {"validation_data": None}, "got validation_data=None"),
+    "schedule": (make_vae, {"lr": lambda step: 1e-3 / (1 + step)}, "lr="),
+    "optimizer": (make_vae, {"optimizer": torch.optim.SGD}, "optimizer=Adam, got optimizer=SGD"),
+    "its settings": (make_vae, {"optimizer": lambda params: torch.optim.Adam(params, lr=1.0)}, "got .*<lambda>"),
+    "precision": (make_vae, {"precision": "float64"}, "(precision=float32, got precision=float64|data=)"),
+}  # fmt: skip
+
+
+def other_vae(**parts):
+    model, guide = make_vae()
+    for name, part in parts.items():
+        setattr(model, name, part)
+    return model, guide
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_fit_is_resumed_as_what_it_was(tmp_path, name):
+    make, options, message = OTHERWISE[name]
+    given = {"objective": objectives.BetaELBO(2.0), "validation_data": bits(10, seed=3), "checkpoint": tmp_path}
+    quick(*make_vae(), bits(30), **given)
+    with pytest.raises(ValueError, match=f"was made with .*{message}.*use the same, or resume=False"):
+        quick(*make(), bits(30), resume=True, **{**given, **options})
+    assert len(quick(*make_vae(), bits(30), resume=True, **given, steps=25).history) == 25
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        ({"lr": lambda step: 1e-2 * 0.9**step}, {"lr": lambda step: 1e-2 * 0.8**step}, r"lr=0.\d+ at step \d, got"),
+        (
+            {"objective": objectives.BetaELBO(objectives.linear(5))},
+            {"objective": objectives.BetaELBO(objectives.linear(9))},
+            r"kl_weight",
+        ),
+        (
+            {"optimizer": lambda params: torch.optim.Adam(params, lr=1e-3)},
+            {"optimizer": lambda params: torch.optim.Adam(params, lr=1.0)},
+            r"optimizer\.groups\[0\]\.lr=0.001, got .*=1.0",
+        ),
+        (
+            {"optimizer": pyro.optim.Adam({"lr": 1e-3})}, {"optimizer": pyro.optim.Adam({"lr": 1e-2})},
+            r"optimizer\.lr=0.001, got",
+        ),
+    ],
+)  # fmt: skip
+def test_functions_of_the_step_are_held_to_what_they_gave(tmp_path, first, then, message):
+    quick(*make_vae(), bits(30), checkpoint=tmp_path, **first)
+    with pytest.raises(ValueError, match=f"was made with .*{message}"):
+        quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, **then)
+    quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, **first)
+
+
+def test_a_plain_program_of_another_distribution_is_not_resumed(tmp_path):
+    model, guide = make_vae()
+
+    def program(x, scale=1.0, kind=dist.Normal):
+        pyro.module("decoder", model.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", kind(torch.zeros(len(x), 3), torch.ones(())).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=model.decoder(z)).to_event(1), obs=x)
+
+    quick(program, guide, bits(30), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"made with model\.sites\.z=Normal, got model\.sites\.z=Laplace"):
+        quick(functools.partial(program, kind=dist.Laplace), guide, bits(30), checkpoint=tmp_path, resume=True)
 
 
 def test_a_folder_of_another_fit_is_refused(tmp_path):
@@ -859,7 +943,7 @@ def test_a_folder_of_another_fit_is_refused(tmp_path):
             quick(*make_vae(), bits(30), checkpoint=tmp_path, resume=True, **options)
     with pytest.raises(ValueError, match="was made with data="):
         quick(*make_vae(), bits(30, seed=8), checkpoint=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="was saved from another pair"):
+    with pytest.raises(ValueError, match=r"made with model\.prior\.latent_dim=3, got model\.prior\.latent_dim=5"):
         quick(*make_vae(latent_dim=5), bits(30), checkpoint=tmp_path, resume=True)
     with pytest.raises(ValueError, match="was saved from another pair"):
         load(tmp_path, *make_vae(latent_dim=5))
@@ -892,7 +976,7 @@ def test_a_full_disk_keeps_what_was_saved_before(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ValueError, match=r"No space left on device.*what was saved there before is kept"):
         quick(*make_vae(seed=1), bits(30)).save(tmp_path)
     monkeypatch.undo()

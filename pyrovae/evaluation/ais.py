@@ -9,7 +9,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive
 from pyrovae.compiled import check_mode
@@ -19,6 +18,7 @@ from pyrovae.evaluation.psis import PRACTICAL, pareto_khat
 from pyrovae.evaluation.trust import agree, described, distance_below, effective, normal_part, unreliable
 from pyrovae.pair import Batch, Program
 from pyrovae.particles import question
+from pyrovae.progress import progress_bar
 from pyrovae.sampling import Annealer, Schedule, prior_guide
 
 DATA_AT_ONCE = 128
@@ -241,7 +241,7 @@ def anneal(
     runs: dict[int, _One] = {}
     with (
         _annealer(model, guide, data, schedule, batch_size, seed, compile, device, progress) as annealer,
-        tqdm(total=len(rest), desc="ais", unit="data", disable=not progress, mininterval=0.5) as bar,
+        progress_bar(total=len(rest), label="ais" if progress else None, unit="data") as bar,
     ):
         if not annealer.coordinates.dim:
             return _exact(annealer, only, num_chains)
@@ -410,7 +410,7 @@ def bdmc(
     lower, upper, simulated = [], [], []
     with (
         _annealer(model, guide, data, schedule, batch_size, seed, compile, device, progress) as annealer,
-        tqdm(total=len(data), desc="bdmc", unit="data", disable=not progress, mininterval=0.5) as bar,
+        progress_bar(total=len(data), label="bdmc" if progress else None, unit="data") as bar,
     ):
         for indices, batch in annealer.batches():
             made, exact = annealer.simulate(indices, batch)

@@ -8,7 +8,6 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least, positive
 from pyrovae.data import as_data
@@ -21,6 +20,7 @@ from pyrovae.evaluation.trust import doubt, unreliable
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Program, Repeated, log_density
 from pyrovae.particles import Question, question
+from pyrovae.progress import progress_bar
 from pyrovae.sites import is_discrete
 
 DATA_AT_ONCE = 256
@@ -178,7 +178,7 @@ def gaps(
     weighed: list[list[dict[str, Tensor]]] = []
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
         _refuse_discrete(asked)
-        with tqdm(total=len(data), desc="gaps", unit="data", disable=not progress, mininterval=0.5) as bar:
+        with progress_bar(total=len(data), label="gaps" if progress else None, unit="data") as bar:
             for indices, batch in asked.data.batches(batch_size):
                 start = member(asked, batch)
                 noise = DatumNoise("best member, fitted", asked.seed, indices, asked.data.device)

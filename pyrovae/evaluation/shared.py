@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.evaluation.evaluate import evaluate
 from pyrovae.pair import Program, Repeated, given
 from pyrovae.particles import question
+from pyrovae.progress import progress_bar
 from pyrovae.state import random_state
 
 
@@ -60,8 +60,12 @@ def shared(
         draws = [guide.draw() for _ in range(num_draws)]
     options: dict[str, Any] = {"seed": seed, "device": device}
     judge: dict[str, Any] = {"num_particles": num_particles, "compile": False, "progress": False, **options}
-    bar = tqdm(draws, desc="global draws", disable=not progress, mininterval=0.5)
-    log_likelihood = torch.stack([evaluate(given(model, w), guide.local, data, **judge).log_evidence for w in bar])
+    rows = []
+    with progress_bar(total=len(draws), label="global draws" if progress else None, unit="draw") as bar:
+        for weights in draws:
+            rows.append(evaluate(given(model, weights), guide.local, data, **judge).log_evidence)
+            bar.update()
+    log_likelihood = torch.stack(rows)
     with question(given(model, draws[0]), guide.local, data, **options) as asked:
         batch = asked.pair.given(asked.data.batch(slice(0, 1)))
         log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64, device="cpu")

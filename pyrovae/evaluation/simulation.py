@@ -6,13 +6,13 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least
 from pyrovae.data import Data, as_data
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, Question, question, simulated, site_rows
+from pyrovae.progress import progress_bar
 from pyrovae.sampling import PriorGuide
 from pyrovae.sites import with_holes
 from pyrovae.streams import generator
@@ -83,7 +83,7 @@ def simulate(
     with (
         question(model, PriorGuide(model), template, seed=seed, device=device) as asked,
         pyro.validation_enabled(False),
-        tqdm(total=count, desc="simulate", unit="data", disable=not progress, mininterval=0.5) as bar,
+        progress_bar(total=count, label="simulate" if progress else None, unit="data") as bar,
     ):
         for indices, batch in asked.data.batches(batch_size):
             noise = DatumNoise("simulation", seed, indices, asked.data.device)

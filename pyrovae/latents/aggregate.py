@@ -11,7 +11,6 @@ import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from tqdm.auto import tqdm
 
 from pyrovae.checks import at_least
 from pyrovae.data import as_data
@@ -21,6 +20,7 @@ from pyrovae.latents.marginals import marginals
 from pyrovae.latents.scoring import FEW, conditioned, draws_of_its_own, refuse_masked
 from pyrovae.pair import Program, Repeated, log_density, per_datum
 from pyrovae.particles import BATCH_SIZE, Question, question
+from pyrovae.progress import progress_bar
 from pyrovae.sites import support_of
 from pyrovae.streams import stream_seed
 
@@ -255,7 +255,7 @@ def _aggregated(
     host: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     total, without = (torch.full((count,), -math.inf, **host) for _ in range(2))
     single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, **host)
-    with tqdm(total=size, desc=label, unit="data", disable=label is None, mininterval=0.5) as bar:
+    with progress_bar(total=size, label=label, unit="data") as bar:
         for indices, batch in asked.data.batches(batch_size):
             for draws in _chunks(count, len(indices), drawn.flat.shape[1]):
                 latents = {name: value[draws] for name, value in drawn.latents.items()}

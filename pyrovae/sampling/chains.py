@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.noise import DatumNoise
 from pyrovae.pair import Batch, Repeated, Trace, outer_plates
 from pyrovae.particles import Question, site_rows
+from pyrovae.progress import progress_bar
 from pyrovae.sampling.coordinates import Coordinates
 from pyrovae.sampling.field import Field, Point
 from pyrovae.sampling.hamiltonian import DualAveraging, move
@@ -81,7 +81,7 @@ class Sampler:
         """Iterate over batches of data."""
         data = self.question.data
         work = len(data) * (self.num_warmup + self.num_draws)
-        with tqdm(total=work, desc=self.label, unit="draw", disable=not self.label, mininterval=0.5) as bar:
+        with progress_bar(total=work, label=self.label or None, unit="draw") as bar:
             for indices, batch in data.batches(self.batch_size):
                 yield self._run(indices, batch, bar)
 

@@ -20,7 +20,7 @@ class FitError(RuntimeError):
 
 
 class FitInterrupted(KeyboardInterrupt):
-    """A fit that SIGINT or SIGTERM stopped, after its step was ended and its checkpoint written.
+    """A fit that SIGINT, SIGTERM or SIGHUP stopped, after its step was ended and its checkpoint written.
 
     Attributes:
         fit: the fit so far.

@@ -1,5 +1,6 @@
 """Stochastic variational inference for any pair."""
 
+import json
 import signal
 import time
 import warnings
@@ -11,18 +12,20 @@ from typing import Any
 
 import pyro
 import torch
-from tqdm.auto import tqdm
 
-from pyrovae.checks import at_least, positive, writable_folder
+from pyrovae.checks import at_least, check_schedule, not_negative, positive, writable_folder
 from pyrovae.compiled import check_mode
 from pyrovae.data import as_data
 from pyrovae.objectives import Objective
 from pyrovae.pair import Program
+from pyrovae.progress import progress_bar
+from pyrovae.saving import lock
 from pyrovae.state import default_dtype, isolated
 from pyrovae.training import storage
 from pyrovae.training.compiling import Compiler
+from pyrovae.training.described import described, of_an_optimizer
 from pyrovae.training.errors import FitError, FitInterrupted
-from pyrovae.training.group import LostProcess
+from pyrovae.training.group import Group, LostProcess
 from pyrovae.training.interrupt import Interrupts
 from pyrovae.training.jitted import said_of
 from pyrovae.training.optimizers import check_optimizer, make_optimizer
@@ -117,54 +120,60 @@ def fit(
         ValueError: for bad arguments, bad data, a pair that breaks the contract or a checkpoint of another fit.
         FitError: when the loss or its gradient is not finite or a program fails on a batch; its ``fit`` holds the last
             good state.
-        FitInterrupted: (a KeyboardInterrupt) on SIGINT or SIGTERM, after saving.
+        FitInterrupted: (a KeyboardInterrupt) on SIGINT, SIGTERM or SIGHUP, after saving.
     """
-    data = as_data(data)
-    total = _total_steps(len(data), epochs, steps, at_least("batch_size", batch_size, 1))
-    if patience is not None:
-        at_least("patience", patience, 1)
-        if validation_data is None:
-            raise ValueError("patience needs validation_data, by whose bound the best state is chosen")
-    if clip_norm is not None:
-        positive("clip_norm", clip_norm)
-    if checkpoint is not None:
-        checkpoint = writable_folder(checkpoint)
-    elif resume:
-        raise ValueError("resume=True needs a checkpoint folder to continue from")
-    check_mode(compile)
-    check_optimizer(optimizer)
-    run = Run(model, guide, data, validation_data, device=device, precision=precision, seed=seed, batch_size=batch_size)
-    settings = {
-        "data": run.data.fingerprint() if checkpoint is not None else "",
-        "batch_size": batch_size,
-        "seed": seed,
-        "lr": getattr(lr, "__qualname__", "a function") if callable(lr) else lr,
-        "clip_norm": clip_norm,
-        "precision": precision,
-        "optimizer": _named(optimizer, "Adam"),
-        "objective": _named(objective, "Trace_ELBO"),
-    }
+    group = Group()
     with ExitStack() as stack:
-        stack.enter_context(
-            isolated(purpose="fit", seed=seed, device=run.device, modules=[], training=False, params=run.store)
-        )
-        if run.dtype is not None:
-            stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
-        run.prepare(objective)
-        for sentence in run.objective.unfinished(total) if isinstance(run.objective, Objective) else ():
-            warnings.warn(sentence, stacklevel=2)
-        run.compiler = Compiler(compile, run.pair, partial(_left, run, total), progress, run.bfloat16)
-        run.compiler.lines += said_of(objective)
-        run.stepper = _stepper(run, optimizer, lr, clip_norm)
-        run.schedule = lr if callable(lr) else None
-        if resume and checkpoint is not None and storage.holds_fit(checkpoint):
-            run.restore(checkpoint, settings)
-            if patience is None or run.epoch - run.best_epoch < patience:
-                run.stopped = ""
+        with group.together() as told:
+            data = as_data(data)
+            total = _total_steps(len(data), epochs, steps, at_least("batch_size", batch_size, 1))
+            if patience is not None:
+                at_least("patience", patience, 1)
+                if validation_data is None:
+                    raise ValueError("patience needs validation_data, by whose bound the best state is chosen")
+            if clip_norm is not None:
+                positive("clip_norm", clip_norm)
+            not_negative("checkpoint_seconds", checkpoint_seconds)
+            if checkpoint is not None:
+                checkpoint = writable_folder(checkpoint)
+            elif resume:
+                raise ValueError("resume=True needs a checkpoint folder to continue from")
+            check_mode(compile)
+            check_optimizer(optimizer)
+            check_schedule(lr)
+            if checkpoint is not None and not group.rank:
+                stack.enter_context(lock(checkpoint))
+            batch_size = int(batch_size)  # which may be NumPy's
+            run = Run(
+                model, guide, data, validation_data, device=device, precision=precision, seed=seed,
+                batch_size=batch_size,
+            )  # fmt: skip
+            stack.enter_context(
+                isolated(purpose="fit", seed=seed, device=run.device, modules=[], training=False, params=run.store)
+            )
+            if run.dtype is not None:
+                stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
+            run.prepare(objective)
+            for sentence in run.objective.unfinished(total) if isinstance(run.objective, Objective) else ():
+                warnings.warn(sentence, stacklevel=2)
+            run.compiler = Compiler(compile, run.pair, partial(_left, run, total), progress, run.bfloat16)
+            run.compiler.lines += said_of(objective)
+            run.stepper = _stepper(run, optimizer, lr, clip_norm)
+            run.schedule = lr if callable(lr) else None
+            settings = {}
+            if checkpoint is not None or group.size > 1:
+                settings = _settings(run, lr=lr, optimizer=optimizer, clip_norm=clip_norm, precision=precision)
+            told.update(settings, steps=total, patience=patience, compile=compile, checkpoint=checkpoint is not None)
+            if resume and checkpoint is not None and storage.holds_fit(checkpoint):
+                run.restore(checkpoint, settings)
+                if patience is None or run.epoch - run.best_epoch < patience:
+                    run.stopped = ""
+        run.start_together()
         with pyro.validation_enabled(False), Interrupts() as interrupts:
             try:
                 _loop(run, total, patience, checkpoint, checkpoint_seconds, settings, interrupts, progress)
             except FitError as error:
+                run.group.fail(str(error))
                 error.fit = run.result("failed")
                 if checkpoint is not None and run.group.size == 1:
                     with suppress(ValueError):  # where it cannot be written, what was written before stays
@@ -197,7 +206,7 @@ def _loop(
     progress: bool,
 ) -> None:
     started, saved = time.monotonic() - run.seconds, time.monotonic()
-    with tqdm(total=total, initial=run.step, desc="fit", unit="step", disable=not progress, mininterval=0.5) as bar:
+    with progress_bar(total=total, label="fit" if progress else None, unit="step", done=run.step) as bar:
         for epoch, indices, batch in run.batches(total):
             run.take(epoch, indices, batch, started)
             if run.step % run.per_epoch == 0:
@@ -221,6 +230,9 @@ def _loop(
                 break
     if run.step % run.per_epoch:
         run.validate()
+    if not run.stopped and (sentence := run.history.diverged(run.per_epoch)):
+        run.stopped = "diverged"
+        warnings.warn(sentence, stacklevel=3)
     run.finish(patience)
     if checkpoint is not None:
         _save(run, checkpoint, settings, run.stopped or "finished")
@@ -240,6 +252,24 @@ def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_siz
     if steps is not None:
         return at_least("steps", steps, 1)
     return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * -(-num_data // batch_size)
+
+
+def _settings(run: Run, *, lr: Any, optimizer: Any, clip_norm: float | None, precision: str) -> dict[str, Any]:
+    """Describe what a fit that is resumed must have been, and what all processes of a group must be asked for."""
+    used = run.stepper.optimizer
+    found = {
+        **run.programs,
+        "objective": described(run.objective),
+        "data": run.data.fingerprint(),
+        "validation_data": None if run.validation is None else run.validation.fingerprint(),
+        "batch_size": run.batch_size,
+        "seed": run.seed,
+        "lr": described(lr),
+        "clip_norm": clip_norm,
+        "precision": precision,
+        "optimizer": {"name": _named(optimizer, "Adam"), **of_an_optimizer(used, scheduled=callable(lr))},
+    }
+    return dict(json.loads(json.dumps(found)))  # as it is read back
 
 
 def _left(run: Run, total: int) -> tuple[int, int]:

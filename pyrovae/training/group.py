@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.noise import first_shape, fresh
 from pyrovae.streams import generator
+from pyrovae.training.described import difference
 
+_REASON = "pyrovae: why a process stopped"
 TIMEOUT = timedelta(minutes=5)  # for a process that hangs; one that dies is noticed at once
 
 
@@ -36,6 +38,47 @@ class Group:
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         self.agreed = (False, False)
         self._told = (False, False)
+
+    @contextmanager
+    def together(self) -> Iterator[dict[str, Any]]:
+        """Let every process of the group prepare inside the block, and see that all can go on with the same.
+
+        The block is given a dict, to be filled with what must be the same in all, and holds no collective operation.
+
+        Raises:
+            ValueError: in every process, when one fails, with its reason, or when what was noted is not the same.
+        """
+        noted: dict[str, Any] = {}
+        if self.size == 1:
+            yield noted
+            return
+        failed: Exception | None = None
+        try:
+            yield noted
+        except Exception as error:  # in whatever way
+            failed = error
+        said: list[Any] = [None] * self.size
+        mine = (None if failed is None else f"{type(failed).__name__}: {failed}", noted)
+        _collective(lambda: dist.all_gather_object(said, mine))
+        if failed is not None:
+            raise failed
+        for rank, (reason, _) in enumerate(said):
+            if reason is not None:
+                raise ValueError(f"process {rank} of the group cannot go on: {reason}")
+        for rank, (_, other) in enumerate(said):
+            found = difference(said[0][1], other)
+            if found is not None:
+                where, first, given = found
+                raise ValueError(
+                    f"process {rank} of the group was given {where}={given}, and process 0 {where}={first}: give all "
+                    "the same"
+                )
+
+    def fail(self, reason: str) -> None:
+        """Leave word for the others of why this process goes: they find it when they miss it."""
+        if self.size > 1:
+            with suppress(RuntimeError):
+                dist.distributed_c10d._get_default_store().set(_REASON, f"process {self.rank}: {reason}")
 
     def share(self, total: int) -> "Share":
         """Return this process's share of a batch of ``total`` data."""
@@ -85,8 +128,17 @@ def _collective(act: Any) -> None:
     try:
         act()
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = _word_left() or " ".join(str(error).split())[:200]
         raise LostProcess(f"another process of the group has died or hangs ({reason})") from error
+
+
+def _word_left() -> str | None:
+    """Return what a process that is gone has left word of; None where it could not, or the store went with it."""
+    with suppress(RuntimeError):
+        store = dist.distributed_c10d._get_default_store()
+        if store.check([_REASON]):
+            return str(store.get(_REASON).decode())
+    return None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pyrovae.training.step import MEASURED
 
 COLUMNS = ("step", "epoch", "seconds", *MEASURED, "lr", "validation_bound")
 _PENDING = 256
+DIVERGED = 10  # times the first loss, by which the last must be above it to be called so
 
 
 class History:
@@ -32,8 +33,13 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns; a weight that has the name of another column is marked as one."""
-        return [*COLUMNS, *(f"{name} (weight)" if name in COLUMNS else name for name in self.weights)]
+        """Names of all columns."""
+        return [*COLUMNS, *self.weight_columns]
+
+    @property
+    def weight_columns(self) -> list[str]:
+        """Names of the weights' columns; one that has the name of another column is marked as a weight."""
+        return [f"{name} (weight)" if name in COLUMNS else name for name in self.weights]
 
     def append(
         self, step: int, epoch: int, seconds: float, measured: Tensor, lr: float, weights: Mapping[str, float]
@@ -76,6 +82,19 @@ class History:
     def recent(self, name: str, rows: int) -> float:
         """Return a column's mean over the last rows."""
         return float(self.array()[-rows:, COLUMNS.index(name)].mean())
+
+    def diverged(self, rows: int) -> str | None:
+        """Return a sentence where the last rows' mean loss is far above the first loss; None where it is not."""
+        losses = self.array()[:, COLUMNS.index("loss")]
+        if not len(losses):
+            return None
+        first, last = float(losses[0]), float(losses[-rows:].mean())
+        if not last - first > DIVERGED * max(1.0, abs(first)):
+            return None
+        return (
+            f"the fit diverged: its loss was {first:.4g} nats per datum at first and is {last:.4g} at the end: "
+            "lower the learning rate, or give clip_norm"
+        )
 
     def array(self) -> np.ndarray:
         """Return all rows, ``[steps, columns]``."""

@@ -1,13 +1,17 @@
-"""SIGINT and SIGTERM during a fit: asked to stop, it ends its step, saves and stops."""
+"""SIGINT, SIGTERM and SIGHUP during a fit: asked to stop, it ends its step, saves and stops."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Interrupts:
-    """Inside the block the first SIGINT or SIGTERM is only noted; a second one acts as it did before.
+    """Inside the block the first signal to stop is only noted; a second one acts as it did before.
+
+    One that is ignored, as ``nohup`` ignores SIGHUP, stays so.
 
     Outside of the main thread, where Python lets nobody handle signals, it does nothing.
 
@@ -21,8 +25,8 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not None:  # None: handled outside of Python
+            for number in STOPPING:
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):  # None: handled outside of Python
                     self._before[number] = signal.signal(number, self._note)
         return self
 

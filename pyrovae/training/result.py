@@ -10,8 +10,10 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import writable_folder
 from pyrovae.configuration import NotConfigurable, build, configuration
 from pyrovae.pair import Pair, Program, WithParams
+from pyrovae.saving import lock
 from pyrovae.state import random_state
 from pyrovae.training import storage
 
@@ -31,7 +33,8 @@ class Fit:
             Where latents are shared by all data or summed out, it is minus the loss, or not a number where a scale
             beyond the plate's is carried (``poutine.scale``), and ``reconstruction`` and ``kl`` are not numbers.
             Last come the weights of the objective at that step, a column each, by their names (``kl_weight``).
-        stopped: why the fit ended: "finished", "patience", or the signal that interrupted it.
+        stopped: why the fit ended: "finished", "patience", "diverged" (its loss ended far above the first), or the
+            signal that interrupted it.
         seconds: that training took, validation included.
         compiled: what was said of compiling the step: when and why it ran compiled or eagerly.
         compile: whether it ran compiled: ``fit(compile=fitted.compile)`` of the same pair and data does the same.
@@ -50,9 +53,11 @@ class Fit:
         """Save the fit in ``folder``: tensors as safetensors, everything else as JSON.
 
         Raises:
-            ValueError: when the folder cannot be written; what was saved there before is kept.
+            ValueError: when the folder cannot be written, or another process writes there; what was saved there before
+                is kept.
         """
-        storage.write(folder, *describe(self))
+        with lock(writable_folder(folder)):
+            storage.write(folder, *describe(self))
 
 
 def describe(fit: Fit) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -146,6 +151,15 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     """
     tensors, document = storage.read(folder)
     source = repr(str(folder))
+    try:
+        return _loaded(tensors, document, source, model, guide)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, RecursionError) as error:
+        raise ValueError(  # of a document that was written by hand
+            f"{source} is not a fit as pyrovae saves it: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _loaded(tensors: dict[str, Tensor], document: dict[str, Any], source: str, model: Any, guide: Any) -> Fit:
     programs: dict[str, Any] = {"model": model, "guide": guide}
     for role, program in programs.items():
         if program is None:

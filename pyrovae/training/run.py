@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceTMC_ELBO
@@ -25,6 +26,7 @@ from pyrovae.state import default_device, modes, random_state, seed_streams
 from pyrovae.streams import generator, stream_seed
 from pyrovae.training import storage
 from pyrovae.training.compiling import Compiler
+from pyrovae.training.described import difference, of_a_program
 from pyrovae.training.errors import FitError
 from pyrovae.training.group import Group, LostProcess
 from pyrovae.training.history import History
@@ -42,6 +44,7 @@ from pyrovae.training.result import (
 from pyrovae.training.step import Params, Stepper, TorchStepper
 from pyrovae.weights import stream
 
+SAMPLED = 16  # steps at which a resumed fit's schedules are looked at
 LOOK_EVERY = 64  # steps on CUDA between two looks at their losses, each of which waits for the device
 DTYPES = {"float32": None, "float64": torch.float64, "bfloat16": None}
 
@@ -123,22 +126,35 @@ class Run:
         self.history = History(list(self.weights_at(0)))
         for module in own:
             module.to(self.device, self.dtype)
-        self.params, self.bare = find_params(self.pair, self.data, self.layout)
+        traces = first_traces(self.pair, self.data, self.layout)
+        self.params, self.bare = find_params(self.pair, self.data, self.layout, traces)
+        model, guide = self.pair.model, self.pair.guide
+        self.programs = {
+            "model": of_a_program(model, "model", traces[0]),
+            "guide": of_a_program(guide, "guide", traces[1], model=model),
+        }
         if not self.params:
             raise ValueError(
                 "the pair has no trainable parameter: pass modules, or register them with pyro.module or pyro.param"
             )
-        if self.group.size > 1 and self.layout.global_latents and not self.layout.subsampled:
+        parts = self.group.size > 1 or self.per_epoch > 1
+        if parts and self.layout.global_latents and not self.layout.subsampled:
             raise ValueError(
-                f"latent site {self.layout.global_latents[0]!r} is shared by all data, and the data plate is as long "
-                "as the batch: give the plate the full size, so that each process's loss stands for all data"
+                f"latent site {self.layout.global_latents[0]!r} is shared by all {len(self.data)} data, and the data "
+                f"plate is as long as a batch: write pyro.plate('data', {len(self.data)}, subsample_size=len(x)), so "
+                "that the loss of a part stands for all data, or fit all of them in one batch"
             )
         constraints = pyro.get_param_store().get_state()["constraints"]
         modules = [*self.pair.all_modules, *own]
         self.state = State(modules, self.bare, {name: constraints[name] for name in self.bare})
-        self.group.same(self.state.values)
         seed_streams("fit", self.seed, self.device)
         self.good = self.snapshot()
+
+    def start_together(self) -> None:
+        """Give every process the first one's tensors."""
+        if self.group.size > 1:
+            self.agree()
+            self.good = self.snapshot()
 
     def loss(self, batch: tuple[Tensor, ...]) -> float:
         """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
@@ -205,7 +221,11 @@ class Run:
     def take(self, epoch: int, indices: Tensor, batch: tuple[Tensor, ...], started: float) -> None:
         """Take a step on a batch, the data at ``indices``."""
         if self.schedule is not None:
-            self.stepper.set_lr(float(self.schedule(self.step)))
+            lr = self.schedule(self.step)
+            if not 0 <= lr < math.inf:
+                text = f"the learning rate's schedule gives {lr}, where a finite number of at least 0 is needed"
+                self._fail(text, None, indices.tolist(), batch, None)
+            self.stepper.set_lr(float(lr))
         weights = self.weights_at(self.step)
         if not self.checked:
             self.checked = True
@@ -430,12 +450,18 @@ class Run:
             raise ValueError(
                 f"{str(folder)!r} holds a saved fit that cannot be resumed: name another checkpoint folder"
             )
-        for key, value in settings.items():
-            if resume["settings"].get(key) != value:
-                raise ValueError(
-                    f"the checkpoint in {str(folder)!r} was made with {key}={resume['settings'].get(key)}, got "
-                    f"{key}={value}: use the same, or resume=False"
-                )
+        if document["format"] == 1:
+            raise ValueError(
+                f"the checkpoint in {str(folder)!r} was made by an older version of pyrovae, which did not keep what "
+                "it was made with: load() it, or resume=False"
+            )
+        found = difference(resume["settings"], settings)
+        if found is not None:
+            where, saved, given = found
+            raise ValueError(
+                f"the checkpoint in {str(folder)!r} was made with {where}={saved}, got {where}={given}: use the same, "
+                "or resume=False"
+            )
         last = {key.removeprefix("last/"): t for key, t in tensors.items() if key.startswith("last/")}
         restore_pair(self.pair, self.bare, last or fitted_tensors(tensors), repr(str(folder)))
         self.stepper.restore(storage.unflatten(resume["optimizer"], tensors))
@@ -445,21 +471,33 @@ class Run:
             if self.objective.optimizer is not None:
                 self.objective.optimizer.load_state_dict(storage.unflatten(resume["second"], tensors))
         self.compiler.restore(resume.get("compiled", {}))
+        self._see_same_schedules(folder, pd.DataFrame(history_rows(tensors), columns=document["columns"]))
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best
         self.best = {key.removeprefix("best/"): t for key, t in tensors.items() if key.startswith("best/")}
-        self.history.go_on_from(self._with_weights(history_rows(tensors)))
+        self.history.go_on_from(history_rows(tensors))
         self.seconds, self.good = document["seconds"], self.snapshot()
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random-cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random-cuda"], self.device)
 
-    def _with_weights(self, rows: np.ndarray) -> np.ndarray:
-        """Return a saved history's rows with the weights that version 0.1.0 did not keep."""
-        if rows.shape[1] == len(self.history.columns):
-            return rows
-        weights = [[*self.weights_at(int(step)).values()] for step in rows[:, 0]]
-        return np.hstack([rows, np.reshape(weights, (len(rows), len(self.history.weights)))])
+    def _see_same_schedules(self, folder: Path, rows: pd.DataFrame) -> None:
+        """See that learning rate and weights have been, at some of the steps taken, what they are now said to be.
+
+        Raises:
+            ValueError: naming the first that has not.
+        """
+        for _, row in rows.iloc[np.unique(np.linspace(0, len(rows) - 1, SAMPLED).round().astype(int))].iterrows():
+            step = int(row["step"])
+            given = dict(zip(self.history.weight_columns, self.weights_at(step).values(), strict=True))
+            if self.schedule is not None:
+                given["lr"] = float(self.schedule(step))
+            for name, value in given.items():
+                if not math.isclose(row[name], value, rel_tol=1e-5, abs_tol=1e-12):
+                    raise ValueError(
+                        f"the checkpoint in {str(folder)!r} was made with {name}={row[name]:g} at step {step}, got "
+                        f"{name}={value:g} there: use the same, or resume=False"
+                    )
 
 
 def first_traces(pair: Pair, data: Data, layout: Layout) -> tuple[Trace, Trace]:
@@ -469,13 +507,15 @@ def first_traces(pair: Pair, data: Data, layout: Layout) -> tuple[Trace, Trace]:
         return pair.numbered(replace(layout, summed=())).traces(batch)
 
 
-def find_params(pair: Pair, data: Data, layout: Layout) -> tuple[Params, dict[str, Tensor]]:
+def find_params(
+    pair: Pair, data: Data, layout: Layout, traces: tuple[Trace, Trace] | None = None
+) -> tuple[Params, dict[str, Tensor]]:
     """Return the pair's trainable parameters by name, and those among them that belong to no module.
 
     They are the parameters of the modules that were passed as model or guide, and all that the programs register with
     ``pyro.module`` or declare with ``pyro.param``.
     """
-    model_trace, guide_trace = first_traces(pair, data, layout)
+    model_trace, guide_trace = traces or first_traces(pair, data, layout)
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}
     bare: dict[str, Tensor] = {}

@@ -156,6 +156,7 @@ class Stepper(Protocol):
 
     recorder: Recorder
     healthy: Tensor
+    optimizer: Any
 
     def step(self, batch: Batch) -> Tensor:
         """Take a step on a batch; return what was measured, in the order of ``MEASURED``."""

@@ -1,24 +1,29 @@
 """Folders that a fit is saved in: tensors in one safetensors file, everything else in one JSON file; no pickle.
 
-The JSON file names the tensor file and its SHA-256 and is replaced in one step, after the tensors are on the disk, so
-that a folder holds one whole fit at any moment.
+The JSON file names the tensor file and its SHA-256, carries one of itself, and is replaced in one step, after the
+tensors are on the disk, so that a folder holds one whole fit at any moment.
 """
 
 import hashlib
 import json
-import os
-import uuid
+import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from pyrovae.checks import writable_folder
+from pyrovae.saving import remove_stale, write_whole
 
 DOCUMENT = "fit.json"
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum of the document
+_TENSORS = "tensors-*.safetensors"
+_OURS = {"written_by": "pyrovae"}  # in the header of every tensor file, by which a save knows its own
+_READS = 20  # of a folder that a writer is replacing under the reader
 
 
 def holds_fit(folder: str | Path) -> bool:
@@ -29,50 +34,113 @@ def holds_fit(folder: str | Path) -> bool:
 def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
     """Save tensors and a JSON document in ``folder``; what was there before stays until the new is whole.
 
+    The caller holds the folder's lock.
+
     Raises:
         ValueError: when the folder cannot be written.
     """
     folder = writable_folder(folder)
-    name = f"tensors-{uuid.uuid4().hex[:12]}.safetensors"
-    content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()})
+    before = _named_before(folder)
+    name = f"tensors-{secrets.token_hex(6)}.safetensors"
+    content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, _OURS)
     document = {"format": FORMAT, **document, "tensors": {"file": name, "sha256": hashlib.sha256(content).hexdigest()}}
+    document["sha256"] = _checksum(document)
     try:
-        _durably(folder / name, content)
-        _durably(folder / DOCUMENT, json.dumps(document, indent=1).encode())
-    except OSError as error:
-        (folder / name).unlink(missing_ok=True)
-        raise ValueError(
-            f"cannot save into {str(folder)!r} ({error.strerror}); what was saved there before is kept"
-        ) from None
-    for old in folder.glob("tensors-*.safetensors"):
-        if old.name != name:
-            old.unlink(missing_ok=True)
+        write_whole(folder / name, content)
+        write_whole(folder / DOCUMENT, json.dumps(document, indent=1).encode())
+    except ValueError as error:
+        with suppress(OSError):
+            (folder / name).unlink()
+        kept = "; what was saved there before is kept" if holds_fit(folder) else ""
+        raise ValueError(f"cannot save into {str(folder)!r}: {str(error).partition(';')[0]}{kept}") from None
+    if before is not None:
+        (folder / before).unlink(missing_ok=True)
+    _clear(folder, keep=name)
+
+
+def remove(folder: Path) -> None:
+    """Remove a saved fit from a folder, and the folder where nothing else is in it; the caller holds its lock."""
+    (folder / DOCUMENT).unlink(missing_ok=True)
+    _clear(folder)
+
+
+def _named_before(folder: Path) -> str | None:
+    """Return the tensor file of the fit that a folder holds, if it can be read."""
+    try:
+        return Path(_document(folder / DOCUMENT)[1]["tensors"]["file"]).name
+    except ValueError:
+        return None
+
+
+def _clear(folder: Path, keep: str = "") -> None:
+    """Remove the tensor files of earlier saves, and what saves that were killed have left."""
+    for path in folder.glob(_TENSORS):
+        if path.name != keep and _is_ours(path):
+            with suppress(OSError):
+                path.unlink()
+    for names in (_TENSORS, DOCUMENT):
+        remove_stale(folder, names)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt") as file:
+            return _OURS.items() <= (file.metadata() or {}).items()
+    except (OSError, SafetensorError):
+        return False
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """Return the SHA-256 of what a document says, itself left out."""
+    said = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
 
 
 def read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the document that :func:`write` saved.
+    """Return the tensors and the document that :func:`write` saved, also while another process saves there.
 
     Raises:
         ValueError: when there is no saved fit, or it is truncated, altered or of a newer format.
     """
     path = Path(folder) / DOCUMENT
+    for attempt in range(_READS):
+        content, document = _document(path)
+        named = document["tensors"]
+        tensors = path.with_name(Path(named["file"]).name)
+        try:
+            found = tensors.read_bytes()
+            if hashlib.sha256(found).hexdigest() != named["sha256"]:
+                raise ValueError("its SHA-256 is not the one that was saved, so it is truncated or altered")
+            return load(found), document
+        except (OSError, ValueError, SafetensorError) as error:
+            if attempt < _READS - 1 and (not path.is_file() or path.read_bytes() != content):
+                time.sleep(0.01)
+                continue  # a writer has replaced it
+            raise ValueError(f"{str(tensors)!r} cannot be read: {error}") from None
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _document(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a document, as it is on the disk and as it is read."""
     try:
-        document = json.loads(path.read_bytes())
-        named = document["tensors"]["file"], document["tensors"]["sha256"]
+        content = path.read_bytes()
+        document = json.loads(content)
+        named = document["tensors"]
+        whole = {type(part) for part in (named["file"], named["sha256"])} == {str}
+        version, checksum = document.get("format"), document.get("sha256")
     except FileNotFoundError:
-        raise ValueError(f"{str(folder)!r} holds no saved fit: there is no file {DOCUMENT!r}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a saved fit: {error}") from None
-    if document.get("format") != FORMAT:
-        raise ValueError(f"{str(path)!r} has format {document.get('format')!r}, this version of pyrovae reads {FORMAT}")
-    tensors = path.with_name(Path(named[0]).name)
-    try:
-        content = tensors.read_bytes()
-        if hashlib.sha256(content).hexdigest() != named[1]:
-            raise ValueError("its SHA-256 is not the one that was saved, so it is truncated or altered")
-        return load(content), document
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{str(tensors)!r} cannot be read: {error}") from None
+        raise ValueError(f"{str(path.parent)!r} holds no saved fit: there is no file {DOCUMENT!r}") from None
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a saved fit: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a saved fit ({type(error).__name__}): it is truncated or altered"
+        ) from None
+    if isinstance(version, int) and version > FORMAT:
+        raise ValueError(f"{str(path)!r} has format {version}, this version of pyrovae reads {FORMAT} and older")
+    if not whole or version not in (1, FORMAT) or checksum != (None if version == 1 else _checksum(document)):
+        raise ValueError(f"{str(path)!r} is not what was saved, by its SHA-256: it is truncated or altered")
+    return content, document
 
 
 def flatten(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
@@ -105,21 +173,3 @@ def unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
             return tensors[value["tensor"]]
         return {key: unflatten(part, tensors) for key, part in value["items"]}
     return value
-
-
-def _durably(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

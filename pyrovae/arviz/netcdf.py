@@ -1,0 +1,29 @@
+"""ArviZ's data as the bytes of a netCDF file, made in memory: HDF5 itself does not survive a disk that is full."""
+
+from io import BytesIO
+from typing import Any
+
+from pyrovae.state import importing
+
+
+@importing()  # xarray imports the library that writes
+def netcdf(inference: Any) -> bytes:
+    """Return the content of a netCDF file that ``arviz.from_netcdf`` reads.
+
+    Args:
+        inference: an ``InferenceData`` of ArviZ 0.x, or the ``DataTree`` of 1.x.
+    """
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    names = inference.groups() if callable(inference.groups) else list(inference.children)
+    content = BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        file.attrs.update(inference.attrs)
+        for name in names:
+            group = inference[name]
+            dataset = group.to_dataset() if hasattr(group, "to_dataset") else group.copy()
+            for variable in dataset.variables.values():
+                variable.encoding = {"zlib": True} if variable.dtype.kind in "biufc" else {}
+            dataset.dump_to_store(H5NetCDFStore(file.create_group(name)))
+    return content.getvalue()
