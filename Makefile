@@ -15,6 +15,13 @@ $(VENV)/installed: pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[dev]'
 	touch $@
 
+# The lowest versions that pyproject.toml allows, and what its tests need
+LOWEST_PYTHON ?= python3.11
+$(VENV)-lowest/installed: $(VENV)/installed
+	$(BIN)/uv venv --quiet --clear --python $(LOWEST_PYTHON) $(VENV)-lowest
+	VIRTUAL_ENV=$(VENV)-lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --editable . 'pytest>=8.3' 'pytest-xdist>=3.6'
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/pyrovae compare --config examples/digits.yaml --overwrite true
 
