@@ -75,6 +75,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
+def brief(error: BaseException) -> str:
+    """Return what an error says in one line, without the table of shapes that Pyro adds."""
+    return " ".join(str(error).partition("Trace Shapes:")[0].split())
+
+
 def writable_folder(folder: str | Path) -> Path:
     """Create ``folder`` where it is missing, and see that a file can be written into it.
 

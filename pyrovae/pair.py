@@ -29,6 +29,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.checks import brief
 from pyrovae.enumeration import SUMMED, enumerated, summed_out
 from pyrovae.sites import hidden_from_questions, is_enumerated, is_factor, support_of
 
@@ -568,16 +569,18 @@ class Pair:
         Raises:
             ValueError: one sentence naming the program or the site that breaks the contract.
         """
-        guide_trace = _run("guide", self.guide, batch, self.given(batch))
+        guide_trace = _run("guide", self.guide, self.guide, batch, self.given(batch))
         drawn = guide_trace.copy()
         for name, site in sample_sites(guide_trace):
             if site["is_observed"]:
                 drawn.remove_node(name)
-        model_trace = _run("model", poutine.replay(self.model, trace=drawn), batch, self.given(batch))
+        replayed = poutine.replay(self.model, trace=drawn)
+        model_trace = _run("model", replayed, self.model, batch, self.given(batch))
         return _layout(model_trace, guide_trace, batch), model_trace, guide_trace
 
 
-def _run(role: str, program: Program, batch: Batch, given: Batch) -> Any:
+def _run(role: str, program: Program, bare: Program, batch: Batch, given: Batch) -> Any:
+    """Run a program that wraps ``bare``, and say what was wrong where it fails."""
     try:
         return poutine.trace(program).get_trace(*batch)
     except Exception as error:
@@ -587,9 +590,44 @@ def _run(role: str, program: Program, batch: Batch, given: Batch) -> Any:
             hint = " (the data plate's indices number the data that were given: is it that other data have parameters?)"
         if any(t.is_floating_point() and bool(t.isnan().any()) for t in given):
             hint = " (the data hold NaN: an encoder that takes missing values is nn.Observed)"
+        width = _width(role, program, bare, batch)
+        if width is not None:
+            name, expected, found = width
+            raise ValueError(
+                f"the {role}'s {name!r} expects {expected} columns, got {found} (the {role} was given a batch of "
+                f"{described}): give data of that width, or make the layer as wide as what it is given"
+            ) from error
         raise ValueError(
-            f"the {role} fails on a batch of {described}{hint}: {type(error).__name__}: {error}"
+            f"the {role} fails on a batch of {described}{hint}: {type(error).__name__}: {brief(error)}"
         ) from error
+
+
+def _width(role: str, program: Program, bare: Program, batch: Batch) -> tuple[str, int, int] | None:
+    """Run a program again, and return the first layer that is given other columns than it takes, with both numbers."""
+    found: list[tuple[str, int, int]] = []
+
+    def look(name: str, layer: Any) -> Any:
+        def see(_: nn.Module, given: tuple[Any, ...]) -> None:
+            if isinstance(given[0], Tensor) and given[0].shape[-1] != layer.in_features:
+                found.append((name, layer.in_features, given[0].shape[-1]))
+
+        return layer.register_forward_pre_hook(see)
+
+    layers = {
+        f"{where}.{name}".removeprefix(f"{role}.").rstrip("."): layer
+        for where, module in reachable_modules(bare, role).items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    hooks = [look(name, layer) for name, layer in layers.items()]
+    try:
+        poutine.trace(program).get_trace(*batch)
+    except Exception:  # as it did before
+        return found[0] if found else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None
 
 
 def _layout(model_trace: Any, guide_trace: Any, batch: Batch) -> Layout:

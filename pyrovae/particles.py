@@ -21,6 +21,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.checks import brief
 from pyrovae.data import Data, as_data
 from pyrovae.enumeration import SUMMED
 from pyrovae.noise import DatumNoise
@@ -126,10 +127,9 @@ def other_lengths_explained(layout: Layout, length: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())
         raise ValueError(
             f"the pair ran on a batch of {layout.num_data} data but fails on one of {length}; "
-            f"programs must read the number of data from their batch: {type(error).__name__}: {text}"
+            f"programs must read the number of data from their batch: {type(error).__name__}: {brief(error)}"
         ) from error
 
 
@@ -245,8 +245,7 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
                 trace.compute_log_prob(lambda candidate, _, name=name: candidate == name)
                 check_site_shape(site, max_plate_nesting=math.inf)
             except ValueError as error:
-                text = " ".join(str(error).split())
-                raise ValueError(f"site {name!r} of the {role} cannot be scored: {text}") from error
+                raise ValueError(f"site {name!r} of the {role} cannot be scored: {brief(error)}") from error
     return layout
 
 
@@ -331,6 +330,13 @@ def _asking_for_positions(
 
 
 def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, Any]) -> None:
+    wide, given = tuple(model_site["fn"].event_shape), guide_site["value"].shape
+    if wide and tuple(given[len(given) - len(wide) :]) != wide:
+        columns = " by ".join(map(str, given[len(given) - len(wide) :]))
+        raise ValueError(
+            f"latent site {name!r} has {' by '.join(map(str, wide))} columns in the model but {columns} in the guide: "
+            "give both the same number of latents"
+        )
     supports = [support_of(site["fn"]) for site in (model_site, guide_site)]
     if supports[0] is None or supports[1] is None:  # nothing is said, nothing is checked
         return

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pyrovae.streams import stream_seed
+from pyrovae.streams import check_seed, stream_seed
 
 _ONE_AT_A_TIME = threading.RLock()  # random state, flags and the param store are the process's
 
@@ -27,7 +27,7 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
 
@@ -35,8 +35,7 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
 @contextmanager
 def random_state(purpose: str, seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch for a purpose inside the block; outside of it the caller's random state is as it was."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
-        raise ValueError(f"seed must be a whole number from 0 to 2**62, got {seed!r}")
+    check_seed(seed)
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
         seed_streams(purpose, seed, device)
         yield

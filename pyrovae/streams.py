@@ -2,10 +2,24 @@
 
 import hashlib
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 import torch
 
+LARGEST_SEED = 2**62
 _SEEDS = 2**32  # distinct seeds of torch's generator on the CPU
+
+
+def check_seed(seed: Any) -> int:
+    """Return a call's seed as an int.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < LARGEST_SEED:
+        raise ValueError(f"seed must be a whole number from 0 to 2**62, got {seed!r}")
+    return int(seed)
 
 
 def stream_seed(purpose: str, *numbers: int) -> int:

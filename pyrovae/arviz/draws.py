@@ -77,7 +77,8 @@ def to_arviz(
         ValueError: for a pair that breaks the contract, bad data or bad numbers, draws beyond ``max_bytes``, a site or
             plate with the name of a dimension, or ``log_likelihood`` of a model with latents that are summed out.
     """
-    at_least("num_draws", num_draws, 1)
+    for name, count in {"num_draws": num_draws, "num_particles": num_particles, "batch_size": batch_size}.items():
+        at_least(name, count, 1)
     known = (*GROUPS, CONDITIONAL)
     unknown = set(groups) - set(known)
     if unknown:

@@ -273,12 +273,23 @@ def _exact(annealer: Annealer, only: Sequence[int] | None, num_chains: int) -> A
     )
 
 
+def check_temperatures(num_temperatures: int | str) -> None:
+    """See that a number of temperatures is one, or to be chosen.
+
+    Raises:
+        ValueError: naming what was got.
+    """
+    if isinstance(num_temperatures, str) and num_temperatures != "auto":
+        raise ValueError(f'num_temperatures must be "auto" or a whole number, got {num_temperatures!r}')
+    if num_temperatures != "auto":
+        at_least("num_temperatures", num_temperatures, 1)
+
+
 def _tries(num_temperatures: int | str, most: int) -> list[int]:
     """Return the numbers of temperatures to be tried, one after the other."""
+    check_temperatures(num_temperatures)
     if num_temperatures != "auto":
-        if isinstance(num_temperatures, str):
-            raise ValueError(f'num_temperatures must be "auto" or a whole number, got {num_temperatures!r}')
-        return [at_least("num_temperatures", num_temperatures, 1)]
+        return [int(num_temperatures)]
     doublings = max(0, math.ceil(math.log2(most / FIRST_TEMPERATURES)))
     return [min(FIRST_TEMPERATURES << k, most) for k in range(doublings + 1)]
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.checks import positive
+from pyrovae.checks import at_least, positive
 from pyrovae.data import as_data
+from pyrovae.evaluation.ais import check_temperatures
 from pyrovae.evaluation.evaluate import combined_error, evaluate, standard_error
 from pyrovae.evaluation.supported import supported
 from pyrovae.evaluation.trust import described, unreliable
@@ -94,6 +95,8 @@ def evidence(
         ValueError: as :func:`~pyrovae.evaluate` and, where a datum has to be annealed, :func:`~pyrovae.ais` do.
     """
     positive("tolerance", tolerance)
+    at_least("num_chains", num_chains, 1)
+    check_temperatures(num_temperatures)
     data = as_data(data).fixed()
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     weighted = evaluate(model, guide, data, num_particles=num_particles, batch_size=batch_size, **options)

@@ -14,7 +14,7 @@ from pyrovae.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.evaluation.simulation import simulate
 from pyrovae.pair import Program
-from pyrovae.streams import generator, stream_seed
+from pyrovae.streams import check_seed, generator, stream_seed
 
 Features = Callable[[Tensor], Any]
 MOST_FEATURES = 32
@@ -75,6 +75,7 @@ def sample_quality(
         True
     """
     at_least("neighbours", neighbours, 1)
+    check_seed(seed)
     whole = as_data(data).fixed().to(torch.device("cpu"))
     half = len(whole) // 2
     if half < 2 * neighbours:

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import torch
@@ -247,7 +248,7 @@ class Objective(ELBO):
     def weigh(self, **weights: Weight) -> None:
         """Keep weights, each a number or a function of the step, whose values :meth:`weight` returns."""
         for name, weight in weights.items():
-            if not callable(weight) and (isinstance(weight, bool) or not isinstance(weight, int | float)):
+            if not callable(weight) and (isinstance(weight, bool) or not isinstance(weight, Real)):
                 raise ValueError(f"{name} must be a number or a function of the step, got {weight!r}")
             self._weights[name] = weight
             self.own.register_buffer(name, torch.tensor(0.0))
@@ -269,6 +270,8 @@ class Objective(ELBO):
             values[name] = float(weight(step)) if callable(weight) else float(weight)
             if not abs(values[name]) < float("inf"):
                 raise ValueError(f"{name} must be a finite number, got {values[name]} at step {step}")
+            if values[name] < 0:
+                raise ValueError(f"{name} must be at least 0, got {values[name]} at step {step}")
             self.weight(name).fill_(values[name])
         return values
 

@@ -21,6 +21,7 @@ from pyrovae.pair import Program
 from pyrovae.progress import progress_bar
 from pyrovae.saving import lock
 from pyrovae.state import default_dtype, isolated
+from pyrovae.streams import check_seed
 from pyrovae.training import storage
 from pyrovae.training.compiling import Compiler
 from pyrovae.training.described import described, of_an_optimizer
@@ -141,6 +142,11 @@ def fit(
             check_mode(compile)
             check_optimizer(optimizer)
             check_schedule(lr)
+            check_seed(seed)
+            if isinstance(objective, type):
+                raise ValueError(f"objective must be an instance, such as {objective.__name__}(), got the class itself")
+            if objective is not None and not callable(getattr(objective, "loss_and_grads", None)):
+                raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
             if checkpoint is not None and not group.rank:
                 stack.enter_context(lock(checkpoint))
             batch_size = int(batch_size)  # which may be NumPy's

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceTMC_ELBO
 from torch import Tensor, nn
 
+from pyrovae.checks import brief
 from pyrovae.compiled import State
 from pyrovae.data import Data
 from pyrovae.objectives import Objective
@@ -69,7 +70,7 @@ class Run:
         seed: int,
         batch_size: int,
     ) -> None:
-        if precision not in DTYPES:
+        if not isinstance(precision, str) or precision not in DTYPES:
             raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
         self.store: dict[str, Any] = {"params": {}, "constraints": {}}
         self.pending: dict[str, Tensor] = {}
@@ -80,7 +81,10 @@ class Run:
         self.data = placed_data(self.pair, data, self.device).numbered(assumed=True)
         self.validation = None
         if validation_data is not None:
-            self.validation = placed_data(self.pair, validation_data, self.device).fixed().numbered(assumed=True)
+            try:
+                self.validation = placed_data(self.pair, validation_data, self.device).fixed().numbered(assumed=True)
+            except ValueError as error:
+                raise ValueError(f"validation_data: {error}") from error
         self.seed, self.batch_size, self.group = seed, batch_size, Group()
         self.per_epoch = -(-len(self.data) // batch_size)
         self.dtype, self.bfloat16 = DTYPES[precision], precision == "bfloat16"
@@ -117,10 +121,7 @@ class Run:
                 f"latent site {self.layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
                 "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
             )
-        objective = Trace_ELBO() if objective is None else objective
-        if isinstance(objective, type) or not callable(getattr(objective, "loss_and_grads", None)):
-            raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
-        self.objective = without_jit(objective)
+        self.objective = without_jit(Trace_ELBO() if objective is None else objective)
         self._check_unguided()
         own = [self.objective.own] if isinstance(self.objective, Objective) else []
         self.history = History(list(self.weights_at(0)))
@@ -226,7 +227,10 @@ class Run:
                 text = f"the learning rate's schedule gives {lr}, where a finite number of at least 0 is needed"
                 self._fail(text, None, indices.tolist(), batch, None)
             self.stepper.set_lr(float(lr))
-        weights = self.weights_at(self.step)
+        try:
+            weights = self.weights_at(self.step)
+        except ValueError as error:  # of a function of the user's
+            self._fail(str(error), None, indices.tolist(), batch, error)
         if not self.checked:
             self.checked = True
             self._check_first(batch)
@@ -238,7 +242,7 @@ class Run:
         except LostProcess:
             raise
         except Exception as error:  # a program may fail in any way; what it was doing is said
-            self._fail(f"{type(error).__name__}: {error}", None, indices.tolist(), batch, error)
+            self._fail(f"{type(error).__name__}: {brief(error)}", None, indices.tolist(), batch, error)
         self.history.append(self.step, epoch, time.monotonic() - started, row, self.stepper.lr, weights)
         self.step += 1
         if self.device.type == "cpu" or self.step % LOOK_EVERY == 0:
@@ -299,7 +303,7 @@ class Run:
             total = mean_density(model_trace, plate, num_data) - mean_density(guide_trace, plate, num_data)
         return site, (~total.isfinite()).nonzero().flatten().tolist()
 
-    def _fail(self, text: str, site: str | None, indices: list[int], batch: Any, cause: Exception | None) -> None:
+    def _fail(self, text: str, site: str | None, indices: list[int], batch: Any, cause: Exception | None) -> NoReturn:
         if not self._still_good(batch):
             self.back_to(self.good)
         self.stepper.healthy.fill_(True)  # as it is again
@@ -475,7 +479,7 @@ class Run:
         self.step, self.epoch, self.best_epoch, best, self.stopped = resume["progress"]
         self.best_bound = -math.inf if best is None else best
         self.best = {key.removeprefix("best/"): t for key, t in tensors.items() if key.startswith("best/")}
-        self.history.go_on_from(history_rows(tensors))
+        self.history.go_on_from(self._with_weights(history_rows(tensors)))
         self.seconds, self.good = document["seconds"], self.snapshot()
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random-cuda" in tensors:
@@ -493,11 +497,18 @@ class Run:
             if self.schedule is not None:
                 given["lr"] = float(self.schedule(step))
             for name, value in given.items():
-                if not math.isclose(row[name], value, rel_tol=1e-5, abs_tol=1e-12):
+                if name in row and not math.isclose(row[name], value, rel_tol=1e-5, abs_tol=1e-12):
                     raise ValueError(
                         f"the checkpoint in {str(folder)!r} was made with {name}={row[name]:g} at step {step}, got "
                         f"{name}={value:g} there: use the same, or resume=False"
                     )
+
+    def _with_weights(self, rows: np.ndarray) -> np.ndarray:
+        """Return a saved history's rows with the weights, which not every version of pyrovae has kept."""
+        if rows.shape[1] == len(self.history.columns):
+            return rows
+        weights = [[*self.weights_at(int(step)).values()] for step in rows[:, 0]]
+        return np.hstack([rows, np.reshape(weights, (len(rows), len(self.history.weights)))])
 
 
 def first_traces(pair: Pair, data: Data, layout: Layout) -> tuple[Trace, Trace]:
