@@ -53,7 +53,7 @@ $(VENV)-pythae/installed: $(VENV)/installed
 	VIRTUAL_ENV=$(VENV)-pythae $(BIN)/uv pip install --quiet pythae torch torchvision
 	touch $@
 
-# On a machine with a CUDA device, with the interpreter that is there (torch 2.11 or newer, pyro-ppl, pytest, ...): the
+# On a machine with a CUDA device, with the interpreter that is there (torch, pyro-ppl, pytest, ...): the
 # tests marked gpu, and the rows docs/speed-cuda.*. For instance: make cuda-check CUDA_TESTS="-n 6" CUDA_ROWS="--cases iaf"
 CUDA_PYTHON ?= python3
 CUDA_TESTS ?=

@@ -533,7 +533,7 @@ def _begin(folder: RunFolder, given: Namespace, data: Data) -> None:
 
 def _inputs(data: Data) -> list[Path]:
     """Return the files that a data set was read from."""
-    return [Path(path) for path in [getattr(data, "path", None)] if path is not None]
+    return [path for path in [getattr(data, "path", None)] if path is not None]
 
 
 def _absolute(given: Namespace) -> Namespace:

@@ -594,8 +594,8 @@ def _run(role: str, program: Program, bare: Program, batch: Batch, given: Batch)
         if width is not None:
             name, expected, found = width
             raise ValueError(
-                f"the {role}'s {name!r} expects {expected} columns, got {found} (the {role} was given a batch of "
-                f"{described}): give data of that width, or make the layer as wide as what it is given"
+                f"the {role} fails on a batch of {described}: its {name!r} expects {expected} columns, got {found}: "
+                "give data of that width, or make the layer as wide as what it is given"
             ) from error
         raise ValueError(
             f"the {role} fails on a batch of {described}{hint}: {type(error).__name__}: {brief(error)}"

@@ -725,7 +725,7 @@ BAD = {
     "inf": (lambda: torch.tensor([[0.0] * 12, [math.inf] * 12]), {}, "tensor 0 of the data holds inf at datum 1"),
     "support": (lambda: torch.full((200, 12), 0.5), {}, r"'x': datum 0 has values from 0.5 to 0.5, outside"),
     "empty": (lambda: torch.empty(0, 12), {}, "the data set is empty"),
-    "shape": (lambda: torch.zeros(5, 11), {}, r"the guide fails on a batch of \(5, 11\) float32"),
+    "shape": (lambda: torch.zeros(5, 11), {}, r"batch of \(5, 11\) float32: its 'encoder.layers.0' expects 12 columns"),
     "dtype": (lambda: torch.zeros(5, 12, dtype=torch.uint8), {}, r"the guide fails on a batch of \(5, 12\) uint8"),
     "lengths": (lambda: (torch.zeros(5, 12), torch.zeros(4)), {}, r"one length, got lengths \[5, 4\]"),
     "no tensor": (lambda: "digits", {}, "data must be a tensor, a tuple of tensors or a data set of pyrovae, got str"),

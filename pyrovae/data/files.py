@@ -48,6 +48,7 @@ class Array(Data):
             binarise=binarise,
             mapped=mapped,
         )
+        self.path = Path(path)
 
 
 def _read_array(path: str | Path, mapped: bool) -> np.ndarray:
@@ -147,4 +148,4 @@ class CSV(Data):
             binarise=binarise,
             missing=missing,
         )
-        self.standardise = standardise
+        self.standardise, self.path = standardise, Path(path)
