@@ -203,9 +203,9 @@ def sbc(
         >>> found.ranks.shape, bool((found.pvalue > 1e-4).all())
         (torch.Size([200, 2]), True)
     """
-    at_least("num_simulations", num_simulations, 2)
-    at_least("num_draws", num_draws, 2)
-    at_least("batch_size", batch_size, 1)
+    num_simulations = at_least("num_simulations", num_simulations, 2)
+    num_draws = at_least("num_draws", num_draws, 2)
+    batch_size = at_least("batch_size", batch_size, 1)
     own = dict(quantities or {})
     options: dict[str, Any] = {"device": device, "progress": progress}
     # one more half of simulations, whose latents are the points that distances are taken from

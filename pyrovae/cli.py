@@ -206,7 +206,7 @@ def evaluate_command(
     if data is not None and data.standardise:  # on the scale that the fit has seen
         shown = data.with_moments(_splits(folder).train.moments)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
-    at_least("num_draws", num_draws, 1)
+    num_draws = at_least("num_draws", num_draws, 1)
     result = evaluate(fitted.model, fitted.guide, shown, num_particles=num_particles, compile=compile, **options)
     print(json.dumps(result.summary(), indent=1))
     if target is not None:
@@ -291,7 +291,7 @@ def compare_command(
         raise ValueError("guides is empty: name at least one")
     if not objectives:
         raise ValueError("objectives is empty: name at least one")
-    at_least("num_seeds", num_seeds, 1)
+    num_seeds = at_least("num_seeds", num_seeds, 1)
     for name, count in {"gaps_of": gaps_of, "latents_of": latents_of, "simulations": simulations}.items():
         at_least(name, count, 0)
     counts = {"num_particles": num_particles, "num_draws": num_draws, "max_arviz_data": max_arviz_data}

@@ -71,8 +71,8 @@ def log_weights(
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
-    at_least("num_particles", num_particles, 1)
-    at_least("batch_size", batch_size, 1)
+    num_particles = at_least("num_particles", num_particles, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     check_mode(compile)
     with question(model, guide, data, seed=seed, device=device) as asked:
         label = "log weights" if progress else None

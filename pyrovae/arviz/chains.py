@@ -76,11 +76,11 @@ def hmc(
         ValueError: for a pair that breaks the contract, bad data or bad numbers, a latent that cannot be moved along a
             gradient, draws beyond ``max_bytes``, or a site with the name of a dimension.
     """
-    at_least("num_chains", num_chains, 1)
-    at_least("num_warmup", num_warmup, 20)
-    at_least("num_draws", num_draws, 8)
-    at_least("num_steps", num_steps, 1)
-    at_least("batch_size", batch_size, 1)
+    num_chains = at_least("num_chains", num_chains, 1)
+    num_warmup = at_least("num_warmup", num_warmup, 20)
+    num_draws = at_least("num_draws", num_draws, 8)
+    num_steps = at_least("num_steps", num_steps, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     check_mode(compile)
     with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
         asked.layout.require_latents()

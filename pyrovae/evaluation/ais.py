@@ -233,7 +233,7 @@ def anneal(
     only: Sequence[int] | None = None,
 ) -> Annealing:
     """Do what :func:`ais` does, for the data of these numbers, in their order; None: for all."""
-    at_least("max_temperatures", max_temperatures, 1)
+    max_temperatures = at_least("max_temperatures", max_temperatures, 1)
     tries = _tries(num_temperatures, max_temperatures)
     schedule = _schedule(num_chains, num_steps, step_size, tries[0])
     data = as_data(data).fixed()
@@ -282,7 +282,7 @@ def check_temperatures(num_temperatures: int | str) -> None:
     if isinstance(num_temperatures, str) and num_temperatures != "auto":
         raise ValueError(f'num_temperatures must be "auto" or a whole number, got {num_temperatures!r}')
     if num_temperatures != "auto":
-        at_least("num_temperatures", num_temperatures, 1)
+        num_temperatures = at_least("num_temperatures", num_temperatures, 1)
 
 
 def _tries(num_temperatures: int | str, most: int) -> list[int]:
@@ -415,7 +415,7 @@ def bdmc(
     Raises:
         ValueError: as :func:`ais` does, and for an observation that is not a tensor of the batch.
     """
-    at_least("num_temperatures", num_temperatures, 1)
+    num_temperatures = at_least("num_temperatures", num_temperatures, 1)
     schedule = _schedule(num_chains, num_steps, step_size, num_temperatures)
     data = as_data(data).fixed()
     lower, upper, simulated = [], [], []
@@ -463,7 +463,7 @@ def _annealer(
     model: Program, guide: Any, data: Any, schedule: Schedule, batch_size: int, seed: int, compile: bool | str,
     device: Any, progress: bool,
 ) -> Iterator[Annealer]:  # fmt: skip
-    at_least("batch_size", batch_size, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     check_mode(compile)
     with (
         question(model, prior_guide(model, guide), data, seed=seed, device=device) as asked,

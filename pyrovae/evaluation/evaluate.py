@@ -1,6 +1,7 @@
 """How good the bound and the evidence are, per datum."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from pyrovae.pair import Program
 from pyrovae.particles import BATCH_SIZE, question
 from pyrovae.weights import stream
 
+COARSE = 0.1  # nats to which a log weight must be held for the tail of the weights to be seen
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -27,7 +30,8 @@ class Evaluation:
         log_evidence: importance-weighted estimate of log p(x), log mean w, ``[N]``; biased down by about half of
             ``log_evidence_se`` squared.
         log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``, where ``reliable`` holds.
-        khat: Pareto tail index of the weights, ``[N]``.
+        khat: Pareto tail index of the weights, ``[N]``; infinite where rounding decides them, and they tell nothing:
+            where a log weight is so large that its precision holds it to no better than 0.1 nats.
         ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
         num_particles: K.
     """
@@ -105,7 +109,7 @@ def worst(evaluation: Evaluation, count: int = 10) -> pd.DataFrame:
         A row a datum, by its number in the set: ``khat``, ``reliable`` (k-hat is within its limit), ``draws_needed``
         (particles that this k-hat asks for), ``ess``, ``gap`` (log evidence - ELBO, in nats), ``elbo``.
     """
-    at_least("count", count, 1)
+    count = at_least("count", count, 1)
     order = evaluation.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count]
     columns = {
         "khat": evaluation.khat,
@@ -151,6 +155,7 @@ def interval(estimate: Tensor, error: Tensor, count: int, level: float) -> tuple
 def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     """Turn log weights ``[K, N]`` into the fields of an :class:`Evaluation`, each ``[N]`` in float64."""
     weights = log_weights.double()
+    coarse = weights.abs().max(0).values * torch.finfo(log_weights.dtype).eps > COARSE
     num_particles = weights.shape[0]
     largest = weights.max(0).values
     relative = (weights - largest).exp()
@@ -161,7 +166,7 @@ def weigh(log_weights: Tensor) -> dict[str, Tensor]:
         "elbo_se": spread / math.sqrt(num_particles),
         "log_evidence": log_evidence,
         "log_evidence_se": log_evidence_se,
-        "khat": pareto_khat(weights),
+        "khat": pareto_khat(weights).masked_fill(coarse, math.inf),
         "ess": relative.sum(0).square() / relative.square().sum(0),
     }
 
@@ -207,11 +212,25 @@ def evaluate(
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
-    at_least("num_particles", num_particles, 1)
-    at_least("batch_size", batch_size, 1)
+    num_particles = at_least("num_particles", num_particles, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     check_mode(compile)
     with question(model, guide, data, seed=seed, device=device) as asked:
         label = "evaluate" if progress else None
         parts = [weigh(part) for _, part in stream(asked, num_particles, batch_size, label, compile)]
     fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    _say_what_rounding_decides(fields)
     return Evaluation(**fields, num_particles=num_particles)
+
+
+def _say_what_rounding_decides(fields: dict[str, Tensor]) -> None:
+    coarse = fields["elbo"].abs() * torch.finfo(torch.float32).eps > COARSE
+    coarse &= fields["khat"].isinf()
+    if bool(coarse.any()):
+        size = float(fields["elbo"][coarse].abs().max())
+        warnings.warn(
+            f"the log weights of {int(coarse.sum())} data are as large as {size:.2g} nats, of which float32 keeps "
+            f"{size * torch.finfo(torch.float32).eps:.2g} nats: their evidence and k-hat are not to be trusted; "
+            "standardise the data, or cast model and guide to float64",
+            stacklevel=3,
+        )

@@ -94,8 +94,8 @@ def evidence(
     Raises:
         ValueError: as :func:`~pyrovae.evaluate` and, where a datum has to be annealed, :func:`~pyrovae.ais` do.
     """
-    positive("tolerance", tolerance)
-    at_least("num_chains", num_chains, 1)
+    tolerance = positive("tolerance", tolerance)
+    num_chains = at_least("num_chains", num_chains, 1)
     check_temperatures(num_temperatures)
     data = as_data(data).fixed()
     options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}

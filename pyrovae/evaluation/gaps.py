@@ -168,11 +168,11 @@ def gaps(
         >>> bool((found.approximation > -0.5).all() and (found.amortization > -0.5).all())
         True
     """
-    at_least("num_particles", num_particles, 2)
-    at_least("num_steps", num_steps, 1)
-    at_least("particles_per_step", particles_per_step, 1)
-    at_least("batch_size", batch_size, 1)
-    positive("lr", lr)
+    num_particles = at_least("num_particles", num_particles, 2)
+    num_steps = at_least("num_steps", num_steps, 1)
+    particles_per_step = at_least("particles_per_step", particles_per_step, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
+    lr = positive("lr", lr)
     data = as_data(data).fixed()
     given = _given(log_evidence, len(data))
     weighed: list[list[dict[str, Tensor]]] = []

@@ -151,8 +151,8 @@ def pit(
         >>> found.values.shape, bool((found.pvalue > 1e-4).all())
         (torch.Size([300, 5]), True)
     """
-    at_least("num_draws", num_draws, 2)
-    at_least("batch_size", batch_size, 1)
+    num_draws = at_least("num_draws", num_draws, 2)
+    batch_size = at_least("batch_size", batch_size, 1)
     data = as_data(data).fixed()
     tally = Tally()
     with question(model, PriorGuide(model), data, seed=seed, device=device) as asked:
@@ -187,7 +187,7 @@ def _check(
     group: str, model: Program, guide: Program, data: Any, statistics: dict[str, Statistic], site: str | None,
     num_sets: int, batch_size: int, seed: int, device: Any, progress: bool,
 ) -> pd.DataFrame:  # fmt: skip
-    at_least("num_sets", num_sets, 1)
+    num_sets = at_least("num_sets", num_sets, 1)
     if not isinstance(statistics, Mapping):
         raise ValueError(f"statistics must be a dict of functions of a set, by name, got a {type(statistics).__name__}")
     if not statistics:

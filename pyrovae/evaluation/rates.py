@@ -54,7 +54,7 @@ def rates(
         >>> list(found.index)
         ['z']
     """
-    at_least("num_particles", num_particles, 1)
+    num_particles = at_least("num_particles", num_particles, 1)
     sums: dict[str, list[torch.Tensor]] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
         asked.layout.require_guided("rates")

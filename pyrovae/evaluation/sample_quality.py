@@ -74,7 +74,7 @@ def sample_quality(
         >>> bool((table.loc["coverage", "model"] - table.loc["coverage", "data"]) > -0.1)
         True
     """
-    at_least("neighbours", neighbours, 1)
+    neighbours = at_least("neighbours", neighbours, 1)
     check_seed(seed)
     whole = as_data(data).fixed().to(torch.device("cpu"))
     half = len(whole) // 2

@@ -50,7 +50,7 @@ def shared(
         ValueError: for a guide without ``draw()``, ``posterior(name)`` and ``local``, as
             :class:`~pyrovae.guides.WithGlobals` has them.
     """
-    at_least("num_draws", num_draws, 2)
+    num_draws = at_least("num_draws", num_draws, 2)
     if not all(hasattr(guide, name) for name in ("draw", "posterior", "local")):
         raise ValueError(
             "the guide has no global latents to draw: it needs draw(), posterior(name) and local, as guides.WithGlobals"

@@ -15,7 +15,7 @@ from pyrovae.particles import BATCH_SIZE, Question, question, simulated, site_ro
 from pyrovae.progress import progress_bar
 from pyrovae.sampling import PriorGuide
 from pyrovae.sites import with_holes
-from pyrovae.streams import generator
+from pyrovae.streams import check_seed, generator
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def simulate(
         (torch.Size([7, 2]), torch.Size([7, 5]))
     """
     template = as_data(data).fixed().numbered(assumed=True)
+    seed = check_seed(seed)
     count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
     template = template.subset(_rows(len(template), count, seed))
     batches: list[tuple[Tensor, ...]] = []

@@ -148,8 +148,8 @@ def aggregate(
         >>> (parts + found.prior_dependence).allclose(found.rate, atol=1e-4)
         True
     """
-    at_least("num_draws", num_draws, 1)
-    at_least("batch_size", batch_size, 1)
+    num_draws = at_least("num_draws", num_draws, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     data = as_data(data).fixed()
     if len(data) < 2:
         raise ValueError("the aggregate posterior of one datum is its own: give at least 2 data")

@@ -47,8 +47,8 @@ def codes(
         >>> codes(model, guides.Exact(model), torch.zeros(7, 5), num_draws=5, progress=False).shape
         torch.Size([7, 2])
     """
-    at_least("num_draws", num_draws, 1)
-    at_least("batch_size", batch_size, 1)
+    num_draws = at_least("num_draws", num_draws, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     sums: dict[int, Tensor] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
         asked.layout.require_latents()

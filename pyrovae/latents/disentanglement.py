@@ -65,7 +65,7 @@ def disentanglement(
         1.0
     """
     codes, factors = _checked(codes, factors)
-    at_least("num_permutations", num_permutations, 0)
+    num_permutations = at_least("num_permutations", num_permutations, 0)
     if any(not isinstance(k, int) or not 0 <= k < factors.shape[1] for k in categorical):
         raise ValueError(
             f"categorical must be numbers of columns of factors, from 0 to {factors.shape[1] - 1}, got {categorical}"

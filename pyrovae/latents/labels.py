@@ -50,7 +50,7 @@ def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int
         raise ValueError(f"codes [N, D] and labels [N] were expected, got {codes.shape} and {labels.shape}")
     if not np.isfinite(codes).all():
         raise ValueError("the codes hold numbers that are not finite")
-    at_least("num_resamples", num_resamples, 2)
+    num_resamples = at_least("num_resamples", num_resamples, 2)
     names, truth, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(names) < 2 or counts.min() < FOLDS:
         raise ValueError(f"at least 2 labels of at least {FOLDS} data each are needed, got counts {counts.tolist()}")

@@ -127,8 +127,8 @@ def prior_test(
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
-    at_least("num_permutations", num_permutations, 1)
-    at_least("max_data", max_data, 20)
+    num_permutations = at_least("num_permutations", num_permutations, 1)
+    max_data = at_least("max_data", max_data, 20)
     whole = as_data(data).fixed()
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")

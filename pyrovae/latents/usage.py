@@ -172,9 +172,9 @@ def usage(
         >>> print(usage(model, guides.Exact(model), torch.randn(50, 5), progress=False).layers["latents"].to_dict())
         {'z': 2}
     """
-    at_least("num_draws", num_draws, 2)
-    at_least("batch_size", batch_size, 1)
-    positive("threshold", threshold)
+    num_draws = at_least("num_draws", num_draws, 2)
+    batch_size = at_least("batch_size", batch_size, 1)
+    threshold = positive("threshold", threshold)
     parts: dict[int, dict[str, _Sums]] = {}
     with question(model, guide, data, seed=seed, device=device) as asked:
         asked.layout.require_guided("rates")

@@ -129,12 +129,12 @@ def fit(
             data = as_data(data)
             total = _total_steps(len(data), epochs, steps, at_least("batch_size", batch_size, 1))
             if patience is not None:
-                at_least("patience", patience, 1)
+                patience = at_least("patience", patience, 1)
                 if validation_data is None:
                     raise ValueError("patience needs validation_data, by whose bound the best state is chosen")
             if clip_norm is not None:
-                positive("clip_norm", clip_norm)
-            not_negative("checkpoint_seconds", checkpoint_seconds)
+                clip_norm = positive("clip_norm", clip_norm)
+            checkpoint_seconds = not_negative("checkpoint_seconds", checkpoint_seconds)
             if checkpoint is not None:
                 checkpoint = writable_folder(checkpoint)
             elif resume:
@@ -294,7 +294,7 @@ def _named(value: Any, default: str) -> str:
 
 def _stepper(run: Run, optimizer: Any, lr: Any, clip_norm: float | None) -> Stepper:
     if not callable(lr):
-        positive("lr", lr)
+        lr = positive("lr", lr)
     own_lr = isinstance(optimizer, torch.optim.Optimizer | pyro.optim.PyroOptim) or (
         optimizer is not None and not isinstance(optimizer, type)
     )
