@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, widths
 from pyrovae.guides.draw import Draw
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import MLP, Network, positive
@@ -54,8 +54,9 @@ class Auxiliary(Guide):
         support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
-        self.auxiliary_dim, self.context_dim = at_least("auxiliary_dim", auxiliary_dim, 1), context_dim
-        self.hidden = tuple(hidden)
+        self.auxiliary_dim = auxiliary_dim = at_least("auxiliary_dim", auxiliary_dim, 1)
+        self.context_dim = context_dim = at_least("context_dim", context_dim, 1)
+        self.hidden = widths("hidden", hidden)
         self.head = nn.Linear(self.num_features, 2 * auxiliary_dim + context_dim)
         self.forwards = MLP(auxiliary_dim + context_dim, 2 * self.free_dim, hidden=self.hidden)
         self.backwards = MLP(self.free_dim + context_dim, 2 * auxiliary_dim, hidden=self.hidden)

@@ -50,10 +50,10 @@ class Categorical(Guide):
         latent: str = "z",
     ) -> None:
         super().__init__(encoder, at_least("num_categories", num_categories, 2), latent=latent)
-        if how not in _FAMILIES:
+        if not isinstance(how, str) or how not in _FAMILIES:
             raise ValueError(f"how must be one of {', '.join(map(repr, _FAMILIES))}, got {how!r}")
-        self.num_categories, self.how, self.temperature = num_categories, how, positive("temperature", temperature)
-        self.head = nn.Linear(self.num_features, num_categories)
+        self.num_categories, self.how, self.temperature = self.latent_dim, how, positive("temperature", temperature)
+        self.head = nn.Linear(self.num_features, self.num_categories)
 
     def family(self, params: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every row of logits."""

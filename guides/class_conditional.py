@@ -5,10 +5,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, site_name
 from pyrovae.guides.categorical import OneHot
-from pyrovae.guides.guide import Guide
+from pyrovae.guides.guide import Guide, check_guide
 from pyrovae.nn import Network
+from pyrovae.nn.network import check_columns, num_features
 
 
 class ClassConditional(nn.Module):
@@ -35,13 +36,15 @@ class ClassConditional(nn.Module):
 
     def __init__(self, classifier: Network | nn.Module, latent: Guide, num_classes: int, *, name: str = "y") -> None:
         super().__init__()
-        if not isinstance(latent, Guide):
-            raise ValueError(f"latent must be a guide of one latent, got a {type(latent).__name__}")
-        if not isinstance(getattr(classifier, "out_features", None), int):
-            raise ValueError(f"the classifier, a {type(classifier).__name__}, needs an attribute out_features")
-        self.classifier, self.latent, self.name = classifier, latent, name
+        width = num_features("classifier", classifier)
+        check_guide("latent", latent)
         self.num_classes = at_least("num_classes", num_classes, 2)
-        self.head = nn.Linear(int(classifier.out_features), num_classes)  # type: ignore[arg-type]
+        columns = getattr(classifier, "in_features", None)
+        if isinstance(columns, int):
+            source = f"the {columns} of the classifier and one for each of num_classes"
+            check_columns("the encoder of latent", latent.encoder, columns + self.num_classes, source)
+        self.classifier, self.latent, self.name = classifier, latent, site_name("name", name)
+        self.head = nn.Linear(width, self.num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the classifier's logits, ``[N, C]``."""

@@ -6,8 +6,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import not_a_class, site_name
 from pyrovae.guides.categorical import OneHot
-from pyrovae.guides.guide import Guide
+from pyrovae.guides.guide import Guide, check_guide
 
 
 class Clustered(nn.Module):
@@ -36,11 +37,14 @@ class Clustered(nn.Module):
 
     def __init__(self, latent: Guide, model: Any, *, name: str = "y") -> None:
         super().__init__()
-        if not isinstance(latent, Guide):
-            raise ValueError(f"latent must be a guide of one latent, got a {type(latent).__name__}")
+        check_guide("latent", latent)
+        not_a_class("model", model)
         if not callable(getattr(model, "cluster_logits", None)):
             raise ValueError(f"the model, a {type(model).__name__}, has no method cluster_logits(z)")
-        self.latent, self.name = latent, name
+        size = getattr(model, "latent_dim", None)
+        if isinstance(size, int) and size != latent.latent_dim:
+            raise ValueError(f"latent must have as many latents as the model, {size}, got {latent.latent_dim}")
+        self.latent, self.name = latent, site_name("name", name)
         self.__dict__["model"] = model  # not a submodule: its parameters are the model's
 
     def probabilities(self, *batch: Tensor, num_draws: int = 100) -> Tensor:

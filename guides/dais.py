@@ -49,8 +49,8 @@ class DAIS(Refined):
         super().__init__(family, model)
         self.num_steps = at_least("num_steps", num_steps, 1)
         self.step_size = positive_number("step_size", step_size)
-        self.raw_sizes = nn.Parameter(torch.full((family.free_dim,), raw_positive(step_size)))
-        self.raw_temperatures = nn.Parameter(torch.zeros(num_steps))
+        self.raw_sizes = nn.Parameter(torch.full((family.free_dim,), raw_positive(self.step_size, "step_size")))
+        self.raw_temperatures = nn.Parameter(torch.zeros(self.num_steps))
         self.raw_keep = nn.Parameter(torch.zeros(()))
 
     def temperatures(self) -> Tensor:

@@ -6,6 +6,8 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.checks import not_a_class, site_name
+
 
 class HasPosterior(Protocol):
     """A model whose posterior has a closed form."""
@@ -25,9 +27,10 @@ class Exact:
     """
 
     def __init__(self, model: HasPosterior, *, latent: str = "z") -> None:
+        not_a_class("model", model)
         if not callable(getattr(model, "posterior", None)):
             raise ValueError(f"the model, a {type(model).__name__}, has no method posterior(x) to take as the guide")
-        self.model, self.latent = model, latent
+        self.model, self.latent = model, site_name("latent", latent)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Sample the latent of every datum of ``x``, ``[N, D]``; return it."""

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, widths
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 from pyrovae.nn.transforms import Autoregressive, gated
@@ -45,6 +45,8 @@ class Flow(Guide):
         torch.Size([5])
     """
 
+    may_be_linear = False  # whether the network of a step can do without hidden layers
+
     def __init__(
         self,
         encoder: Network | nn.Module,
@@ -57,10 +59,10 @@ class Flow(Guide):
         support: Any = None,
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
-        self.num_steps, self.hidden = at_least("num_steps", num_steps, 1), tuple(hidden)
-        self.context_dim = at_least("context_dim", context_dim, 1)
-        self.head = nn.Linear(self.num_features, 2 * self.free_dim + context_dim)
-        self.steps = nn.ModuleList(self.make_step() for _ in range(num_steps))
+        self.num_steps, self.context_dim = at_least("num_steps", num_steps, 1), at_least("context_dim", context_dim, 1)
+        self.hidden = widths("hidden", hidden, empty=self.may_be_linear)
+        self.head = nn.Linear(self.num_features, 2 * self.free_dim + self.context_dim)
+        self.steps = nn.ModuleList(self.make_step() for _ in range(self.num_steps))
         self.reverse: Tensor
         self.register_buffer("reverse", torch.arange(self.free_dim - 1, -1, -1), persistent=False)
 

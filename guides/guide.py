@@ -7,9 +7,10 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, not_a_class, shown, site_name
 from pyrovae.guides.draw import Draw
 from pyrovae.nn import Network
+from pyrovae.nn.network import num_features
 from pyrovae.supports import bijection, constraint, of_components, of_vectors
 
 
@@ -39,16 +40,14 @@ class Guide(nn.Module):
         support: Any = None,
     ) -> None:
         super().__init__()
-        if not isinstance(getattr(encoder, "out_features", None), int):
-            raise ValueError(
-                f"the encoder, a {type(encoder).__name__}, does not say how many features it returns: give it an "
-                "attribute out_features"
-            )
-        self.encoder, self.latent_dim = encoder, at_least("latent_dim", latent_dim, 1)
-        self.latent, self.support = latent, support
-        self.num_features = int(encoder.out_features)  # type: ignore[arg-type]
-        self.to_support = None if support is None else bijection(of_vectors(of_components(constraint(support))))
-        self.free_dim = latent_dim if self.to_support is None else self.to_support.inverse_shape((latent_dim,))[-1]
+        self.num_features, self.latent_dim = num_features("encoder", encoder), at_least("latent_dim", latent_dim, 1)
+        self.encoder, self.latent, self.support = encoder, site_name("latent", latent), support
+        self.to_support = None if support is None else _onto(support)
+        self.free_dim = latent_dim = self.latent_dim
+        if self.to_support is not None:
+            self.free_dim = self.to_support.inverse_shape((latent_dim,))[-1]
+        if self.free_dim < 1:
+            raise ValueError(f"support {support!r} leaves nothing free of latent_dim {latent_dim}: take more latents")
 
     @abstractmethod
     def family(self, params: Tensor) -> dist.TorchDistribution:
@@ -76,6 +75,29 @@ class Guide(nn.Module):
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, self.posterior(*batch))
         return z
+
+
+def _onto(support: Any) -> Any:
+    """Return a transform from real vectors onto a support.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    try:
+        return bijection(of_vectors(of_components(constraint(support))))
+    except NotImplementedError:
+        raise ValueError(f"support {support!r} is one onto which torch has no map from the real line") from None
+
+
+def check_guide(name: str, guide: Any) -> None:
+    """See that ``guide`` is one of one latent with an encoder, not a class.
+
+    Raises:
+        ValueError: saying what to write.
+    """
+    not_a_class(name, guide)
+    if not isinstance(guide, Guide):
+        raise ValueError(f"{name} must be a guide with an encoder, of one latent, got {shown(guide)}")
 
 
 def transformed(member: dist.TorchDistribution, to_support: Any) -> dist.TorchDistribution:

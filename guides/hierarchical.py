@@ -1,13 +1,16 @@
 """Guide of several latent layers, from the data upwards."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.guides.guide import Guide
+from pyrovae.checks import shown, site_name
+from pyrovae.guides.guide import Guide, check_guide
+from pyrovae.nn.network import check_columns
 
 
 class Hierarchical(nn.Module):
@@ -33,12 +36,19 @@ class Hierarchical(nn.Module):
 
     def __init__(self, layers: Sequence[Guide], *, latents: Sequence[str] | None = None) -> None:
         super().__init__()
-        if len(layers) < 1 or not all(isinstance(layer, Guide) for layer in layers):
-            raise ValueError(f"layers must be guides, at least one, got {[type(layer).__name__ for layer in layers]}")
+        if not isinstance(layers, Sequence | nn.ModuleList) or not layers:
+            raise ValueError(f"layers must be a sequence of guides, at least one, got {shown(layers)}")
+        for i, layer in enumerate(layers):
+            check_guide(f"layers[{i}]", layer)
+        for i, (below, layer) in enumerate(pairwise(layers), 1):
+            check_columns(f"the encoder of layers[{i}]", layer.encoder, below.latent_dim, "the latents below")
+        if latents is not None and (not isinstance(latents, Sequence) or isinstance(latents, str)):
+            raise ValueError(f"latents must be a sequence of names, got {shown(latents)}")
+        names = [f"z{i + 1}" for i in range(len(layers))] if latents is None else latents
+        self.latents = tuple(site_name("each of latents", name) for name in names)
+        if len(self.latents) != len(layers) or len(set(self.latents)) != len(layers):
+            raise ValueError(f"{len(layers)} layers need as many names of latents, all different, got {self.latents}")
         self.layers = nn.ModuleList(layers)
-        self.latents = tuple(latents or (f"z{i + 1}" for i in range(len(layers))))
-        if len(self.latents) != len(layers):
-            raise ValueError(f"{len(layers)} layers need as many names of latents, got {self.latents}")
 
     def forward(self, *batch: Tensor) -> list[Tensor]:
         """Sample every layer's latent for every datum of the batch; return them, from the lowest."""

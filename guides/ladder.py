@@ -8,7 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import not_a_class, shown
 from pyrovae.nn import Network, positive
+from pyrovae.nn.network import check_columns, num_features
 
 
 class HasLayers(Protocol):
@@ -53,14 +55,19 @@ class Ladder(nn.Module):
 
     def __init__(self, networks: Sequence[Network | nn.Module], model: HasLayers) -> None:
         super().__init__()
+        not_a_class("model", model)
         dims = getattr(model, "latent_dims", None)
         if not isinstance(dims, tuple) or not callable(getattr(model, "conditional", None)):
             raise ValueError(f"the model, a {type(model).__name__}, has no latent_dims and conditional(layer, above)")
+        if not isinstance(networks, Sequence | nn.ModuleList):
+            raise ValueError(f"networks must be a sequence of networks, one for each layer, got {shown(networks)}")
+        widths = [num_features(f"networks[{i}]", network) for i, network in enumerate(networks)]
         if len(networks) != len(dims):
             raise ValueError(f"the model has {len(dims)} latent layers, got {len(networks)} networks: one for each")
+        for i, (width, network) in enumerate(zip(widths, networks[1:], strict=False), 1):
+            check_columns(f"networks[{i}]", network, width, "the features of the network below")
         self.networks = nn.ModuleList(networks)
         self.__dict__["model"] = model  # not a submodule: its parameters are the model's
-        widths: list[Any] = [network.out_features for network in networks]
         self.heads = nn.ModuleList(nn.Linear(width, 2 * dim) for width, dim in zip(widths, dims, strict=True))
 
     def top(self, *batch: Tensor) -> dist.TorchDistribution:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -9,7 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.guides.guide import Guide
+from pyrovae.checks import at_least, shown
+from pyrovae.guides.guide import Guide, check_guide
+from pyrovae.nn.network import check_columns
 
 
 class Local(nn.Module):
@@ -36,13 +39,13 @@ class Local(nn.Module):
 
     def __init__(self, family: Guide, data: Any) -> None:
         super().__init__()
-        if not isinstance(family, Guide):
-            raise ValueError(f"the family must be a guide with an encoder, got a {type(family).__name__}")
-        tensors = () if isinstance(data, int) else tuple(data) if isinstance(data, tuple | list) else (data,)
-        if not all(isinstance(t, Tensor) for t in tensors) or len({len(t) for t in tensors}) > 1:
-            raise ValueError("data must be a tensor or tensors of one length, the same that are passed to fit")
+        check_guide("family", family)
+        tensors = _tensors(data)
+        if tensors and all(t.dim() == 2 for t in tensors):
+            columns = sum(t.shape[1] for t in tensors)
+            check_columns("the encoder of family", family.encoder, columns, "the columns of data")
         self.latent = family.latent
-        self.data = data if isinstance(data, int) else len(tensors[0])
+        self.data = len(tensors[0]) if tensors else at_least("data", data, 1)
         self.keys: Tensor
         if not tensors:
             start, keys = torch.zeros(self.data, _width(family)), torch.zeros(self.data, dtype=torch.int64)
@@ -53,7 +56,8 @@ class Local(nn.Module):
             keys, order = keys.sort()
             start = start[order]
         self.family = copy.deepcopy(family)
-        self.family.encoder, self.family.head = _unused(self.family.encoder), _unused(self.family.head)
+        for name in ("encoder", "head"):
+            _as_plain_attribute(self.family, name)
         self.free = nn.Parameter(start)
         self.register_buffer("keys", keys)
 
@@ -81,26 +85,12 @@ class Local(nn.Module):
         return z
 
 
-class Unused(nn.Module):
-    """A network that stays known, with parameters that are not the guide's.
-
-    Args:
-        network: that is kept.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["network"] = network
-        self.out_features = network.out_features
-
-    def forward(self, *features: Tensor) -> Tensor:
-        """Run the network as it was."""
-        out: Tensor = self.__dict__["network"](*features)
-        return out
-
-
-def _unused(network: nn.Module) -> nn.Module:
-    return network if isinstance(network, Unused) else Unused(network)
+def _as_plain_attribute(owner: nn.Module, name: str) -> None:
+    """Make a submodule a plain attribute: it stays known, and its parameters are no longer its owner's."""
+    network = getattr(owner, name)
+    if name in owner._modules:
+        delattr(owner, name)
+    owner.__dict__[name] = network
 
 
 def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:
@@ -120,6 +110,22 @@ def _weights(size: int, device: str) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(0)
     drawn = torch.randint(-(2**62), 2**62, (size,), generator=generator, device="cpu", dtype=torch.int64)
     return (2 * drawn + 1).to(device)
+
+
+def _tensors(data: Any) -> tuple[Tensor, ...]:
+    """Return the tensors that data are; none where they are a number of data.
+
+    Raises:
+        ValueError: when they are neither.
+    """
+    if isinstance(data, Integral) and not isinstance(data, bool):
+        return ()
+    tensors = tuple(data) if isinstance(data, tuple | list) else (data,)
+    if not tensors or not all(isinstance(t, Tensor) and t.dim() > 0 and len(t) > 0 for t in tensors):
+        raise ValueError(f"data must be a tensor or tensors, the same that are passed to fit, got {shown(data)}")
+    if len({len(t) for t in tensors}) > 1:
+        raise ValueError(f"data must be tensors of one length, got lengths {[len(t) for t in tensors]}")
+    return tensors
 
 
 def _parts(tensors: tuple[Tensor, ...]) -> Any:

@@ -41,7 +41,7 @@ class LowRank(Guide):
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.rank = at_least("rank", rank, 1)
-        self.head = nn.Linear(self.num_features, self.free_dim * (2 + rank))
+        self.head = nn.Linear(self.num_features, self.free_dim * (2 + self.rank))
         with torch.no_grad():  # F starts small, yet not at zero, where its gradient would be
             self.head.weight[2 * self.free_dim :].normal_(std=0.01)
             self.head.bias[2 * self.free_dim :].normal_(std=0.1)

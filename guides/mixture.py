@@ -90,7 +90,7 @@ class Mixture(Guide):
     ) -> None:
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.num_components = at_least("num_components", num_components, 2)
-        self.head = nn.Linear(self.num_features, num_components * (1 + 2 * self.free_dim))
+        self.head = nn.Linear(self.num_features, self.num_components * (1 + 2 * self.free_dim))
         nn.init.normal_(self.head.bias)  # components start apart
 
     def family(self, params: Tensor) -> dist.TorchDistribution:

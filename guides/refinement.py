@@ -10,7 +10,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.guides.guide import Guide
+from pyrovae.checks import program
+from pyrovae.guides.guide import Guide, check_guide
 from pyrovae.pair import log_density, same_numbers
 
 
@@ -26,8 +27,8 @@ class Refined(nn.Module):
 
     def __init__(self, family: Guide, model: Callable[..., Any]) -> None:
         super().__init__()
-        if not isinstance(family, Guide):
-            raise ValueError(f"the family must be a guide with an encoder, got a {type(family).__name__}")
+        check_guide("family", family)
+        program("model", model)
         self.family, self.latent = family, family.latent
         self.__dict__["model"] = model  # not a submodule: its parameters are the model's
 

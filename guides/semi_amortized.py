@@ -49,7 +49,7 @@ class SemiAmortized(Refined):
         super().__init__(family, model)
         self.num_steps = at_least("num_steps", num_steps, 1)
         self.step_length = positive_number("step_length", step_length)
-        self.raw_lengths = nn.Parameter(torch.full((num_steps,), raw_positive(step_length)))
+        self.raw_lengths = nn.Parameter(torch.full((self.num_steps,), raw_positive(self.step_length, "step_length")))
 
     def params(self, *batch: Tensor) -> Tensor:
         """Return the parameters of q(z | x) for every datum, ``[N, P]``, after the steps."""

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 from pyrovae.priors.sphere import PowerSpherical
@@ -29,8 +30,8 @@ class Spherical(Guide):
     """
 
     def __init__(self, encoder: Network | nn.Module, latent_dim: int, *, latent: str = "z") -> None:
-        super().__init__(encoder, latent_dim, latent=latent)
-        self.head = nn.Linear(self.num_features, latent_dim + 1)
+        super().__init__(encoder, at_least("latent_dim", latent_dim, 2), latent=latent)
+        self.head = nn.Linear(self.num_features, self.latent_dim + 1)
 
     def family(self, params: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every row of parameters."""

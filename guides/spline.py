@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from pyrovae.checks import at_least, positive
+from pyrovae.checks import positive
 from pyrovae.guides.flow import Flow
 from pyrovae.nn import Network
-from pyrovae.nn.spline import Coupling, spline
+from pyrovae.nn.spline import Coupling, check_bins, spline
 from pyrovae.nn.transforms import Autoregressive
 
 
@@ -45,6 +45,7 @@ class SplineCoupling(Flow):
     """
 
     step: Callable[..., nn.Module] = Coupling
+    may_be_linear = True
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class SplineCoupling(Flow):
         latent: str = "z",
         support: Any = None,
     ) -> None:
-        self.num_bins, self.bound = at_least("num_bins", num_bins, 2), float(positive("bound", bound))
+        self.num_bins, self.bound = check_bins(num_bins), positive("bound", bound)
         super().__init__(
             encoder,
             latent_dim,
@@ -90,3 +91,4 @@ class SplineAutoregressive(SplineCoupling):
     """
 
     step = Autoregressive
+    may_be_linear = False

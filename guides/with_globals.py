@@ -10,9 +10,10 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, program, shown, site_name, widths
+from pyrovae.checks import positive as above_zero
 from pyrovae.nn import positive, raw_positive
-from pyrovae.supports import bijection
+from pyrovae.supports import bijection, constraint
 
 Global = tuple[str, tuple[int, ...], str]
 """Name of a site, its shape, and the name of its support among torch's constraints."""
@@ -32,17 +33,19 @@ class WithGlobals(nn.Module):
 
     def __init__(self, local: nn.Module, sites: Sequence[Global], *, num_data: int, scale: float = 0.02) -> None:
         super().__init__()
+        program("local", local)
+        if not isinstance(sites, Sequence) or isinstance(sites, str):
+            raise ValueError(f"sites must be a sequence of (name, shape, support), got {shown(sites)}")
         if not sites:
-            raise ValueError("there are no global latents: without them the local guide will do")
-        self.local, self.scale = local, scale
-        self.num_data = at_least("num_data", num_data, 1)
-        self.sites = tuple((str(name), tuple(shape), str(support)) for name, shape, support in sites)
+            raise ValueError("sites is empty: there are no global latents, and without them the local guide will do")
+        self.sites = tuple(_checked(latent) for latent in sites)
+        self.num_data, self.scale = at_least("num_data", num_data, 1), above_zero("scale", scale)
+        raw_scale = raw_positive(self.scale)
+        self.local = local
         bijections = {name: bijection(getattr(constraints, support)) for name, _, support in self.sites}
         shapes = {name: bijections[name].inverse_shape(shape) for name, shape, _ in self.sites}
         self.loc = nn.ParameterDict({_key(name): torch.zeros(shape) for name, shape in shapes.items()})
-        self.raw_scale = nn.ParameterDict(
-            {_key(name): torch.full(shape, raw_positive(scale)) for name, shape in shapes.items()}
-        )
+        self.raw_scale = nn.ParameterDict({_key(name): torch.full(shape, raw_scale) for name, shape in shapes.items()})
 
     @classmethod
     def of(cls, local: nn.Module, model: Any, *batch: Tensor, scale: float = 0.02) -> "WithGlobals":
@@ -104,6 +107,22 @@ class WithGlobals(nn.Module):
             pyro.sample(name, self.posterior(name))
         with poutine.scale(scale=self.num_data / batch[0].shape[0]):  # as the plate of the model
             return self.local(*batch)
+
+
+def _checked(latent: Any) -> Global:
+    """Return the name, the shape and the support of a global latent.
+
+    Raises:
+        ValueError: when it is no such triple.
+    """
+    if not isinstance(latent, list | tuple) or len(latent) != 3:
+        raise ValueError(f"each of sites must be (name, shape, support), got {shown(latent)}")
+    name, shape, support = site_name("name in sites", latent[0]), widths("shape in sites", latent[1]), latent[2]
+    try:
+        bijection(constraint(support)).inverse_shape(shape)
+    except (NotImplementedError, ValueError) as error:
+        raise ValueError(f"site {name!r} in sites has no Gaussian on its support {shown(support)}: {error}") from None
+    return name, shape, str(support)
 
 
 def _key(name: str) -> str:

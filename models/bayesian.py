@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyrovae.checks import at_least, positive
 from pyrovae.likelihoods import Likelihood
+from pyrovae.models.parts import check_decoder, check_latents
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
 
@@ -50,14 +51,17 @@ class BayesianVAE(nn.Module):
         weight_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.prior = as_prior(prior)
+        prior = as_prior(prior)
+        check_decoder(decoder, likelihood)
+        check_latents(prior, decoder)
+        self.num_data = at_least("num_data", num_data, 1)
+        self.weight_scale = positive("weight_scale", weight_scale)
+        self.prior = prior
         self.__dict__["decoder"] = decoder  # not a submodule: its weights are latent, not parameters
         self.first = nn.Module()
         for name, weight in decoder.named_parameters():
             self.first.register_buffer(name.replace(".", "/"), weight.detach().clone())
         self.likelihood = likelihood
-        self.num_data = at_least("num_data", num_data, 1)
-        self.weight_scale = positive("weight_scale", weight_scale)
 
     @property
     def start(self) -> dict[str, Tensor]:

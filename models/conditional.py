@@ -6,8 +6,10 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.likelihoods import Likelihood
+from pyrovae.models.parts import check_decoder, optional_size
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
+from pyrovae.priors.prior import num_latents
 
 
 class ConditionalVAE(nn.Module):
@@ -46,10 +48,15 @@ class ConditionalVAE(nn.Module):
         num_data: int | None = None,
     ) -> None:
         super().__init__()
-        self.prior = as_prior(prior)
+        prior = as_prior(prior)
+        check_decoder(decoder, likelihood)
+        latents, columns = num_latents(prior), getattr(decoder, "in_features", None)
+        if isinstance(columns, int) and latents is not None and columns <= latents:
+            raise ValueError(f"decoder expects {columns} columns, got {latents} latents and the covariates")
+        self.num_data = optional_size(num_data)
+        self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
-        self.num_data = num_data
 
     def forward(self, x: Tensor, *covariates: Tensor) -> Tensor:
         """Sample z given the covariates and observe ``x``, ``[N, D]``; return z."""

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from pyrovae.checks import at_least
 from pyrovae.likelihoods import Likelihood
+from pyrovae.models.parts import check_decoder
 from pyrovae.nn import Network, positive
-from pyrovae.nn.network import SHIFT
+from pyrovae.nn.network import SHIFT, check_columns
 from pyrovae.state import importing
 
 
@@ -47,7 +48,10 @@ class GaussianMixtureVAE(nn.Module):
         likelihood: Likelihood | nn.Module,
     ) -> None:
         super().__init__()
-        self.num_clusters, self.latent_dim = at_least("num_clusters", num_clusters, 2), latent_dim
+        self.num_clusters = num_clusters = at_least("num_clusters", num_clusters, 2)
+        self.latent_dim = latent_dim = at_least("latent_dim", latent_dim, 1)
+        check_decoder(decoder, likelihood)
+        check_columns("decoder", decoder, latent_dim, "the latents")
         self.decoder = decoder
         self.likelihood = likelihood
         self.logits = nn.Parameter(torch.zeros(num_clusters))

@@ -8,9 +8,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import flag, shown
 from pyrovae.likelihoods import Likelihood
+from pyrovae.models.parts import check_decoder, optional_size
 from pyrovae.nn import Network, positive
+from pyrovae.nn.network import check_columns, num_features
 from pyrovae.priors import as_prior
+from pyrovae.priors.prior import num_latents
 
 
 class HierarchicalVAE(nn.Module):
@@ -56,16 +60,29 @@ class HierarchicalVAE(nn.Module):
         num_data: int | None = None,
     ) -> None:
         super().__init__()
-        self.prior = as_prior(prior)
+        prior = as_prior(prior)
+        if not isinstance(transitions, Sequence | nn.ModuleList):
+            raise ValueError(f"transitions must be a sequence of networks, got {shown(transitions)}")
+        widths = [num_features(f"transitions[{i}]", network) for i, network in enumerate(transitions)]
+        if any(width % 2 for width in widths):
+            raise ValueError(f"transitions must have an even number of out_features, got {widths}")
+        check_decoder(decoder, likelihood)
+        self.skip, self.num_data = flag("skip", skip), optional_size(num_data)
+        top = num_latents(prior)
+        if top is None:
+            shape = prior().event_shape
+            if len(shape) != 1:
+                raise ValueError(f"prior must be one of vectors, with one event dimension, got {len(shape)} of them")
+            top = int(shape[0])
+        self.latent_dims = (*(width // 2 for width in reversed(widths)), top)
+        names = [f"transitions[{i}]" for i in range(len(widths))] + ["decoder"]
+        for i, (name, network) in enumerate(zip(names, [*transitions, decoder], strict=True), 1):
+            above = self.latent_dims[-i:] if skip else self.latent_dims[-i:][:1]
+            check_columns(name, network, sum(above), "the latents above")
+        self.prior = prior
         self.transitions = nn.ModuleList(transitions)
         self.decoder = decoder
         self.likelihood = likelihood
-        self.skip, self.num_data = skip, num_data
-        widths: list[Any] = [getattr(network, "out_features", None) for network in transitions]
-        if not all(isinstance(width, int) and width % 2 == 0 for width in widths):
-            raise ValueError(f"transitions must have an even number of out_features, got {widths}")
-        top = getattr(self.prior, "latent_dim", None) or self.prior().event_shape[-1]
-        self.latent_dims = (*(width // 2 for width in reversed(widths)), top)
 
     def conditional(self, layer: int, above: Sequence[Tensor]) -> dist.TorchDistribution:
         """Return p(z_layer | the layers above), ``above`` being those, the next one first; layers count from 1."""

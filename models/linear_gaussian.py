@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least, flag
 from pyrovae.nn import positive
 
 
@@ -35,7 +36,9 @@ class LinearGaussian(nn.Module):
 
     def __init__(self, latent_dim: int, data_dim: int, *, isotropic: bool = True) -> None:
         super().__init__()
-        self.latent_dim, self.data_dim, self.isotropic = latent_dim, data_dim, isotropic
+        self.latent_dim = latent_dim = at_least("latent_dim", latent_dim, 1)
+        self.data_dim = data_dim = at_least("data_dim", data_dim, 1)
+        self.isotropic = flag("isotropic", isotropic)
         self.weight = nn.Parameter(torch.randn(data_dim, latent_dim) / math.sqrt(latent_dim))
         self.bias = nn.Parameter(torch.zeros(data_dim))
         self.raw_scale = nn.Parameter(torch.zeros(1 if isotropic else data_dim))

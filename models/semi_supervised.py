@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, flag
 from pyrovae.likelihoods import Likelihood
+from pyrovae.models.parts import check_decoder, check_latents, optional_size
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
 
@@ -53,12 +54,15 @@ class SemiSupervisedVAE(nn.Module):
         num_data: int | None = None,
     ) -> None:
         super().__init__()
-        self.prior = as_prior(prior)
+        prior = as_prior(prior)
+        check_decoder(decoder, likelihood)
+        self.num_classes = num_classes = at_least("num_classes", num_classes, 2)
+        check_latents(prior, decoder, more=num_classes)
+        self.num_data = optional_size(num_data)
+        self.learn_probabilities = flag("learn_probabilities", learn_probabilities)
+        self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
-        self.num_data = num_data
-        self.num_classes = at_least("num_classes", num_classes, 2)
-        self.learn_probabilities = learn_probabilities
         self.class_logits: Tensor
         if learn_probabilities:
             self.class_logits = nn.Parameter(torch.zeros(num_classes))

@@ -6,6 +6,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.likelihoods import Likelihood
+from pyrovae.models.parts import check_decoder, check_latents, optional_size
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
 
@@ -45,10 +46,13 @@ class VAE(nn.Module):
         num_data: int | None = None,
     ) -> None:
         super().__init__()
-        self.prior = as_prior(prior)
+        prior = as_prior(prior)
+        check_decoder(decoder, likelihood)
+        check_latents(prior, decoder)
+        self.num_data = optional_size(num_data)
+        self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
-        self.num_data = num_data
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z and observe ``x``, ``[N, D]``; return z."""

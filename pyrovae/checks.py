@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,88 @@ def finite(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any, *, ends: bool = True) -> float:
+    """Return ``value`` as a float when it is a number between 0 and 1, both among them if ``ends``.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {shown(value)}")
+    if not ends and value in (0, 1):
+        raise ValueError(f"{name} must be between 0 and 1, got {shown(value)}: neither 0 nor 1 itself")
+    return float(value)
+
+
+def widths(name: str, value: Any, *, empty: bool = True) -> tuple[int, ...]:
+    """Return ``value`` as a tuple of ints when it is a sequence of whole numbers of at least 1, which may be empty.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ValueError(
+            f"{name} must be a sequence of whole numbers, got {shown(value)}: give a tuple, such as (128, 128)"
+        )
+    if not all(isinstance(v, Integral) and not isinstance(v, bool | np.bool_) and int(v) >= 1 for v in value):
+        raise ValueError(f"{name} must be whole numbers of at least 1, got {shown(value)}")
+    if not empty and not value:
+        raise ValueError(f"{name} must have at least one number, got {shown(value)}")
+    return tuple(int(v) for v in value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return ``value`` as a bool when it is one.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def site_name(name: str, value: Any) -> str:
+    """Return ``value`` when it can be the name of a site, a string that is not empty.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be the name of a site, such as 'z', got {shown(value)}")
+    return value
+
+
+def not_a_class(name: str, value: Any) -> None:
+    """See that ``value`` is an object, where a class is easily given for it.
+
+    Raises:
+        ValueError: saying what to write.
+    """
+    if isinstance(value, type):
+        raise ValueError(f"{name} must be an object, got the class {value.__name__}: write {value.__name__}(...)")
+
+
+def program(name: str, value: Any) -> None:
+    """See that ``value`` can be called, and is no class.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    not_a_class(name, value)
+    if not callable(value):
+        raise ValueError(f"{name} must be a program that can be called, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """Return how a value is printed, where that is one short line that says what it is; else its type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    printed = repr(value)
+    says = len(printed) <= 80 and "\n" not in printed and " at 0x" not in printed
+    return printed if says else f"a {type(value).__name__}"
+
+
 def check_schedule(lr: Any) -> None:
     """See that a learning rate is one, or a function of the step that gives one at the first.
 
@@ -60,7 +143,7 @@ def check_schedule(lr: Any) -> None:
         ValueError: naming what was got and what was expected.
     """
     if not callable(lr):
-        positive("lr", lr)
+        lr = positive("lr", lr)
         return
     try:
         first = lr(0)

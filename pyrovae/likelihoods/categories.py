@@ -40,8 +40,8 @@ class Ordinal(Likelihood):
     def __init__(self, num_levels: int) -> None:
         super().__init__()
         self.num_levels = at_least("num_levels", num_levels, 2)
-        self.first_cut = nn.Parameter(torch.tensor(1.0 - num_levels / 2))
-        self.raw_steps = nn.Parameter(torch.zeros(num_levels - 2))
+        self.first_cut = nn.Parameter(torch.tensor(1.0 - self.num_levels / 2))
+        self.raw_steps = nn.Parameter(torch.zeros(self.num_levels - 2))
 
     @property
     def cuts(self) -> Tensor:

@@ -10,8 +10,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyrovae import precise
-from pyrovae.checks import at_least
-from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.checks import at_least, shown
+from pyrovae.likelihoods.likelihood import Likelihood, check_likelihood
 from pyrovae.nn import positive
 
 
@@ -33,7 +33,7 @@ class NegativeBinomial(Likelihood):
     def __init__(self, *, num_dispersions: int = 1) -> None:
         super().__init__()
         self.num_dispersions = at_least("num_dispersions", num_dispersions, 1)
-        self.raw_dispersion = nn.Parameter(torch.zeros(num_dispersions))
+        self.raw_dispersion = nn.Parameter(torch.zeros(self.num_dispersions))
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every count."""
@@ -54,6 +54,10 @@ class ZeroInflated(Likelihood):
 
     def __init__(self, likelihood: Likelihood) -> None:
         super().__init__()
+        check_likelihood("likelihood", likelihood)
+        columns = likelihood.columns(torch.zeros(1, likelihood.num_params))
+        if columns.event_shape or not columns.support.is_discrete:
+            raise ValueError(f"likelihood must be one of counts in independent columns, got {shown(likelihood)}")
         self.likelihood, self.num_params = likelihood, 1 + likelihood.num_params
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:

@@ -22,9 +22,9 @@ class Gaussian(Likelihood):
         super().__init__()
         self.num_scales = at_least("num_scales", num_scales, 1)
         self.fixed = None if fixed is None else above_zero("fixed", fixed)
-        if fixed is not None and num_scales != 1:
+        if fixed is not None and self.num_scales != 1:
             raise ValueError(f"a fixed scale is one for all columns, got num_scales={num_scales} beside it")
-        self.raw_scale = None if fixed is not None else nn.Parameter(torch.zeros(num_scales))
+        self.raw_scale = None if fixed is not None else nn.Parameter(torch.zeros(self.num_scales))
 
     @property
     def scale(self) -> Tensor:

@@ -24,7 +24,7 @@ class StudentT(Likelihood):
     def __init__(self, *, df: float = 4.0, num_scales: int = 1) -> None:
         super().__init__()
         self.df, self.num_scales = above_zero("df", df), at_least("num_scales", num_scales, 1)
-        self.raw_scale = nn.Parameter(torch.zeros(num_scales))
+        self.raw_scale = nn.Parameter(torch.zeros(self.num_scales))
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every column."""
@@ -41,7 +41,7 @@ class LogNormal(Likelihood):
     def __init__(self, *, num_scales: int = 1) -> None:
         super().__init__()
         self.num_scales = at_least("num_scales", num_scales, 1)
-        self.raw_scale = nn.Parameter(torch.zeros(num_scales))
+        self.raw_scale = nn.Parameter(torch.zeros(self.num_scales))
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every column."""
@@ -62,7 +62,7 @@ class Beta(Likelihood):
     def __init__(self, *, num_concentrations: int = 1) -> None:
         super().__init__()
         self.num_concentrations = at_least("num_concentrations", num_concentrations, 1)
-        self.raw_concentration = nn.Parameter(torch.full((num_concentrations,), 2.0))
+        self.raw_concentration = nn.Parameter(torch.full((self.num_concentrations,), 2.0))
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every column."""

@@ -5,8 +5,10 @@ from abc import abstractmethod
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.checks import not_a_class, shown
 from pyrovae.likelihoods.missing import PartlyObserved
 from pyrovae.nn import Shape
+from pyrovae.nn.network import as_shape
 
 
 class Likelihood(nn.Module):
@@ -38,6 +40,7 @@ class Likelihood(nn.Module):
 
     def features(self, shape: Shape) -> Shape:
         """Return the shape of the features that a decoder has to give for data of a shape."""
+        shape = as_shape(shape)
         if isinstance(shape, int):
             return self.num_params * shape
         return (self.num_params * shape[0], *shape[1:])
@@ -50,3 +53,14 @@ class Likelihood(nn.Module):
                 "make the decoder with likelihood.features(shape) as its out_shape"
             )
         return features.chunk(self.num_params, dim=-1)
+
+
+def check_likelihood(name: str, likelihood: Likelihood) -> None:
+    """See that ``likelihood`` is one of this catalogue or a subclass of :class:`Likelihood`, not a class.
+
+    Raises:
+        ValueError: saying what to write.
+    """
+    not_a_class(name, likelihood)
+    if not isinstance(likelihood, Likelihood):
+        raise ValueError(f"{name} must be a Likelihood, such as likelihoods.Poisson(), got {shown(likelihood)}")

@@ -119,7 +119,7 @@ class DiscretisedLogistic(Likelihood):
     def __init__(self, *, levels: int = 256, num_components: int = 1) -> None:
         super().__init__()
         self.levels, self.num_components = at_least("levels", levels, 2), at_least("num_components", num_components, 1)
-        self.num_params = 2 if num_components == 1 else 3 * num_components
+        self.num_params = 2 if self.num_components == 1 else 3 * self.num_components
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every grey level."""

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from pyrovae.nn.network import check_module
+
 
 class ObservedOr(Constraint):
     """NaN, for a missing value, or what another constraint allows.
@@ -121,6 +123,7 @@ class Missing(nn.Module):
 
     def __init__(self, likelihood: nn.Module) -> None:
         super().__init__()
+        check_module("likelihood", likelihood)
         self.likelihood = likelihood
 
     def forward(self, features: Tensor) -> TorchDistribution:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, not_a_class, shown
 from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.likelihoods.missing import Missing
 
 
 class Columns(dist.TorchDistribution):
@@ -73,11 +74,17 @@ class Mixed(Likelihood):
 
     def __init__(self, parts: Sequence[tuple[Likelihood, int]]) -> None:
         super().__init__()
+        if not isinstance(parts, Sequence) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in parts):
+            raise ValueError(f"parts must be pairs of a likelihood and its number of columns, got {shown(parts)}")
         if not parts:
             raise ValueError("parts is empty: give at least one pair of a likelihood and its number of columns")
+        for likelihood, _ in parts:
+            not_a_class("each likelihood in parts", likelihood)
+            if not isinstance(likelihood, Likelihood | Missing):
+                raise ValueError(f"each of parts must have a likelihood, such as Poisson(), got {shown(likelihood)}")
+        self.sizes = tuple(at_least("each number of columns in parts", size, 1) for _, size in parts)
         self.likelihoods = nn.ModuleList([likelihood for likelihood, _ in parts])
-        self.sizes = tuple(at_least("the number of columns", size, 1) for _, size in parts)
-        self.widths: list[Any] = [likelihood.features(size) for likelihood, size in parts]
+        self.widths: list[Any] = [part.features(n) for (part, _), n in zip(parts, self.sizes, strict=True)]
 
     @property
     def parts(self) -> list[tuple[Any, int]]:

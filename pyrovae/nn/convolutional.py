@@ -4,7 +4,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyrovae.nn.network import Network, Shape, image_shape, size
+from pyrovae.checks import widths
+from pyrovae.nn.network import Network, Shape, as_shape, check_layer, image_shape, size
 
 
 def halved(length: int, times: int) -> int:
@@ -35,10 +36,11 @@ class ConvEncoder(Network):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = image_shape(in_shape), out_shape
-        self.channels, self.activation = tuple(channels), activation
-        self.out_features = size(out_shape)
-        depth, rows, columns = self.in_shape
+        check_layer("activation", activation)
+        self.in_shape, self.out_shape = image_shape(in_shape, "in_shape"), as_shape(out_shape, "out_shape")
+        self.channels, self.activation = widths("channels", channels), activation
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        channels, (depth, rows, columns) = self.channels, self.in_shape
         layers: list[nn.Module] = []
         for before, after in pairwise([depth, *channels]):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation()]
@@ -73,18 +75,19 @@ class ConvDecoder(Network):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = in_shape, image_shape(out_shape)
-        self.channels, self.activation = tuple(channels), activation
-        self.out_features = size(self.out_shape)
-        depth, rows, columns = self.out_shape
+        check_layer("activation", activation)
+        self.in_shape, self.out_shape = as_shape(in_shape, "in_shape"), image_shape(out_shape, "out_shape")
+        self.channels, self.activation = widths("channels", channels), activation
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        channels, (depth, rows, columns) = self.channels, self.out_shape
         sizes = [(halved(rows, k), halved(columns, k)) for k in range(len(channels), -1, -1)]
         self.start = (channels[0] if channels else depth, *sizes[0])
-        layers: list[nn.Module] = [nn.Linear(size(in_shape), size(self.start)), nn.Unflatten(-1, self.start)]
+        layers: list[nn.Module] = [nn.Linear(self.in_features, size(self.start)), nn.Unflatten(-1, self.start)]
         for (before, after), target in zip(pairwise([*channels, depth]), sizes[1:], strict=True):
             layers += [activation(), nn.Upsample(size=target), nn.Conv2d(before, after, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., C * H * W]``."""
-        out: Tensor = self.layers(features.reshape(-1, size(self.in_shape)))
+        out: Tensor = self.layers(features.reshape(-1, self.in_features))
         return out.reshape(*features.shape[:-1], self.out_features)

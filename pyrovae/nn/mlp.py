@@ -5,7 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nn.network import Network, Shape, size
+from pyrovae.checks import not_negative, widths
+from pyrovae.nn.network import Network, Shape, as_shape, check_layer, size
 
 
 class MLP(Network):
@@ -18,7 +19,7 @@ class MLP(Network):
         activation: class of the activation between layers.
         normalisation: class of a normalisation of hidden layers, such as ``torch.nn.LayerNorm``; none by default. The
             last layer has neither normalisation nor dropout, so that nothing rescales what becomes of the latents.
-        dropout: share of hidden units left out in training.
+        dropout: share of hidden units left out in training, below 1.
     """
 
     def __init__(
@@ -32,16 +33,22 @@ class MLP(Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape, self.hidden = in_shape, out_shape, tuple(hidden)
-        self.activation, self.normalisation, self.dropout = activation, normalisation, dropout
-        self.out_features = size(out_shape)
+        self.in_shape, self.out_shape = as_shape(in_shape, "in_shape"), as_shape(out_shape, "out_shape")
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        self.hidden, self.dropout = widths("hidden", hidden), not_negative("dropout", dropout)
+        if self.dropout >= 1:
+            raise ValueError(f"dropout must be below 1, got {dropout!r}")
+        check_layer("activation", activation)
+        if normalisation is not None:
+            check_layer("normalisation", normalisation, *self.hidden[:1] or (1,))
+        self.activation, self.normalisation = activation, normalisation
         layers: list[nn.Module] = []
-        for before, after in pairwise([size(in_shape), *hidden]):
+        for before, after in pairwise([self.in_features, *self.hidden]):
             layers += [nn.Linear(before, after)]
             layers += [] if normalisation is None else [normalisation(after)]
             layers += [activation()]
-            layers += [nn.Dropout(dropout)] if dropout else []
-        self.layers = nn.Sequential(*layers, nn.Linear([size(in_shape), *hidden][-1], self.out_features))
+            layers += [nn.Dropout(self.dropout)] if self.dropout else []
+        self.layers = nn.Sequential(*layers, nn.Linear([self.in_features, *self.hidden][-1], self.out_features))
 
     def forward(self, *features: Tensor) -> Tensor:
         """Map ``[..., in]``, of one tensor or of several side by side, to ``[..., out]``."""
@@ -63,12 +70,13 @@ class GatedMLP(Network):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, hidden: tuple[int, ...] = (128, 128)) -> None:
         super().__init__()
-        self.in_shape, self.out_shape, self.hidden = in_shape, out_shape, tuple(hidden)
-        self.out_features = size(out_shape)
+        self.in_shape, self.out_shape = as_shape(in_shape, "in_shape"), as_shape(out_shape, "out_shape")
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        self.hidden = widths("hidden", hidden)
         layers: list[nn.Module] = []
-        for before, after in pairwise([size(in_shape), *hidden]):
+        for before, after in pairwise([self.in_features, *self.hidden]):
             layers += [nn.Linear(before, 2 * after), nn.GLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear([size(in_shape), *hidden][-1], self.out_features))
+        self.layers = nn.Sequential(*layers, nn.Linear([self.in_features, *self.hidden][-1], self.out_features))
 
     def forward(self, *features: Tensor) -> Tensor:
         """Map ``[..., in]``, of one tensor or of several side by side, to ``[..., out]``."""

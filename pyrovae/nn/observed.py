@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nn.network import Network
+from pyrovae.nn.network import Network, num_features
 
 
 class Observed(Network):
@@ -22,7 +22,8 @@ class Observed(Network):
 
     def __init__(self, network: Network | nn.Module) -> None:
         super().__init__()
-        self.network, self.out_features = network, int(network.out_features)  # type: ignore[arg-type]
+        self.out_features = num_features("network", network)
+        self.network = network
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """Map ``[..., D]`` with NaN, and what else the network takes, to its features."""

@@ -4,8 +4,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least, widths
 from pyrovae.nn.convolutional import halved
-from pyrovae.nn.network import Network, Shape, image_shape, size
+from pyrovae.nn.network import Network, Shape, as_shape, check_layer, image_shape, size
 
 
 class Residual(nn.Module):
@@ -46,14 +47,16 @@ class ResidualEncoder(Network):
         activation: type[nn.Module] = nn.ELU,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = image_shape(in_shape), out_shape
-        self.channels, self.num_blocks, self.activation = tuple(channels), num_blocks, activation
-        self.out_features = size(out_shape)
-        depth, rows, columns = self.in_shape
+        check_layer("activation", activation)
+        self.in_shape, self.out_shape = image_shape(in_shape, "in_shape"), as_shape(out_shape, "out_shape")
+        self.channels, self.num_blocks = widths("channels", channels), at_least("num_blocks", num_blocks, 0)
+        self.activation = activation
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        channels, (depth, rows, columns) = self.channels, self.in_shape
         layers: list[nn.Module] = []
         for before, after in pairwise([depth, *channels]):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
-            layers += [Residual(after, activation) for _ in range(num_blocks)]
+            layers += [Residual(after, activation) for _ in range(self.num_blocks)]
         flat = [depth, *channels][-1] * halved(rows, len(channels)) * halved(columns, len(channels))
         self.layers = nn.Sequential(*layers, activation(), nn.Flatten(), nn.Linear(flat, self.out_features))
 
@@ -84,20 +87,22 @@ class ResidualDecoder(Network):
         activation: type[nn.Module] = nn.ELU,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = in_shape, image_shape(out_shape)
-        self.channels, self.num_blocks, self.activation = tuple(channels), num_blocks, activation
-        self.out_features = size(self.out_shape)
-        depth, rows, columns = self.out_shape
+        check_layer("activation", activation)
+        self.in_shape, self.out_shape = as_shape(in_shape, "in_shape"), image_shape(out_shape, "out_shape")
+        self.channels, self.num_blocks = widths("channels", channels), at_least("num_blocks", num_blocks, 0)
+        self.activation = activation
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        channels, (depth, rows, columns) = self.channels, self.out_shape
         levels = len(self.channels)
         sizes = [(halved(rows, k), halved(columns, k)) for k in range(levels, -1, -1)]
         start = (self.channels[0] if channels else depth, *sizes[0])
-        layers: list[nn.Module] = [nn.Linear(size(in_shape), size(start)), nn.Unflatten(-1, start)]
+        layers: list[nn.Module] = [nn.Linear(self.in_features, size(start)), nn.Unflatten(-1, start)]
         for (before, after), target in zip(pairwise([*channels, depth]), sizes[1:], strict=True):
-            layers += [Residual(before, activation) for _ in range(num_blocks)]
+            layers += [Residual(before, activation) for _ in range(self.num_blocks)]
             layers += [activation(), nn.Upsample(size=target), nn.Conv2d(before, after, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., C * H * W]``."""
-        out: Tensor = self.layers(features.reshape(-1, size(self.in_shape)))
+        out: Tensor = self.layers(features.reshape(-1, self.in_features))
         return out.reshape(*features.shape[:-1], self.out_features)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae.checks import at_least
-from pyrovae.nn.network import Network, Shape, sequence_shape, size
+from pyrovae.nn.network import Network, Shape, as_shape, sequence_shape, size
 
 
 class RecurrentEncoder(Network):
@@ -21,8 +21,9 @@ class RecurrentEncoder(Network):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 64) -> None:
         super().__init__()
-        self.in_shape, self.out_shape, self.width = sequence_shape(in_shape), out_shape, at_least("width", width, 1)
-        self.out_features = size(out_shape)
+        self.in_shape, self.out_shape = sequence_shape(in_shape, "in_shape"), as_shape(out_shape, "out_shape")
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        self.width = width = at_least("width", width, 1)
         self.recurrent = nn.GRU(self.in_shape[1], width, batch_first=True, bidirectional=True)
         self.last = nn.Linear(2 * width, self.out_features)
 
@@ -44,15 +45,16 @@ class RecurrentDecoder(Network):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 64) -> None:
         super().__init__()
-        self.in_shape, self.out_shape, self.width = in_shape, sequence_shape(out_shape), at_least("width", width, 1)
-        self.out_features = size(self.out_shape)
-        self.first = nn.Linear(size(in_shape), width)
-        self.recurrent = nn.GRU(size(in_shape), width, batch_first=True)
+        self.in_shape, self.out_shape = as_shape(in_shape, "in_shape"), sequence_shape(out_shape, "out_shape")
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        self.width = width = at_least("width", width, 1)
+        self.first = nn.Linear(self.in_features, width)
+        self.recurrent = nn.GRU(self.in_features, width, batch_first=True)
         self.last = nn.Linear(width, self.out_shape[1])
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., T * F]``."""
-        z = features.reshape(-1, size(self.in_shape))
+        z = features.reshape(-1, self.in_features)
         states, _ = self.recurrent(z[:, None].expand(-1, self.out_shape[0], -1), self.first(z).tanh()[None])
         out: Tensor = self.last(states)
         return out.reshape(*features.shape[:-1], self.out_features)
@@ -80,10 +82,18 @@ class Attention(nn.Module):
         return x + self.perceptron(self.between(x))
 
 
-def _blocks(width: int, num_heads: int, num_layers: int) -> nn.Sequential:
-    at_least("num_layers", num_layers, 1)
-    if width % at_least("num_heads", num_heads, 1):
+def _checked(width: int, num_heads: int, num_layers: int) -> tuple[int, int, int]:
+    """Return the three as ints.
+
+    Raises:
+        ValueError: when one is below 1, or the width no multiple of the number of heads.
+    """
+    if at_least("width", width, 1) % at_least("num_heads", num_heads, 1):
         raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
+    return int(width), int(num_heads), at_least("num_layers", num_layers, 1)
+
+
+def _blocks(width: int, num_heads: int, num_layers: int) -> nn.Sequential:
     return nn.Sequential(*(Attention(width, num_heads) for _ in range(num_layers)), nn.LayerNorm(width))
 
 
@@ -102,9 +112,10 @@ class AttentionEncoder(Network):
         self, in_shape: Shape, out_shape: Shape, *, width: int = 64, num_heads: int = 4, num_layers: int = 2
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = sequence_shape(in_shape), out_shape
+        self.in_shape, self.out_shape = sequence_shape(in_shape, "in_shape"), as_shape(out_shape, "out_shape")
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        width, num_heads, num_layers = _checked(width, num_heads, num_layers)
         self.width, self.num_heads, self.num_layers = width, num_heads, num_layers
-        self.out_features = size(out_shape)
         self.first = nn.Linear(self.in_shape[1], width)
         self.positions = nn.Parameter(0.1 * torch.randn(self.in_shape[0], width))
         self.blocks = _blocks(width, num_heads, num_layers)
@@ -132,16 +143,17 @@ class AttentionDecoder(Network):
         self, in_shape: Shape, out_shape: Shape, *, width: int = 64, num_heads: int = 4, num_layers: int = 2
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = in_shape, sequence_shape(out_shape)
+        self.in_shape, self.out_shape = as_shape(in_shape, "in_shape"), sequence_shape(out_shape, "out_shape")
+        self.in_features, self.out_features = size(self.in_shape), size(self.out_shape)
+        width, num_heads, num_layers = _checked(width, num_heads, num_layers)
         self.width, self.num_heads, self.num_layers = width, num_heads, num_layers
-        self.out_features = size(self.out_shape)
-        self.first = nn.Linear(size(in_shape), width)
+        self.first = nn.Linear(self.in_features, width)
         self.positions = nn.Parameter(torch.randn(self.out_shape[0], width))
         self.blocks = _blocks(width, num_heads, num_layers)
         self.last = nn.Linear(width, self.out_shape[1])
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., T * F]``."""
-        steps = self.first(features.reshape(-1, 1, size(self.in_shape))) + self.positions
+        steps = self.first(features.reshape(-1, 1, self.in_features)) + self.positions
         out: Tensor = self.last(self.blocks(steps))
         return out.reshape(*features.shape[:-1], self.out_features)

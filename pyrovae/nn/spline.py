@@ -7,10 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least
 from pyrovae.nn.mlp import MLP
 from pyrovae.nn.transforms import Univariate, VectorTransform
 
 LEAST = 1e-3  # of a bin's width and height, as a share of the whole, and of a slope
+
+
+def check_bins(num_bins: int) -> int:
+    """Return the number of bins of a spline as an int.
+
+    Raises:
+        ValueError: when it is below 2, or so large that the bins' least widths do not fit into the whole.
+    """
+    if at_least("num_bins", num_bins, 2) >= 1 / LEAST:
+        raise ValueError(f"num_bins must be below {1 / LEAST:.0f}, got {num_bins}")
+    return int(num_bins)
 
 
 def spline(values: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyrovae.checks import shown
+from pyrovae.nn.network import check_module
 from pyrovae.objectives.aggregate import from_prior, latents, permuted
 from pyrovae.objectives.elbo import is_masked, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
@@ -33,12 +35,21 @@ class Adversarial(Objective):
 
     def __init__(self, discriminator: nn.Module, optimizer: MakeOptimizer = adam) -> None:
         super().__init__()
-        if not isinstance(discriminator, nn.Module):
-            raise ValueError(f"the discriminator must be a torch.nn.Module, got a {type(discriminator).__name__}")
-        self.own.discriminator = discriminator
-        self.optimizer = optimizer(discriminator.parameters())
+        check_module("discriminator", discriminator)
+        if not any(True for _ in discriminator.parameters()):
+            raise ValueError(f"discriminator must have parameters to train, got {shown(discriminator)}")
+        if not callable(optimizer):
+            raise ValueError(
+                "optimizer must be a function that makes one from parameters, such as torch.optim.Adam, got "
+                f"{shown(optimizer)}"
+            )
+        try:
+            self.optimizer = optimizer(discriminator.parameters())
+        except TypeError as error:  # of a function that takes something else
+            raise ValueError(f"optimizer must make a torch.optim.Optimizer from parameters alone: {error}") from None
         if not isinstance(self.optimizer, torch.optim.Optimizer):
-            raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {type(self.optimizer).__name__}")
+            raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {shown(self.optimizer)}")
+        self.own.discriminator = discriminator
 
     @property
     def discriminator(self) -> nn.Module:
@@ -183,6 +194,8 @@ class VAEGAN(Adversarial):
         strength: Weight = 1.0,
         optimizer: MakeOptimizer = adam,
     ) -> None:
+        check_module("features", features)
+        check_module("discriminator", discriminator)
         super().__init__(nn.Sequential(features, discriminator), optimizer)
         self.strength = strength
         self.weigh(strength=strength)

@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, flag
 from pyrovae.objectives.elbo import counted, factors, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
 from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded
@@ -148,7 +148,7 @@ class DIPVAE(Objective):
 
     def __init__(self, *, off_diagonal: Weight = 10.0, diagonal: Weight = 10.0, variances: bool = True) -> None:
         super().__init__()
-        self.off_diagonal, self.diagonal, self.variances = off_diagonal, diagonal, variances
+        self.off_diagonal, self.diagonal, self.variances = off_diagonal, diagonal, flag("variances", variances)
         self.weigh(off_diagonal=off_diagonal, diagonal=diagonal)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:

@@ -8,6 +8,7 @@ from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyrovae.checks import flag
 from pyrovae.objectives.objective import Drawn, Known, Objective, Weight
 from pyrovae.pair import Batch, Layout, Program, Site, Trace, log_density, per_datum, sample_sites
 
@@ -36,7 +37,7 @@ class BetaELBO(Objective):
 
     def __init__(self, kl_weight: Weight = 1.0, *, analytic: bool = True, num_particles: int = 1) -> None:
         super().__init__(num_particles)
-        self.kl_weight, self.analytic = kl_weight, analytic
+        self.kl_weight, self.analytic = kl_weight, flag("analytic", analytic)
         self.weigh(kl_weight=kl_weight)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
@@ -65,7 +66,7 @@ class CapacityELBO(Objective):
         self, capacity: Weight, *, strength: Weight = 100.0, analytic: bool = True, num_particles: int = 1
     ) -> None:
         super().__init__(num_particles)
-        self.capacity, self.strength, self.analytic = capacity, strength, analytic
+        self.capacity, self.strength, self.analytic = capacity, strength, flag("analytic", analytic)
         self.weigh(capacity=capacity, strength=strength)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
@@ -93,7 +94,7 @@ class FreeBits(Objective):
 
     def __init__(self, free_nats: Weight, *, by_latent: bool = False) -> None:
         super().__init__()
-        self.free_nats, self.by_latent = free_nats, by_latent
+        self.free_nats, self.by_latent = free_nats, flag("by_latent", by_latent)
         self.weigh(free_nats=free_nats)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:

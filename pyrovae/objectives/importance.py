@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, share
 from pyrovae.objectives.objective import Drawn, Known, Objective, require_scorable, surrogate
 from pyrovae.pair import Batch, Layout, Program, Trace
 
@@ -44,10 +44,10 @@ class IWAE(Objective):
     """
 
     def __init__(self, num_particles: int = 5, *, estimator: str = "plain", num_bounds: int = 1) -> None:
-        if estimator not in ESTIMATORS:
+        if not isinstance(estimator, str) or estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(map(repr, ESTIMATORS))}, got {estimator!r}")
         super().__init__(at_least("num_particles", num_particles, 1) * at_least("num_bounds", num_bounds, 1))
-        self.particles, self.num_bounds, self.estimator = num_particles, num_bounds, estimator
+        self.particles, self.num_bounds, self.estimator = int(num_particles), int(num_bounds), estimator
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the bound, summed over the data that the batch stands for."""
@@ -88,7 +88,7 @@ class PIWAE(Objective):
 
     def __init__(self, num_particles: int = 5, *, num_bounds: int = 5) -> None:
         super().__init__(at_least("num_particles", num_particles, 1) * at_least("num_bounds", num_bounds, 1))
-        self.particles, self.num_bounds = num_particles, num_bounds
+        self.particles, self.num_bounds = int(num_particles), int(num_bounds)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the model's bound, summed over the data that the batch stands for."""
@@ -115,9 +115,7 @@ class CIWAE(Objective):
 
     def __init__(self, num_particles: int = 5, *, elbo_weight: float = 0.5) -> None:
         super().__init__(num_particles)
-        self.elbo_weight = elbo_weight
-        if not callable(elbo_weight) and not 0 <= elbo_weight <= 1:
-            raise ValueError(f"elbo_weight must be between 0 and 1, got {elbo_weight!r}")
+        self.elbo_weight = elbo_weight if callable(elbo_weight) else share("elbo_weight", elbo_weight)
         self.weigh(elbo_weight=elbo_weight)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:

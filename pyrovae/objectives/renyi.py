@@ -1,11 +1,9 @@
 """Renyi and chi bounds."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, finite
 from pyrovae.objectives.importance import grouped, normalised
 from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
 from pyrovae.pair import Batch, Layout, Program, Trace
@@ -27,9 +25,7 @@ class Renyi(Objective):
 
     def __init__(self, alpha: float, num_particles: int = 5) -> None:
         super().__init__(num_particles)
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < math.inf:
-            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-        self.alpha = float(alpha)
+        self.alpha = finite("alpha", alpha)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""

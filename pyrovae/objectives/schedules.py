@@ -6,8 +6,9 @@ Any function of the step is one; these are the common ones.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
-from pyrovae.checks import at_least, positive
+from pyrovae.checks import at_least, finite, positive, shown
 
 Schedule = Callable[[int], float]
 NEAR = 0.01  # share of a weight's way that may be left where it counts as at its end
@@ -33,6 +34,7 @@ class Settling:
 
 def constant(value: float) -> Schedule:
     """Return a weight that stays as it is."""
+    value = finite("value", value)
     return Settling(lambda step: value, 0)
 
 
@@ -41,7 +43,7 @@ def linear(steps: int, *, start: float = 0.0, end: float = 1.0) -> Schedule:
 
     Source: Bowman et al., "Generating sentences from a continuous space", 2016; Sonderby et al., 2016.
     """
-    at_least("steps", steps, 1)
+    steps, start, end = at_least("steps", steps, 1), finite("start", start), finite("end", end)
     return Settling(lambda step: start + (end - start) * min(step / steps, 1.0), steps)
 
 
@@ -57,10 +59,11 @@ def cyclical(period: int, *, rise: float = 0.5, cycles: int = 4, start: float = 
 
     Source: Fu et al., "Cyclical annealing schedule: a simple approach to mitigating KL vanishing", 2019.
     """
-    at_least("period", period, 1)
-    at_least("cycles", cycles, 1)
-    if not 0 < rise <= 1:
-        raise ValueError(f"rise must be a share of the period, above 0 and at most 1, got {rise!r}")
+    period, cycles = at_least("period", period, 1), at_least("cycles", cycles, 1)
+    start, end = finite("start", start), finite("end", end)
+    if not isinstance(rise, Real) or isinstance(rise, bool) or not 0 < rise <= 1:
+        raise ValueError(f"rise must be a share of the period, above 0 and at most 1, got {shown(rise)}")
+    rise = float(rise)
 
     def weight(step: int) -> float:
         inside = (step % period) / period if step < cycles * period else 1.0
@@ -80,7 +83,8 @@ def sigmoid(middle: int, *, width: float, start: float = 0.0, end: float = 1.0) 
 
     Source: Bowman et al., "Generating sentences from a continuous space", 2016.
     """
-    positive("width", width)
+    middle, width = at_least("middle", middle, 0), positive("width", width)
+    start, end = finite("start", start), finite("end", end)
     settles = middle + math.ceil(width * math.log(1 / NEAR))  # a logit of log 100
     return Settling(lambda step: start + (end - start) * 0.5 * (1 + math.tanh(0.5 * (step - middle) / width)), settles)
 

@@ -6,6 +6,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
+from pyrovae.checks import finite
 from pyrovae.pair import Program
 
 
@@ -25,9 +26,9 @@ class SemiSupervisedELBO(TraceEnum_ELBO):
 
     def __init__(self, classification_weight: float = 1.0) -> None:
         super().__init__(max_plate_nesting=1)
-        if not classification_weight >= 0:
+        self.classification_weight = finite("classification_weight", classification_weight)
+        if self.classification_weight < 0:
             raise ValueError(f"classification_weight must be at least 0, got {classification_weight!r}")
-        self.classification_weight = classification_weight
         self.beyond_bound: Tensor | None = None  # what the last loss holds beside the bound
 
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:

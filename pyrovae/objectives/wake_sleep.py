@@ -5,7 +5,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, share
 from pyrovae.objectives.importance import grouped, normalised
 from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
 from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded, log_density, sample_sites
@@ -40,9 +40,7 @@ class WakeSleep(Objective):
 
     def __init__(self, num_particles: int = 5, *, sleep: float = 0.0) -> None:
         super().__init__(at_least("num_particles", num_particles, 2))
-        self.sleep = sleep
-        if not callable(sleep) and not 0 <= sleep <= 1:
-            raise ValueError(f"sleep must be between 0 and 1, got {sleep!r}")
+        self.sleep = sleep if callable(sleep) else share("sleep", sleep)
         self.weigh(sleep=sleep)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, widths
 from pyrovae.priors.prior import Prior
 
 
@@ -31,11 +31,14 @@ class Autoregressive(Prior):
     def __init__(self, num_codes: int, num_categories: int, *, hidden: tuple[int, ...] = (64, 64)) -> None:
         super().__init__()
         self.num_codes = at_least("num_codes", num_codes, 1)
-        self.num_categories, self.hidden = at_least("num_categories", num_categories, 2), tuple(hidden)
-        widths = [max(width, num_codes * num_categories) for width in hidden]
-        order = torch.arange(num_codes * num_categories)
+        self.num_categories = at_least("num_categories", num_categories, 2)
+        self.hidden = widths("hidden", hidden, empty=False)
+        size = self.num_codes * self.num_categories
         self.network = pyro.nn.AutoRegressiveNN(
-            num_codes * num_categories, widths, param_dims=[num_categories], permutation=order
+            size,
+            [max(width, size) for width in self.hidden],
+            param_dims=[self.num_categories],
+            permutation=torch.arange(size),
         )
 
     def logits(self, codes: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.nn.network import Network, positive
+from pyrovae.nn.network import Network, num_features, positive
 from pyrovae.priors.prior import Prior
 
 
@@ -19,9 +19,9 @@ class ConditionalNormal(Prior):
 
     def __init__(self, network: Network | nn.Module) -> None:
         super().__init__()
-        width = getattr(network, "out_features", None)
-        if not isinstance(width, int) or width % 2:
-            raise ValueError(f"the network must have an even number of out_features, got {width!r}")
+        width = num_features("network", network)
+        if width % 2:
+            raise ValueError(f"network must have an even number of out_features, got {width}")
         self.network, self.latent_dim = network, width // 2
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:

@@ -8,9 +8,9 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, positive
+from pyrovae.checks import at_least, positive, widths
 from pyrovae.nn.network import positive as scale_of
-from pyrovae.nn.spline import Coupling, spline
+from pyrovae.nn.spline import Coupling, check_bins, spline
 from pyrovae.priors.prior import Prior
 
 
@@ -41,10 +41,11 @@ class NormalizingFlow(Prior):
     ) -> None:
         super().__init__()
         self.latent_dim, self.num_steps = at_least("latent_dim", latent_dim, 2), at_least("num_steps", num_steps, 1)
-        self.hidden, self.num_bins, self.bound = tuple(hidden), num_bins, float(positive("bound", bound))
+        self.hidden, self.num_bins = widths("hidden", hidden), check_bins(num_bins)
+        self.bound = positive("bound", bound)
         univariate = partial(spline, bound=self.bound)
         self.steps = nn.ModuleList(
-            Coupling(latent_dim, 0, self.hidden, 3 * num_bins - 1, univariate) for _ in range(num_steps)
+            Coupling(self.latent_dim, 0, self.hidden, 3 * self.num_bins - 1, univariate) for _ in range(self.num_steps)
         )
         self.reverse: Tensor
         self.register_buffer("reverse", torch.arange(latent_dim - 1, -1, -1), persistent=False)

@@ -1,13 +1,15 @@
 """A Gaussian process over time as the prior of a series' codes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, positive
+from pyrovae.checks import at_least, finite, positive, share, shown
 from pyrovae.nn.network import positive as above_zero
 from pyrovae.nn.network import raw_positive
 from pyrovae.priors.prior import Prior
@@ -38,14 +40,12 @@ class GaussianProcess(Prior):
         self, times: Sequence[float] | int, *, num_codes: int = 1, length: float = 2.0, noise: float = 0.01
     ) -> None:
         super().__init__()
-        self.times = list(map(float, range(times) if isinstance(times, int) else times))
+        self.times = _times(times)
         self.num_codes, self.length = at_least("num_codes", num_codes, 1), positive("length", length)
-        if not 0 < noise < 1:
-            raise ValueError(f"noise is a share of the variance, between 0 and 1, got {noise!r}")
-        self.noise = noise
+        self.noise = share("noise", noise, ends=False)
         self.latent_dim = self.num_codes * len(self.times)
         self.register_buffer("grid", torch.tensor(self.times), persistent=False)
-        self.raw_length = nn.Parameter(torch.full((num_codes,), raw_positive(length)))
+        self.raw_length = nn.Parameter(torch.full((self.num_codes,), raw_positive(self.length, "length")))
 
     def covariance(self) -> Tensor:
         """Return the kernel at all pairs of times, ``[L, T, T]``."""
@@ -58,3 +58,19 @@ class GaussianProcess(Prior):
         """Return the distribution of the codes, event shape ``[L * T]``."""
         factor = torch.block_diag(*torch.linalg.cholesky(self.covariance()))
         return dist.MultivariateNormal(factor.new_zeros(self.latent_dim), scale_tril=factor)
+
+
+def _times(times: Any) -> list[float]:
+    """Return the times of the steps, of which there is at least one.
+
+    Raises:
+        ValueError: when they are neither numbers nor their number.
+    """
+    if isinstance(times, Integral):
+        return [float(t) for t in range(at_least("times", times, 1))]
+    if not isinstance(times, Iterable) or isinstance(times, str | bytes):
+        raise ValueError(f"times must be numbers, or their number, got {shown(times)}")
+    found = [finite("each of times", t.item() if isinstance(t, Tensor) else t) for t in times]
+    if not found:
+        raise ValueError("times is empty: give the time of at least one step")
+    return found

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.checks import program, shown
 from pyrovae.priors.prior import Prior, as_prior
 
 
@@ -34,6 +35,13 @@ class Hierarchical(Prior):
 
     def __init__(self, family: Callable[..., Any], hyperpriors: Mapping[str, Any]) -> None:
         super().__init__()
+        if not isinstance(family, type):  # a class of distributions is a function of their parameters
+            program("family", family)
+        if not isinstance(hyperpriors, Mapping) or not hyperpriors:
+            raise ValueError(f"hyperpriors must be distributions by name, at least one, got {shown(hyperpriors)}")
+        for name in hyperpriors:
+            if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict, name):
+                raise ValueError(f"hyperpriors are named as the arguments of family are, got the name {name!r}")
         self.family = family
         self.hyperpriors = nn.ModuleDict({name: as_prior(prior) for name, prior in hyperpriors.items()})
 

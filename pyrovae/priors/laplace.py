@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.checks import at_least, positive
 from pyrovae.priors.prior import Prior
 
 
@@ -19,8 +20,8 @@ class Laplace(Prior):
 
     def __init__(self, latent_dim: int, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.latent_dim, self.scale = latent_dim, scale
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.latent_dim, self.scale = at_least("latent_dim", latent_dim, 1), positive("scale", scale)
+        self.register_buffer("loc", torch.zeros(self.latent_dim), persistent=False)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return the distribution."""

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import at_least
 from pyrovae.nn.network import positive
 from pyrovae.priors.prior import Prior
 
@@ -18,7 +19,8 @@ class MixtureOfGaussians(Prior):
 
     def __init__(self, latent_dim: int, *, num_components: int = 10) -> None:
         super().__init__()
-        self.latent_dim, self.num_components = latent_dim, num_components
+        self.latent_dim = latent_dim = at_least("latent_dim", latent_dim, 1)
+        self.num_components = num_components = at_least("num_components", num_components, 1)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(num_components, latent_dim))

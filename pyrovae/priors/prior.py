@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae.checks import not_a_class, shown
 from pyrovae.priors.tensors import map_tensors
 
 
@@ -37,8 +38,9 @@ class Fixed(Prior):
 
     def __init__(self, distribution: TorchDistribution) -> None:
         super().__init__()
+        not_a_class("distribution", distribution)
         if not isinstance(distribution, Distribution):
-            raise ValueError(f"a distribution was expected as the prior, got {distribution!r}")
+            raise ValueError(f"distribution must be a distribution of torch or Pyro, got {shown(distribution)}")
         if distribution.batch_shape:
             raise ValueError(
                 f"the prior has batch shape {tuple(distribution.batch_shape)}: declare the latent's dimensions as "
@@ -62,8 +64,18 @@ def as_prior(prior: Any) -> nn.Module:
     Raises:
         ValueError: when it is neither.
     """
+    not_a_class("prior", prior)
     if isinstance(prior, Distribution):
         return Fixed(prior)
     if isinstance(prior, nn.Module):
         return prior
-    raise ValueError(f"a prior is a distribution or a module that returns one, got {prior!r}")
+    raise ValueError(f"a prior is a distribution or a module that returns one, got {shown(prior)}")
+
+
+def num_latents(prior: nn.Module) -> int | None:
+    """Return the number of latents of a prior, where it says so: its ``latent_dim``, or the length of its events."""
+    if isinstance(prior, Fixed):
+        shape = prior.distribution.event_shape
+        return int(shape[0]) if len(shape) == 1 else None
+    found = getattr(prior, "latent_dim", None)
+    return found if isinstance(found, int) else None

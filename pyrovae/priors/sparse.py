@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyrovae import precise
-from pyrovae.checks import at_least, positive
+from pyrovae.checks import at_least, positive, share
 from pyrovae.priors.prior import Prior
 
 EULER = 0.5772156649015329  # Euler and Mascheroni's constant
@@ -29,8 +29,9 @@ class StudentT(Prior):
 
     def __init__(self, latent_dim: int, *, df: float = 4.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.latent_dim, self.df, self.scale = latent_dim, positive("df", df), positive("scale", scale)
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.latent_dim = at_least("latent_dim", latent_dim, 1)
+        self.df, self.scale = positive("df", df), positive("scale", scale)
+        self.register_buffer("loc", torch.zeros(self.latent_dim), persistent=False)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return the distribution."""
@@ -58,11 +59,11 @@ class SpikeAndSlab(Prior):
         self, latent_dim: int, *, slab_weight: float = 0.2, spike_scale: float = 0.05, slab_scale: float = 1.0
     ) -> None:
         super().__init__()
-        if not 0 < slab_weight < 1:
-            raise ValueError(f"slab_weight must be between 0 and 1, got {slab_weight!r}")
-        self.latent_dim, self.slab_weight = latent_dim, slab_weight
+        self.latent_dim = at_least("latent_dim", latent_dim, 1)
+        self.slab_weight = share("slab_weight", slab_weight, ends=False)
         self.spike_scale, self.slab_scale = positive("spike_scale", spike_scale), positive("slab_scale", slab_scale)
-        self.register_buffer("scales", torch.tensor([[spike_scale, slab_scale]] * latent_dim), persistent=False)
+        scales = torch.tensor([[self.spike_scale, self.slab_scale]] * self.latent_dim)
+        self.register_buffer("scales", scales, persistent=False)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return the distribution."""
@@ -152,7 +153,7 @@ class Horseshoe(Prior):
     def __init__(self, latent_dim: int, *, scale: float = 0.5) -> None:
         super().__init__()
         self.latent_dim, self.scale = at_least("latent_dim", latent_dim, 1), positive("scale", scale)
-        self.register_buffer("scales", torch.full((latent_dim,), float(scale)), persistent=False)
+        self.register_buffer("scales", torch.full((self.latent_dim,), self.scale), persistent=False)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return the distribution."""

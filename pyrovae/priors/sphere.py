@@ -171,7 +171,7 @@ class UniformSphere(Prior):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = at_least("latent_dim", latent_dim, 2)
-        pole = torch.zeros(latent_dim)
+        pole = torch.zeros(self.latent_dim)
         pole[0] = 1.0
         self.register_buffer("pole", pole, persistent=False)
 

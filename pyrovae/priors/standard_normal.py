@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.checks import at_least
 from pyrovae.priors.prior import Prior
 
 
@@ -18,8 +19,8 @@ class StandardNormal(Prior):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.latent_dim = at_least("latent_dim", latent_dim, 1)
+        self.register_buffer("loc", torch.zeros(self.latent_dim), persistent=False)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Return N(0, I)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least
+from pyrovae.checks import at_least, flag, not_a_class, widths
 from pyrovae.priors.prior import Prior
 
 
@@ -49,11 +49,12 @@ class VampPrior(Prior):
         self, latent_dim: int, *, num_components: int = 50, learned: bool = True, shape: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        self.latent_dim, self.num_components = latent_dim, at_least("num_components", num_components, 1)
-        self.learned, self.shape = learned, shape
+        self.latent_dim = at_least("latent_dim", latent_dim, 1)
+        self.num_components, self.learned = at_least("num_components", num_components, 1), flag("learned", learned)
+        self.shape = None if shape is None else widths("shape", shape)
         self.__dict__["guide"] = None  # not a submodule: its parameters are the guide's
-        if shape is not None:
-            self._start(torch.zeros(num_components, *shape))
+        if self.shape is not None:
+            self._start(torch.zeros(self.num_components, *self.shape))
 
     def _start(self, inputs: Tensor) -> None:
         self.shape = tuple(inputs.shape[1:])
@@ -74,6 +75,7 @@ class VampPrior(Prior):
         Raises:
             ValueError: when the guide has no such method or cannot score z from elsewhere, or for too few data.
         """
+        not_a_class("guide", guide)
         if _posterior(guide) is None:
             raise ValueError(
                 f"the guide, a {type(guide).__name__}, has no method posterior(x), which a VampPrior averages"
