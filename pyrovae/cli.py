@@ -466,7 +466,7 @@ def _run(arguments: Sequence[str]) -> int:
                     folder = _prepare(given[command], values)
                     stack.enter_context(folder.locked())
                     _begin(folder, given[command], values["data"])
-                    if not given[command].resume:
+                    if not given[command].resume or CONFIG not in folder.files:
                         folder.write(CONFIG, configuration_text(_absolute(given[command]), parsers[command]))
             settled = _COMMANDS[command](**values)
             if folder is not None:  # a resumed run's new settings, once they are known to be honoured
@@ -574,12 +574,18 @@ def _splits(run: Path) -> Splits:
     """
     for folder in (run, run.parent):
         if (folder / CONFIG).exists():
+            written = RunFolder(folder)
+            if not written.is_intact(CONFIG):
+                raise ValueError(
+                    f"{str(folder / CONFIG)!r} is not as the run wrote it, so it is not known which data were trained "
+                    "on: bring it back, or name new data by --data"
+                )
             described = yaml.safe_load((folder / CONFIG).read_text())
             parser = ArgumentParser()
             parser.add_argument("--data", type=Data)
             config = parser.parse_object({"data": described["data"]})
             data: Data = parser.instantiate(config).data
-            if RunFolder(folder).record.get("data") != data.fingerprint():
+            if written.record.get("data") != data.fingerprint():
                 raise ValueError(
                     f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is not known which "
                     "of them were trained on: bring the file back as it was, or name new data by --data"

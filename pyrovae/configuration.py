@@ -75,8 +75,8 @@ def build(description: Any, *, model: Any = None) -> Any:
     cls = _named(str(description.get("class")))
     if cls is None or not isinstance(description.get("arguments"), dict):
         raise ValueError(
-            f"a saved configuration names {description.get('class')!r}, but only what the catalogues of pyrovae "
-            f"({', '.join(CATALOGUES)}) list is built"
+            f"a saved configuration names {description.get('class')!r}, but only modules of pyrovae are built, "
+            f"those that its catalogues list ({', '.join(CATALOGUES)})"
         )
     return cls(**{name: build(value, model=model) for name, value in description["arguments"].items()})
 

@@ -14,10 +14,12 @@ from pyrovae import fit, guides, nn
 
 options = json.loads(sys.argv[1])
 folder, kind, dies = Path(options.pop("folder")), options.pop("kind"), options.pop("dies", None)
+by_rank, full = options.pop("by_rank", {}), options.pop("full", None)
 if "RANK" in os.environ:
     torch.distributed.init_process_group("gloo")
 rank = int(os.environ.get("RANK", 0))
 seen = []
+options.update({name: values[rank] for name, values in by_rank.items() if name not in {"size", "latent_dim"}})
 
 
 def hook(indices, batch):
@@ -34,7 +36,18 @@ if kind == "oracle":
         torch.manual_seed(rank)  # the first process's parameters count
         guide = guides.MeanField(nn.MLP(5, 8, hidden=(8,)), 2).double()
 else:
-    (model, guide), x = make_vae(), bits(70)
+    size, latent_dim = (by_rank.get(name, [known, known])[rank] for name, known in (("size", 70), ("latent_dim", 3)))
+    (model, guide), x = make_vae(latent_dim=latent_dim), bits(size)
+if full and rank == 0:
+    fsync, calls = os.fsync, []
+
+    def limited(descriptor):
+        calls.append(descriptor)
+        if len(calls) > full:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    os.fsync = limited
 try:
     fitted = fit(model, guide, planted(x, 30) if kind == "nan" else Watched(x, hook), progress=False, **options)
 except Exception as error:

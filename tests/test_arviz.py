@@ -24,7 +24,9 @@ from pyrovae import (
     to_arviz,
 )
 from pyrovae.arviz.labels import ARVIZ_1
+from pyrovae.arviz.netcdf import netcdf
 from pyrovae.data import Data
+from pyrovae.state import importing
 
 GROUPS = {
     "posterior", "posterior_predictive", "prior", "prior_predictive", "marginal_log_likelihood", "observed_data",
@@ -315,3 +317,18 @@ def test_corrected_draws_where_there_is_no_tail_to_smooth(num_draws):
     exact = quietly(model, guides.Exact(model), x, num_draws=num_draws, num_particles=5, corrected=True)
     assert exact["posterior"]["z"].shape == (1, num_draws, 6, 2)
     assert all(len(np.unique(exact["posterior"]["z"].values[0, :, i, 0])) == num_draws for i in range(6))
+
+
+def test_a_file_made_in_memory_is_the_one_that_arviz_reads(tmp_path):
+    model, guide = make_vae()
+    inference = to_arviz(model, guide, bits(9), num_draws=5, num_particles=9, progress=False)
+    content = netcdf(inference)
+    (tmp_path / "posterior.nc").write_bytes(content)
+    with importing():  # as it reads, it imports
+        found = az.from_netcdf(str(tmp_path / "posterior.nc"))
+    groups = list(inference.children) if ARVIZ_1 else inference.groups()
+    assert sorted(found.children if ARVIZ_1 else found.groups()) == sorted(groups)
+    for group in groups:
+        one, other = (tree[group].to_dataset() if ARVIZ_1 else tree[group] for tree in (inference, found))
+        xr.testing.assert_identical(one, other)
+    assert found.attrs == inference.attrs

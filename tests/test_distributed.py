@@ -97,6 +97,54 @@ def test_a_nan_is_named_by_every_process_wherever_its_datum_is(tmp_path):
     assert re.search(r"stopped at step \d+, batch of data \[7, .*first at site 'z', for data \[7\]", said[0])
 
 
+BY_RANK = {
+    "lr": ([1e-3, 1e-2], "lr=0.01, and process 0 lr=0.001"),
+    "seed": ([0, 1], "seed=1, and process 0 seed=0"),
+    "batch_size": ([16, 8], "batch_size=8"),
+    "steps": ([20, 30], "steps=30"),
+    "size": ([70, 60], "(steps|data)="),
+    "latent_dim": ([3, 4], r"model\.prior\.latent_dim=4"),
+    "clip_norm": ([None, 1.0], "clip_norm=1.0"),
+}
+
+
+@pytest.mark.parametrize("name", ["lr", "size", *(pytest.param(n, marks=pytest.mark.slow) for n in list(BY_RANK)[1:4]),
+                                  pytest.param("latent_dim", marks=pytest.mark.slow),
+                                  pytest.param("clip_norm", marks=pytest.mark.slow)])  # fmt: skip
+def test_processes_that_were_given_different_things_do_not_begin(tmp_path, name):
+    values, message = BY_RANK[name]
+    options = {"kind": "vae", "steps": 20, "batch_size": 16, "compile": False, "by_rank": {name: values}}
+    if name == "steps":
+        del options["steps"]
+    statuses, _ = run(tmp_path, 2, **options)
+    assert all(statuses)
+    for rank in (0, 1):
+        said = (tmp_path / f"error-{rank}.txt").read_text()
+        assert re.search(rf"process 1 of the group was given .*{message}.*: give all the same", said)
+
+
+def test_the_failure_of_one_is_told_to_all(tmp_path):
+    options = {"kind": "vae", "steps": 20, "batch_size": 16, "compile": False}
+    statuses, _ = run(tmp_path, 2, **options, by_rank={"lr": [-1.0, 1e-3]})
+    assert all(statuses)
+    said = [(tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0] == "lr must be a finite number above 0, got -1.0"
+    assert said[1] == f"process 0 of the group cannot go on: ValueError: {said[0]}"
+
+
+def test_a_full_disk_of_one_is_told_to_all(tmp_path):
+    options = {"kind": "vae", "steps": 100_000, "batch_size": 16, "compile": False, "full": 40, "folder": str(tmp_path),
+               "checkpoint": str(tmp_path / "checkpoint"), "checkpoint_seconds": 0.0}  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(JOB), json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(JOB.parent), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    said = [(tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    assert "No space left on device" in said[0]
+    assert re.search(r"another process of the group has died or hangs \(process 0: .*No space left on device", said[1])
+    assert len(load(tmp_path / "checkpoint").history) >= 9
+
+
 @pytest.mark.slow
 def test_the_command_line_runs_under_torchrun(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "pyrovae"]

@@ -831,7 +831,7 @@ DAMAGE = {
     "missing": "cannot be read",
     "newer": "has format 99, this version of pyrovae reads 2",
     "garbled": "cannot be read as a saved fit",
-    "class": "names 'os.system', but only what the catalogues of pyrovae",
+    "class": "names 'os.system', but only modules of pyrovae are built",
 }
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from pyrovae import fit, load
 from pyrovae.saving import MANIFEST, RunFolder, files, lock, write_whole
+from pyrovae.saving.run_folder import checksum
 from pyrovae.training import storage
 
 QUICK = {"steps": 3, "compile": False, "progress": False}
@@ -161,9 +162,9 @@ def test_a_fit_that_names_code_runs_none(tmp_path):
         command = [sys.executable, "-W", "ignore", "-c", f"import pyrovae; pyrovae.load({str(tmp_path)!r})"]
         if name.startswith(("loud", "pyrovae.__main__")):  # in a process that has not imported it
             done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-            assert "only what the catalogues of pyrovae" in done.stderr.splitlines()[-1]
+            assert "only modules of pyrovae are built" in done.stderr.splitlines()[-1]
             assert not done.stdout
-        with pytest.raises(ValueError, match="only what the catalogues of pyrovae"):
+        with pytest.raises(ValueError, match="only modules of pyrovae are built"):
             load(tmp_path)
 
 
@@ -215,7 +216,13 @@ def test_folders_that_are_not_a_runs(tmp_path):
     run.write("table.csv", "ours")
     with pytest.raises(ValueError, match="would be read and written over"):
         run.check(["table.csv"], [tmp_path / "run" / ".." / "run" / "table.csv"])
-    for record in ("{}", "[]", "{", '{"files": ["../mine.txt"], "fits": []}', '{"files": ["/etc/x"], "fits": []}'):
+    forged = [
+        {"files": {"../mine.txt": ""}, "fits": []},
+        {"files": {"/etc/x": ""}, "fits": []},
+        {"files": [], "fits": 3},
+    ]
+    signed = [{**record, "sha256": checksum(json.dumps(record).encode())} for record in forged]
+    for record in ("{}", "[]", "{", json.dumps(forged[0]), *map(json.dumps, signed)):
         (tmp_path / "run" / MANIFEST).write_text(record)
         with pytest.raises(ValueError, match="cannot be read"):
             RunFolder(tmp_path / "run")

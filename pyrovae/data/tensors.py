@@ -86,7 +86,7 @@ def _see_that_it_is_plain(tensor: Tensor, name: str) -> None:
             f"{name} is not dense ({tensor.layout}): give x.to_dense(), or a pyrovae.data.Stream of a Dataset that "
             "makes each row dense as it is read"
         )
-    if tensor.is_meta:
+    if tensor.is_meta and type(tensor) is Tensor:  # a subclass may keep values of its own
         raise ValueError(f"{name} is on the meta device, so it has a shape and no values: give a tensor with values")
     if tensor.is_quantized:
         raise ValueError(f"{name} is quantized: give x.dequantize()")

@@ -267,7 +267,10 @@ class Objective(ELBO):
         self._step = step
         values = {}
         for name, weight in self._weights.items():
-            values[name] = float(weight(step)) if callable(weight) else float(weight)
+            given = weight(step) if callable(weight) else weight
+            if not isinstance(given, Real | Tensor):
+                raise ValueError(f"{name} must be a number, got {given!r} at step {step}")
+            values[name] = float(given)
             if not abs(values[name]) < float("inf"):
                 raise ValueError(f"{name} must be a finite number, got {values[name]} at step {step}")
             if values[name] < 0:

@@ -88,8 +88,8 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _on_the_disk(folder: Path) -> None:
-    """See that a folder's new entries are on the disk; where folders cannot be opened (Windows), they are."""
-    with suppress(PermissionError):
+    """Ask for a folder's new entries to be on the disk; the file is in its place, whatever comes of it."""
+    with suppress(OSError):  # as where folders cannot be opened (Windows)
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

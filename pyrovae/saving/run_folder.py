@@ -1,5 +1,6 @@
 """A folder that a command writes: it keeps a list of the files that are its own, and touches no other."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -39,7 +40,7 @@ class RunFolder:
     @property
     def files(self) -> list[str]:
         """Names of the files that are its own, relative to the folder."""
-        return list(self.record.get("files", []))
+        return list(self.record.get("files", {}))
 
     @property
     def fits(self) -> list[str]:
@@ -80,7 +81,7 @@ class RunFolder:
         """Make the folder, and note in its list what is to be known of the run."""
         writable_folder(self.path)
         remove_stale(self.path, "*")
-        self.record = {"files": [], "fits": [], **self.record, **noted}
+        self.record = {"files": {}, "fits": [], **self.record, **noted}
         self._save()
 
     def clear(self) -> None:
@@ -92,7 +93,7 @@ class RunFolder:
             if path.parent != self.path:
                 with suppress(OSError):  # the user's own files may be there
                     path.parent.rmdir()
-        self.record.update(files=[], fits=[])
+        self.record.update(files={}, fits=[])
         self._save()
 
     def add_fit(self, name: str) -> Path:
@@ -109,13 +110,21 @@ class RunFolder:
             ValueError: when it cannot be written, or would take the place of a file that the run did not write.
         """
         self.check([name])
-        if name not in self.files:
-            self.record["files"] = [*self.files, name]
-            self._save()
+        content = content.encode() if isinstance(content, str) else content
         path = self.path / name
         writable_folder(path.parent)
-        write_whole(path, content.encode() if isinstance(content, str) else content)
+        if name not in self.files:
+            self.record["files"] = {**self.record["files"], name: ""}
+            self._save()  # a run that ends between the two knows the file, too
+        write_whole(path, content)
+        self.record["files"] = {**self.record["files"], name: checksum(content)}
+        self._save()
         return path
+
+    def is_intact(self, name: str) -> bool:
+        """Whether a file is there as the run wrote it."""
+        path = self.path / name
+        return path.is_file() and self.record.get("files", {}).get(name) == checksum(path.read_bytes())
 
     def write_table(self, name: str, table: pd.DataFrame, **options: Any) -> Path:
         """Write a table as CSV, of which no cell is a formula to a spreadsheet."""
@@ -129,13 +138,14 @@ class RunFolder:
     def _read(self) -> dict[str, Any]:
         try:
             record = json.loads((self.path / MANIFEST).read_bytes())
-            names = [*record["files"], *record["fits"]]
+            names = [*dict(record["files"]), *record["fits"]]
             inside = all(isinstance(n, str) and not Path(n).is_absolute() and ".." not in Path(n).parts for n in names)
+            inside &= record.pop("sha256") == checksum(json.dumps(record).encode())
         except FileNotFoundError:
             return {}
         except NotADirectoryError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             inside = False
         if not inside:
             raise ValueError(
@@ -144,7 +154,13 @@ class RunFolder:
         return dict(record)
 
     def _save(self) -> None:
-        write_whole(self.path / MANIFEST, json.dumps(self.record, indent=1).encode())
+        record = {**self.record, "sha256": checksum(json.dumps(self.record).encode())}
+        write_whole(self.path / MANIFEST, json.dumps(record, indent=1).encode())
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _harmless(cell: Any) -> Any:

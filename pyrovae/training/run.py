@@ -157,6 +157,11 @@ class Run:
             self.agree()
             self.good = self.snapshot()
 
+    @property
+    def all_modules(self) -> list[nn.Module]:
+        """The modules of the pair and of the objective."""
+        return [*self.pair.all_modules, *([self.objective.own] if isinstance(self.objective, Objective) else [])]
+
     def loss(self, batch: tuple[Tensor, ...]) -> float:
         """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
         recorder = self.stepper.recorder
@@ -276,7 +281,7 @@ class Run:
 
     def _check_first(self, batch: tuple[Tensor, ...]) -> None:
         """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
-        eval_mode = modes(self.pair.all_modules, training=False)
+        eval_mode = modes(self.all_modules, training=False)
         with (
             eval_mode,
             random_state("first look", self.seed, self.device),
@@ -319,7 +324,7 @@ class Run:
         """Whether the parameters give a finite loss on some other data, so that this batch alone is to blame."""
         others = self.data.batch(self.order(0)[: len(batch[0])])
         try:
-            with torch.no_grad(), modes(self.pair.all_modules, training=False):
+            with torch.no_grad(), modes(self.all_modules, training=False):
                 return math.isfinite(self.loss(others))
         except Exception:  # a program may fail in any way, and then these data are no better
             return False
@@ -371,7 +376,7 @@ class Run:
     def _validation_bound(self) -> float:
         """Return the mean bound of the validation data, nats per datum; the same noise at every call."""
         assert self.validation is not None
-        with modes(self.pair.all_modules, training=False), random_state("validation", self.seed, self.device):
+        with modes(self.all_modules, training=False), random_state("validation", self.seed, self.device):
             if not self.layout.global_latents and not self.layout.unguided:
                 asked = Question(self.pair.numbered(self.layout), self.validation, self.layout, self.seed)
                 return float(torch.cat([part[0] for _, part in stream(asked, 1, 256)]).double().mean())
