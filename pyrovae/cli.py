@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import yaml
@@ -393,13 +393,15 @@ def _print_findings(found: Findings, num_data: int, gaps_of: int) -> None:
 
 
 def list_command() -> None:
-    """List the catalogues: every name with what it is."""
+    """List the catalogues: every name with what it is; a star marks what Python alone can make or use."""
     for name, catalogue in _CATALOGUES.items():
         print(f"{name}:")
         for member in catalogue.__all__:
             value = getattr(catalogue, member)
             if inspect.isclass(value) and not inspect.isabstract(value) and not _is_base(value):
-                print(f"  {member:<22} {first_sentence(value)}")
+                mark = " " if _is_for_options(name, value) else "*"
+                print(f" {mark}{member:<22} {first_sentence(value)}")
+    print("* in Python alone: it takes what no option can give")
 
 
 _CATALOGUES: dict[str, Any] = {
@@ -411,6 +413,10 @@ _CATALOGUES: dict[str, Any] = {
     "nn": nn_catalogue,
     "data": data_catalogue,
 }
+_GIVEN = {  # what the command line gives to a member of a catalogue that has no default for it
+    "models": {"prior", "decoder", "likelihood"}, "guides": {"encoder", "latent_dim"}, "priors": {"latent_dim"},
+    "likelihoods": set(), "objectives": set(), "nn": {"in_shape", "out_shape"}, "data": set(),
+}  # fmt: skip
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "fit": fit_command,
     "evaluate": evaluate_command,
@@ -466,7 +472,7 @@ def _run(arguments: Sequence[str]) -> int:
                     folder = _prepare(given[command], values)
                     stack.enter_context(folder.locked())
                     _begin(folder, given[command], values["data"])
-                    if not given[command].resume or CONFIG not in folder.files:
+                    if not given[command].resume or not (folder.path / CONFIG).exists():
                         folder.write(CONFIG, configuration_text(_absolute(given[command]), parsers[command]))
             settled = _COMMANDS[command](**values)
             if folder is not None:  # a resumed run's new settings, once they are known to be honoured
@@ -557,7 +563,7 @@ def _fit_guide(
     if options["epochs"] is None:
         options["epochs"] = max(50, -(-MOST_STEPS // per_epoch))
     if options["patience"] is not None:
-        options["patience"] = max(options["patience"], -(-LEAST_STEPS // per_epoch))
+        options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
     held_out = splits.validation
     folder = run.path / name if Group().rank else run.add_fit(name)
     fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, **options)
@@ -603,6 +609,24 @@ def _netcdf(inference: Any) -> bytes:
 def _per_datum(result: Evaluation) -> pd.DataFrame:
     columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
     return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})
+
+
+def _is_for_options(catalogue: str, value: Any) -> bool:
+    """Whether the command line can make a member of a catalogue, and has a use for it."""
+    if value in {objective_catalogue.SemiSupervisedELBO, data_catalogue.Stream} or (catalogue, value) == (
+        "nn",
+        Observed,
+    ):
+        return False  # which wants labels in every batch, a Dataset, and is put there where values are missing
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = [p for p in inspect.signature(value).parameters.values() if p.kind not in variadic]
+    needed = {p.name: p.annotation for p in parameters if p.default is p.empty}
+    if catalogue == "models":
+        return value is VAE
+    if not (_GIVEN[catalogue] if catalogue in {"guides", "nn"} else set()) <= {p.name for p in parameters}:
+        return False
+    plain = {name for name, kind in needed.items() if {int, float, str, bool} & {kind, *get_args(kind)}}
+    return needed.keys() - plain <= _GIVEN[catalogue]
 
 
 def _is_base(value: Any) -> bool:

@@ -234,6 +234,9 @@ def test_list_names_every_catalogue(capsys):
     assert status == 0
     for name in ("VAE", "LinearGaussian", "FullRank", "MixtureOfGaussians", "ContinuousBernoulli", "Trace_ELBO", "CSV"):
         assert name in said.out
+    starred = {line.split()[0].removeprefix("*") for line in said.out.splitlines() if line.startswith(" *")}
+    assert {"SemiSupervisedELBO", "FactorVAE", "Stream", "HierarchicalVAE", "Clustered", "Mixed"} <= starred
+    assert not starred & {"VAE", "MeanField", "Flow", "Bernoulli", "Poisson", "BetaTCVAE", "FreeBits", "MLP", "CSV"}
 
 
 def test_bad_input_ends_in_one_sentence(tmp_path, capsys):

@@ -12,9 +12,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import bits, make_oracle, make_vae, near_guide, seeded
+from test_cli import refused
 
 import pyrovae
 from pyrovae import guides, models, nn, objectives
+from pyrovae.cli import main
 
 X = bits(24)
 COUNTS = [0, -1, 1.5, math.nan, math.inf, "3", None, True, [3], np.float64(2.5)]
@@ -22,6 +24,7 @@ SIZES = [0, -1.0, math.nan, math.inf, "3", True, [3], 1 + 1j, np.float32("nan")]
 SEEDS = [-1, 1.5, "3", None, True, 2**63]
 CHOICES = ["nonsense", 3, None, [1]]
 DEVICES = ["nonsense", "cuda:99", 3.5]
+COUNTED, SIZED = ["0", "-1", "1.5", "nan", "x"], ["0", "-1", "nan", "inf", "x"]  # on the command line
 QUIET = {"progress": False}
 
 
@@ -269,3 +272,58 @@ def test_a_schedule_that_gives_no_learning_rate(bad):
     for lr in (lambda step: -1.0, lambda step: "x", lambda: 1.0):
         with pytest.raises(ValueError, match="lr"):
             pyrovae.fit(*make_vae(), X, steps=9, lr=lr, **QUIET)
+
+
+OPTIONS = {
+    "fit": {
+        "epochs": COUNTED, "batch_size": COUNTED, "patience": COUNTED, "lr": SIZED, "clip_norm": SIZED,
+        "checkpoint_seconds": ["-1", "nan", "x"], "seed": ["-1", "1.5", "x"], "latent_dim": COUNTED,
+        "features": COUNTED,
+        "precision": ["half", "16"], "compile": ["maybe", "3"], "device": ["gpu", "cuda:99"],
+        "guide": ["NoGuide", "Bernoulli"],
+        "objective": ["NoELBO", "MeanField"], "prior": ["NoPrior", "3"], "likelihood": ["NoLikelihood", "MLP"],
+        "encoder.hidden": ["[0]", "[-3]", "5.5", "x"], "resume": ["maybe"], "nonsense": ["3"],
+    },
+    "compare": {
+        "num_particles": COUNTED, "num_draws": COUNTED, "max_arviz_data": COUNTED, "num_seeds": COUNTED,
+        "gaps_of": ["-1", "x"],
+        "latents_of": ["-1", "x"], "simulations": ["-1", "1", "x"], "seed": ["-1", "x"],
+        "guides": ["{}", "3", '{"a": "NoGuide"}'],
+        "objectives": ["{}", "x"], "compile": ["maybe", '{"nobody": true}'],
+    },
+    "evaluate": {
+        "num_particles": COUNTED, "batch_size": COUNTED, "num_draws": COUNTED, "seed": ["-1", "x"], "device": ["gpu"],
+        "compile": ["maybe"],
+    },
+}  # fmt: skip
+OF_COMMANDS = [
+    (c, option, value) for c, options in OPTIONS.items() for option, values in options.items() for value in values
+]
+
+
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    arguments = [
+        "--data",
+        "Digits",
+        "--data.binarise",
+        "Static",
+        "--epochs",
+        "1",
+        "--progress",
+        "false",
+        "--out",
+        str(folder),
+    ]
+    assert main(["fit", *arguments]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("command", "option", "value"), OF_COMMANDS)
+def test_bad_options_are_refused_by_the_command_line(tmp_path, saved_run, capsys, command, option, value):
+    start = [str(saved_run)] if command == "evaluate" else ["--data", "Digits", "--data.binarise", "Static"]
+    start += [] if command == "evaluate" else ["--out", str(tmp_path / "run")]
+    said = refused(capsys, command, *start, "--progress", "false", f"--{option}", value)
+    assert option.split(".")[-1] in said or value in said
+    assert not list(tmp_path.glob("run/*/fit.json"))

@@ -91,7 +91,7 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
     parsers = {}
     for name, function in commands.items():
         summary = first_sentence(function)
-        parsers[name] = Parser(description=summary)
+        parsers[name] = Parser(prog=f"pyrovae {name}", description=summary)
         if name != "list":
             parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
             parsers[name].add_function_arguments(function, as_positional=name == "evaluate")
