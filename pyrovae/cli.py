@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pyro.infer import ELBO, Trace_ELBO
@@ -34,17 +35,23 @@ from pyrovae.guides import Flow, FullRank, Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
 from pyrovae.models import VAE
 from pyrovae.nn import MLP, Network, Observed, Shape
-from pyrovae.particles import BATCH_SIZE
+from pyrovae.pair import Pair
+from pyrovae.particles import BATCH_SIZE, placed_data, question
 from pyrovae.priors import Prior, StandardNormal, VampPrior
 from pyrovae.report import calibration_table, comparison_page, formatted, gap_table, latent_table
 from pyrovae.saving import RunFolder
 from pyrovae.state import random_state
 from pyrovae.strategies import Findings, examine
+from pyrovae.streams import check_seed
 from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
 from pyrovae.training.group import Group, launched
-from pyrovae.training.storage import holds_fit, remove
+from pyrovae.training.storage import holds_fit, remove, settings_of
 
 CONFIG = "config.yaml"
+_SPELLINGS = {  # of what a sentence asks for, in Python and as an option
+    "or resume=False": "or --overwrite true",
+    "resume=True": "--resume true",
+}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. +-]*")  # of a strategy, and of its folder
 MOST_STEPS = 5000  # of a fit whose number of epochs is not given
 LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
@@ -88,7 +95,7 @@ def autoencoder(
 def _made_by_the_command_line() -> Iterator[None]:
     try:
         yield
-    except TypeError as error:  # of a class that wants what there is no option for
+    except (TypeError, RuntimeError, MemoryError, OverflowError) as error:  # no option, or no room
         raise ValueError(
             f"a part cannot be made from options alone: {error}: make it in Python, or use another"
         ) from None
@@ -202,9 +209,9 @@ def evaluate_command(
     if target is not None:
         given = [] if data is None else _inputs(data)
         target.check(["per_datum.csv", "posterior.nc"], [*given, folder / CONFIG])
-    shown = _splits(folder).test if data is None else data
+    shown = _splits(folder, fitted).test if data is None else data
     if data is not None and data.standardise:  # on the scale that the fit has seen
-        shown = data.with_moments(_splits(folder).train.moments)
+        shown = data.with_moments(_splits(folder, fitted).train.moments)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
     num_draws = at_least("num_draws", num_draws, 1)
     result = evaluate(fitted.model, fitted.guide, shown, num_particles=num_particles, compile=compile, **options)
@@ -434,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except FitInterrupted as interruption:
-        print(f"pyrovae: {interruption}", file=sys.stderr)
+        print(f"pyrovae: {interruption}".replace("resume=True", "--resume true"), file=sys.stderr)
         return 128 + interruption.signum
     except KeyboardInterrupt:
         print("pyrovae: interrupted", file=sys.stderr)
@@ -447,7 +454,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError) as error:
-        print(f"pyrovae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        for python, option in _SPELLINGS.items():
+            text = text.replace(python, option)
+        print(f"pyrovae: error: {text}", file=sys.stderr)
         return 2
 
 
@@ -461,7 +471,8 @@ def _run(arguments: Sequence[str]) -> int:
             list_command()
             sys.stdout.flush()
             return 0
-        chosen = parsers[command].instantiate(given[command])
+        with _made_by_the_command_line():
+            chosen = parsers[command].instantiate(given[command])
         values = {name: v for name, v in vars(chosen).items() if name not in {"config", "overwrite", "allow_module"}}
         with launched() as rank, ExitStack() as stack:
             if rank and command != "fit":
@@ -471,9 +482,14 @@ def _run(arguments: Sequence[str]) -> int:
                 if runs and not rank:
                     folder = _prepare(given[command], values)
                     stack.enter_context(folder.locked())
-                    _begin(folder, given[command], values["data"])
-                    if not given[command].resume or not (folder.path / CONFIG).exists():
-                        folder.write(CONFIG, configuration_text(_absolute(given[command]), parsers[command]))
+                    described = configuration_text(_absolute(given[command]), parsers[command])
+                    noted = {"data": values["data"].fingerprint(), "seed": values["seed"]}
+                    if given[command].overwrite and folder.exists:  # what is there stays until this run can begin
+                        folder.begin(instead={**noted, "config": described})
+                    else:
+                        folder.begin(**noted)
+                    if not folder.record.get("instead") and not (folder.path / CONFIG).exists():
+                        folder.write(CONFIG, described)
             settled = _COMMANDS[command](**values)
             if folder is not None:  # a resumed run's new settings, once they are known to be honoured
                 for name, value in settled.items():
@@ -503,9 +519,17 @@ def _prepare(given: Namespace, values: dict[str, Any]) -> RunFolder:
         files = [CONFIG, "table.csv", "arviz_compare.csv", "report.html", *(f"{one}/per_datum.csv" for one in fits)]
         files += [f"{_run_names(name, values['num_seeds'])[0]}.nc" for name in strategies]
         _check_names([*fits, *strategies], [*files, "figures"])
-    folder.check(files, [*_inputs(values["data"]), *(Path(str(path)) for path in given.get("config") or [])])
+    check_seed(values["seed"])
+    folder.check([*files, *(folder.files if given.overwrite else ())], _inputs(values["data"]))
+    for name, known in {"data": values["data"].fingerprint(), "seed": values["seed"]}.items() if begun else ():
+        if given.resume and folder.record.get(name) != known:
+            what = "other data" if name == "data" else f"seed {folder.record.get(name)}"
+            raise ValueError(
+                f"the run in {given.out!r} was made with {what}, got {known}: use the same, or --overwrite true, or "
+                "another --out"
+            )
     for one in fits:
-        if holds_fit(folder.path / one) and one not in folder.fits:
+        if (folder.path / one).is_symlink() or (holds_fit(folder.path / one) and one not in folder.fits):
             raise ValueError(
                 f"{str(folder.path / one)!r} holds a fit that is not of this run: name another folder for the results"
             )
@@ -524,17 +548,18 @@ def _check_names(names: Sequence[str], taken: Sequence[str]) -> None:
             raise ValueError(f"strategies {seen[name.lower()]!r} and {name!r} would share a folder: rename one of them")
 
 
-def _begin(folder: RunFolder, given: Namespace, data: Data) -> None:
-    """Make the folder, and clear what an earlier run left there when asked to."""
-    if given.overwrite:
-        fits = folder.fits
-        for name in fits:
-            remove(folder.path / name)
-        folder.clear()
-        for name in fits:
-            with contextlib.suppress(OSError):  # the user's own files may be there
-                (folder.path / name).rmdir()
-    folder.begin(data=data.fingerprint())
+def _clear(folder: RunFolder) -> None:
+    """Remove what an earlier run has left, now that it is known that this one can begin."""
+    instead, fits = folder.record.pop("instead"), folder.fits
+    for name in fits:
+        remove(folder.path / name)
+    folder.clear()
+    for name in fits:
+        with contextlib.suppress(OSError):  # the user's own files may be there
+            (folder.path / name).rmdir()
+    described = instead.pop("config")
+    folder.note(**instead)
+    folder.write(CONFIG, described)
 
 
 def _inputs(data: Data) -> list[Path]:
@@ -565,6 +590,9 @@ def _fit_guide(
     if options["patience"] is not None:
         options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
     held_out = splits.validation
+    if run.record.get("instead") and not Group().rank:
+        with question(model, maker, splits.train, seed=options["seed"], device=options["device"]):
+            _clear(run)
     folder = run.path / name if Group().rank else run.add_fit(name)
     fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, **options)
     if Group().rank == 0:
@@ -572,7 +600,7 @@ def _fit_guide(
     return fitted
 
 
-def _splits(run: Path) -> Splits:
+def _splits(run: Path, fitted: Fit) -> Splits:
     """Return the parts that a run's data were split into.
 
     Raises:
@@ -596,7 +624,14 @@ def _splits(run: Path) -> Splits:
                     f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is not known which "
                     "of them were trained on: bring the file back as it was, or name new data by --data"
                 )
-            return data.splits(seed=described["seed"])
+            parts = data.splits(seed=written.record["seed"])
+            given = run / "fit" if holds_fit(run / "fit") else run
+            placed = placed_data(Pair(fitted.model, fitted.guide), parts.train, torch.device("cpu"))
+            if settings_of(given).get("data") != placed.fingerprint():
+                raise ValueError(
+                    f"{str(given)!r} was not fitted to the data of {str(folder / CONFIG)!r}: name new data by --data"
+                )
+            return parts
     raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its data were: name a run's folder, and --data")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,12 +116,67 @@ def test_a_run_is_resumed_as_what_it_was(tmp_path, table, capsys):
     for name, options in others.items():
         said = refused(capsys, "fit", *given, *options, "--resume", "true")
         assert "was made with" in said, name
-        assert "use the same, or resume=False" in said, name
+        assert "use the same, or --overwrite true" in said, name
     after = files(tmp_path / "run")
     after[".pyrovae.json"] = before[".pyrovae.json"]
     assert after == before  # nor does the configuration claim that it was so
     assert run("fit", *given, "--epochs", 3, "--resume", "true", capsys=capsys)[0] == 0
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 3
+
+
+def test_a_refused_resumption_changes_nothing_that_is_known_of_a_run(tmp_path, table, capsys):
+    given = [*of(table), "--out", tmp_path / "run"]
+    ask = ["evaluate", tmp_path / "run", "--num_particles", 20, "--progress", "false"]
+    assert run("fit", *given, capsys=capsys)[0] == 0
+    whole = table.read_bytes()
+    pd.read_csv(table)[::-1].to_csv(table, index=False)
+    assert "was made with other data" in refused(capsys, "fit", *given, "--resume", "true")
+    assert "are not those of the run" in refused(capsys, *ask)
+    table.write_bytes(whole)
+    assert "was made with seed 0, got 3" in refused(capsys, "fit", *given, "--resume", "true", "--seed", 3)
+    for bad in (["--latent_dim", 0], ["--likelihood", "Bernoulli"], ["--prior", "UniformSphere"], ["--lr", "nan"]):
+        refused(capsys, "fit", *given, "--overwrite", "true", *bad)
+    assert run(*ask, capsys=capsys)[0] == 0  # what was there is there
+    more = ["--config", tmp_path / "run" / "config.yaml", "--resume", "true", "--epochs", 3]
+    assert run("fit", *more, capsys=capsys)[0] == 0  # the way to go on
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert run("evaluate", tmp_path / "moved", *ask[2:], capsys=capsys)[0] == 0
+    assert (
+        run("evaluate", tmp_path / "moved", *ask[2:], "--num_draws", 2, "--out", tmp_path / "moved", capsys=capsys)[0]
+        == 0
+    )
+
+
+def test_a_strategy_is_added_to_a_run_on_the_same_parts_alone(tmp_path, table, capsys):
+    given = [*of(table), *TINY, "--out", tmp_path / "run"]
+    assert run("compare", *given, *ONE, capsys=capsys)[0] == 0
+    other = ["--guides", '{"other": "FullRank"}', "--resume", "true"]
+    assert "was made with seed 0" in refused(capsys, "compare", *given, *other, "--seed", 3)
+    assert run("compare", *given, *other, capsys=capsys)[0] == 0
+
+
+def test_a_fit_of_another_run_is_not_evaluated_on_this_ones_parts(tmp_path, table, capsys):
+    for seed in (1, 2):
+        assert run("fit", *of(table), "--seed", seed, "--out", tmp_path / str(seed), capsys=capsys)[0] == 0
+    shutil.copytree(tmp_path / "1" / "fit", tmp_path / "2" / "copied")
+    ask = ["--num_particles", 20, "--progress", "false"]
+    assert "was not fitted to the data of" in refused(capsys, "evaluate", tmp_path / "2" / "copied", *ask)
+    assert run("evaluate", tmp_path / "2", *ask, capsys=capsys)[0] == 0
+
+
+def test_what_the_user_edited_is_not_written_over(tmp_path, table, capsys):
+    given = [*of(table), "--out", tmp_path / "run"]
+    assert run("fit", *given, capsys=capsys)[0] == 0
+    history = tmp_path / "run" / "history.csv"
+    history.write_text(history.read_text() + "mine\n")
+    for option in ("--resume", "--overwrite"):
+        assert "was changed since this run wrote it" in refused(capsys, "fit", *given, option, "true")
+    assert history.read_text().endswith("mine\n")
+    history.unlink()
+    history.mkdir()
+    assert "was changed since" in refused(capsys, "fit", *given, "--overwrite", "true")
+    history.rmdir()
+    assert run("fit", *given, "--overwrite", "true", capsys=capsys)[0] == 0
 
 
 LOUD = "import pathlib\npathlib.Path('ran').write_text('')\nfrom pyrovae.nn import MLP\nclass Mine(MLP):\n    pass\n"

@@ -73,7 +73,8 @@ def test_a_save_removes_what_is_its_own_alone(tmp_path):
     stale = tmp_path / f".tensors-abc.safetensors.{'a' * 16}.writing"
     stale.write_text("of a save that was killed")
     orphan = tmp_path / "tensors-0123456789ab.safetensors"
-    save_file({"a": torch.zeros(2)}, orphan, {"written_by": "pyrovae"})
+    save_file({"a": torch.zeros(2)}, orphan, {"written by pyrovae as": orphan.name})
+    save_file({"a": torch.zeros(2)}, tmp_path / "tensors-backup.safetensors", {"written by pyrovae as": orphan.name})
     foreign = contents(tmp_path).items() - {(p.name, p.read_bytes()) for p in (stale, orphan)}
     for _ in range(2):
         saved(tmp_path)

@@ -110,7 +110,8 @@ def configuration_text(given: Namespace, parser: ArgumentParser) -> str:
     described = yaml.safe_load(parser.dump(given, skip_unset=False))
     for name in ("config", ALLOW.lstrip("-")):
         described.pop(name, None)
-    described.update(resume=False, overwrite=False)
+    for name in ("resume", "overwrite"):
+        described.pop(name, None)
     return yaml.safe_dump(described, sort_keys=False)
 
 

@@ -265,7 +265,7 @@ class Objective(ELBO):
         :func:`pyrovae.fit` does so before each step, ``SVI`` counts.
         """
         self._step = step
-        values = {}
+        values: dict[str, float] = {}
         for name, weight in self._weights.items():
             given = weight(step) if callable(weight) else weight
             if not isinstance(given, Real | Tensor):

@@ -26,6 +26,8 @@ class RunFolder:
         ValueError: for an empty path, and for a list that cannot be read.
     """
 
+    editable = ("config.yaml",)  # from which a run is started anew, with changes
+
     def __init__(self, path: str | Path) -> None:
         if not str(path).strip():
             raise ValueError("the folder for results is an empty string: name one, such as --out runs/first")
@@ -57,7 +59,7 @@ class RunFolder:
         Raises:
             ValueError: when the folder is a file, holds what no command wrote, or an input would be written over.
         """
-        names = list(names)
+        names, inputs = list(names), list(inputs)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"cannot write into the folder {str(self.path)!r} (it is a file): name another")
         strangers = [p.name for p in self.path.iterdir() if p.name[0] != "."] if self.path.is_dir() else []
@@ -66,21 +68,23 @@ class RunFolder:
                 f"the folder {str(self.path)!r} is not empty ({sorted(strangers)[0]!r}) and no run's: name a new or "
                 "empty folder for the results"
             )
-        own = {(self.path / name).resolve() for name in [*self.files, *names]}
+        written = {(self.path / name).resolve() for name in names}
         for path in inputs:
-            if path.resolve() in own:
+            if path.resolve() in written:
                 raise ValueError(f"{str(path)!r} would be read and written over: name another folder for the results")
         for name in names:
-            if (self.path / name).exists() and name not in self.files:
+            if (self.path / name).exists() and not self.is_own(name):
+                what = "was changed since this run wrote it" if name in self.files else "is not of this run"
                 raise ValueError(
-                    f"{str(self.path / name)!r} is not of this run and would be written over: move it, or name another "
-                    "folder for the results"
+                    f"{str(self.path / name)!r} {what} and would be written over: move it, or name another folder for "
+                    "the results"
                 )
 
     def begin(self, **noted: Any) -> None:
         """Make the folder, and note in its list what is to be known of the run."""
         writable_folder(self.path)
         remove_stale(self.path, "*")
+        self.record.pop("instead", None)  # of a run that was refused
         self.record = {"files": {}, "fits": [], **self.record, **noted}
         self._save()
 
@@ -113,18 +117,27 @@ class RunFolder:
         content = content.encode() if isinstance(content, str) else content
         path = self.path / name
         writable_folder(path.parent)
-        if name not in self.files:
-            self.record["files"] = {**self.record["files"], name: ""}
-            self._save()  # a run that ends between the two knows the file, too
+        self.record["files"] = {**self.record["files"], name: ""}
+        self._save()  # a run that ends between the two knows the file, too
         write_whole(path, content)
         self.record["files"] = {**self.record["files"], name: checksum(content)}
         self._save()
         return path
 
+    def note(self, **noted: Any) -> None:
+        """Note in the list what is to be known of the run."""
+        self.record.update(noted)
+        self._save()
+
     def is_intact(self, name: str) -> bool:
         """Whether a file is there as the run wrote it."""
         path = self.path / name
         return path.is_file() and self.record.get("files", {}).get(name) == checksum(path.read_bytes())
+
+    def is_own(self, name: str) -> bool:
+        """Whether a file is as the run wrote it, or of a run that ended as it did, or made to be edited."""
+        known = self.record.get("files", {}).get(name)
+        return self.is_intact(name) or (known is not None and (known == "" or name in self.editable))
 
     def write_table(self, name: str, table: pd.DataFrame, **options: Any) -> Path:
         """Write a table as CSV, of which no cell is a formula to a spreadsheet."""

@@ -264,12 +264,12 @@ def _settings(run: Run, *, lr: Any, optimizer: Any, clip_norm: float | None, pre
     """Describe what a fit that is resumed must have been, and what all processes of a group must be asked for."""
     used = run.stepper.optimizer
     found = {
+        "seed": run.seed,
+        "batch_size": run.batch_size,
         **run.programs,
         "objective": described(run.objective),
         "data": run.data.fingerprint(),
         "validation_data": None if run.validation is None else run.validation.fingerprint(),
-        "batch_size": run.batch_size,
-        "seed": run.seed,
         "lr": described(lr),
         "clip_norm": clip_norm,
         "precision": precision,

@@ -22,7 +22,7 @@ from pyrovae.saving import remove_stale, write_whole
 DOCUMENT = "fit.json"
 FORMAT = 2  # 1 had no checksum of the document
 _TENSORS = "tensors-*.safetensors"
-_OURS = {"written_by": "pyrovae"}  # in the header of every tensor file, by which a save knows its own
+_WRITTEN_AS = "written by pyrovae as"  # in the header of every tensor file, its name, by which a save knows its own
 _READS = 20  # of a folder that a writer is replacing under the reader
 
 
@@ -42,7 +42,7 @@ def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, An
     folder = writable_folder(folder)
     before = _named_before(folder)
     name = f"tensors-{secrets.token_hex(6)}.safetensors"
-    content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, _OURS)
+    content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, {_WRITTEN_AS: name})
     document = {"format": FORMAT, **document, "tensors": {"file": name, "sha256": hashlib.sha256(content).hexdigest()}}
     document["sha256"] = _checksum(document)
     try:
@@ -85,7 +85,7 @@ def _clear(folder: Path, keep: str = "") -> None:
 def _is_ours(path: Path) -> bool:
     try:
         with safe_open(path, "pt") as file:
-            return _OURS.items() <= (file.metadata() or {}).items()
+            return (file.metadata() or {}).get(_WRITTEN_AS) == path.name
     except (OSError, SafetensorError):
         return False
 
@@ -118,6 +118,12 @@ def read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 continue  # a writer has replaced it
             raise ValueError(f"{str(tensors)!r} cannot be read: {error}") from None
     raise AssertionError("the last attempt returns or raises")
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Return what the fit that a folder holds was made with, as a resumed one is held to; nothing of other saves."""
+    found = _document(folder / DOCUMENT)[1].get("resume") or {}
+    return dict(found.get("settings", {}))
 
 
 def _document(path: Path) -> tuple[bytes, dict[str, Any]]:
