@@ -430,6 +430,11 @@ TABLES = {
     "too many digits": ("y,a\n0,1\n1,9007199254740993\n", r"column 'a' of .* holds 9007199254740993 in row 1"),
     "too many digits beside a gap": ("y,a,b\n0,,1\n1,9007199254740993,2\n", "double precision rounds|lacks a value"),
     "a zero byte": ("y,a\n0,\x001\n", "zero bytes, so it is no text"),
+    "semicolons": ("a;b\n1,5;2\n", "are separated by ';': write it with commas"),
+    "tabs": ("a\tb\n1\t2\n", r"are separated by '\\t': write it with commas"),
+    "a comment": ("# made today\na,b\n1,2\n", "begins with a comment"),
+    "a row that counts": ("1,2\n3,4\n", "holds numbers"),
+    "a word": ("a,b\n1,2\n3,n.d.\n", r"not numeric \(row 1 holds 'n.d.'\)"),
     "an open quote": ('y,a\n0,"1\n1,2\n', "cannot read a table|has 2 fields|not numeric"),
 }
 

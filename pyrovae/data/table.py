@@ -21,6 +21,7 @@ import pandas as pd
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 LONGEST_LINE = 2**26  # characters
 LARGEST_RATIO, UNSUSPECTED = 100, 2**30  # characters a compressed byte, of which so many are read in any case
+YEARS = range(1800, 2200)  # that may name columns
 LARGEST_WHOLE = 2**53  # up to which double precision holds every whole number
 
 
@@ -135,6 +136,13 @@ def _lines(file: Any, path: Path, name: str) -> Iterator[str]:
 
 
 def _check_header(header: list[str], name: str) -> None:
+    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+    if other is not None or header[0].startswith("#"):
+        what = f"the fields of {name} are separated by {other!r}" if other else f"{name} begins with a comment"
+        raise ValueError(
+            f"{what}: write it with commas between fields, points in numbers, and a header in the first line, as "
+            "table.to_csv(path, index=False) does"
+        )
     nameless = [k for k, heading in enumerate(header) if not heading.strip() or re.fullmatch(r"Unnamed: \d+", heading)]
     if nameless:
         raise ValueError(
@@ -156,7 +164,8 @@ def _are_numbers(header: list[str]) -> bool:
     numbers = [value for heading in header if (value := _number(heading)) is not None]
     if any(isinstance(value, float) for value in numbers):
         return True
-    counting = numbers[-1:] == [0] if len(numbers) == 1 else all(b - a == 1 for a, b in pairwise(numbers))
+    counting = numbers[:1] == [0] or (len(numbers) > 1 and numbers[0] in YEARS)
+    counting = counting and all(b - a == 1 for a, b in pairwise(numbers))
     return len(numbers) == len(header) and not counting
 
 
@@ -173,7 +182,12 @@ def _number(heading: str) -> int | float | None:
 def _numbers(column: pd.Series, name: str, missing: bool) -> np.ndarray:
     """Return a column in double precision, which holds every number of it."""
     if not pd.api.types.is_numeric_dtype(column):
-        raise ValueError(f"{name} is not numeric: drop it, encode it, or name it as the label")
+        stray = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        row = int(stray.to_numpy().argmax())
+        raise ValueError(
+            f"{name} is not numeric (row {row} holds {str(column.iloc[row])[:40]!r}): drop it, encode it, leave its "
+            "cells empty where values are missing, or name it as the label"
+        )
     empty = column.isna().to_numpy()
     if empty.any() and not missing:
         raise ValueError(
