@@ -101,6 +101,11 @@ def _made_by_the_command_line() -> Iterator[None]:
         ) from None
 
 
+def _made(objective: ObjectiveMaker) -> ELBO:
+    with _made_by_the_command_line():
+        return objective()
+
+
 def _doubled(shape: Shape) -> Shape:
     """Return the shape of data beside the mask of what is observed."""
     return 2 * shape if isinstance(shape, int) else (2 * shape[0], *shape[1:])
@@ -164,7 +169,7 @@ def fit_command(
     folder = RunFolder(out)
     fitted = _fit_guide(
         folder, "fit", data, guide,
-        objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+        objective=_made(objective), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
         latent_dim=latent_dim, features=features,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
         precision=precision, seed=seed, device=device, checkpoint_seconds=checkpoint_seconds, resume=resume,
@@ -313,13 +318,19 @@ def compare_command(
             raise ValueError(
                 f"compile names {name!r}, but the strategies are {', '.join(strategies)}: name them, or pass auto"
             )
+    for guide, objective in strategies.values():  # what cannot be made is said before the first is fitted
+        _made(objective)
+        autoencoder(
+            data.splits(seed=seed).train, guide, prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+            latent_dim=latent_dim, features=features, seed=seed,
+        )  # fmt: skip
     folder = RunFolder(out)
     fits: dict[str, list[Fit]] = {}
     for name, (guide, objective) in strategies.items():
         fits[name] = [
             _fit_guide(
                 folder, one, data, guide,
-                objective=objective(), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+                objective=_made(objective), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
                 latent_dim=latent_dim, features=features, epochs=epochs, patience=patience, batch_size=batch_size,
                 lr=lr, clip_norm=clip_norm, compile=steps.get(name, "auto"), seed=seed + k, split_seed=seed,
                 device=device, checkpoint_seconds=checkpoint_seconds, resume=resume, progress=progress,

@@ -5,6 +5,7 @@ Pyro's effect handlers are Python: they cost as much at every call as at the fir
 graph draws from torch's own generators in the program's order, so that it takes the same random numbers as the program.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -200,13 +201,25 @@ def compiled(function: Function, inputs: Sequence[Tensor]) -> Function:
             raise CannotCompile(f"it cannot be traced ({_reason(error)})") from error
         try:
             options: dict[str, Any] = {"fallback_random": True}  # torch's own random numbers, as the program has them
-            with _own_random_numbers(), torch.no_grad():
+            with _own_random_numbers(), torch.no_grad(), _no_notice_of_cuda():
                 run = torch._inductor.compile(graph, [t.detach() for t in inputs], options=options)
                 run(*(t.detach().clone() for t in inputs))
         except Exception as error:
             raise CannotCompile(f"it cannot be compiled ({_reason(error)})") from error
     result: Function = run
     return result
+
+
+@contextmanager
+def _no_notice_of_cuda() -> Iterator[None]:
+    """Say nothing of a CUDA runtime that is not found, as torch does where its compiler is first used."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _reason(error: Exception) -> str:

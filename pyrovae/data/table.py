@@ -183,9 +183,9 @@ def _numbers(column: pd.Series, name: str, missing: bool) -> np.ndarray:
     """Return a column in double precision, which holds every number of it."""
     if not pd.api.types.is_numeric_dtype(column):
         stray = pd.to_numeric(column, errors="coerce").isna() & column.notna()
-        row = int(stray.to_numpy().argmax())
+        first = int(stray.to_numpy().argmax())
         raise ValueError(
-            f"{name} is not numeric (row {row} holds {str(column.iloc[row])[:40]!r}): drop it, encode it, leave its "
+            f"{name} is not numeric (row {first} holds {str(column.iloc[first])[:40]!r}): drop it, encode it, leave its "
             "cells empty where values are missing, or name it as the label"
         )
     empty = column.isna().to_numpy()
