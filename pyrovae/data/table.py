@@ -185,8 +185,8 @@ def _numbers(column: pd.Series, name: str, missing: bool) -> np.ndarray:
         stray = pd.to_numeric(column, errors="coerce").isna() & column.notna()
         first = int(stray.to_numpy().argmax())
         raise ValueError(
-            f"{name} is not numeric (row {first} holds {str(column.iloc[first])[:40]!r}): drop it, encode it, leave its "
-            "cells empty where values are missing, or name it as the label"
+            f"{name} is not numeric (row {first} holds {str(column.iloc[first])[:40]!r}): drop it, encode it, leave "
+            "its cells empty where values are missing, or name it as the label"
         )
     empty = column.isna().to_numpy()
     if empty.any() and not missing:
