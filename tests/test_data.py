@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import gzip
 import io
@@ -159,6 +160,17 @@ def test_the_users_array(tmp_path):
         Array(path)
     with pytest.raises(ValueError, match="cannot read an array"):
         Array(tmp_path / "none.npy")
+
+
+def test_a_header_with_any_bit_flipped_is_read_or_refused_in_a_sentence(tmp_path):
+    np.save(tmp_path / "rows.npy", np.arange(12.0).reshape(4, 3))
+    whole = (tmp_path / "rows.npy").read_bytes()
+    for bit in range(8 * 128):  # the header's
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        (tmp_path / "rows.npy").write_bytes(damaged)
+        with contextlib.suppress(ValueError):
+            Array(tmp_path / "rows.npy")
 
 
 def test_the_users_table(tmp_path):

@@ -103,7 +103,7 @@ def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
     try:
         version = npy.read_magic(file)
         return npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+    except Exception:  # NumPy takes the header for a Python text, which can be wrong in any way
         got = "it is empty" if not start else "it is no .npy file, or a damaged one"
         raise ValueError(f"cannot read an array from {name}: {got}: save the array by numpy.save") from None
 
