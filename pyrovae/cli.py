@@ -499,8 +499,8 @@ def _run(arguments: Sequence[str]) -> int:
                         folder.begin(instead={**noted, "config": described})
                     else:
                         folder.begin(**noted)
-                    if not folder.record.get("instead") and not (folder.path / CONFIG).exists():
-                        folder.write(CONFIG, described)
+                        if not given[command].resume or not (folder.path / CONFIG).exists():
+                            folder.write(CONFIG, described)
             settled = _COMMANDS[command](**values)
             if folder is not None:  # a resumed run's new settings, once they are known to be honoured
                 for name, value in settled.items():

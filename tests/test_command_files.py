@@ -147,6 +147,15 @@ def test_a_refused_resumption_changes_nothing_that_is_known_of_a_run(tmp_path, t
     )
 
 
+def test_a_run_that_was_refused_leaves_no_configuration_to_the_next(tmp_path, table, capsys):
+    given = [*of(table), "--out", tmp_path / "run"]
+    assert "support" in refused(capsys, "fit", *given, "--likelihood", "Bernoulli", "--lr", 0.5)
+    assert run("fit", *given, capsys=capsys)[0] == 0
+    described = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert described["lr"] == 0.001
+    assert "HeteroscedasticGaussian" in str(described["likelihood"])
+
+
 def test_a_strategy_is_added_to_a_run_on_the_same_parts_alone(tmp_path, table, capsys):
     given = [*of(table), *TINY, "--out", tmp_path / "run"]
     assert run("compare", *given, *ONE, capsys=capsys)[0] == 0
