@@ -327,7 +327,8 @@ folder's entry on its way to the disk, after the file was in its place.
 - A file is written beside its place and moved there when it is on the disk: it is the old one or the new one. A fit is
   a JSON document, which holds checksums of itself and of its tensors, and one file of tensors.
 - A run keeps a list of the files that it wrote (`.pyrovae.json`) and touches no other: `--overwrite true` removes
-  these, and a file in the place of one of them that the run did not write is not written over. A folder that is not
+  these, and a file in the place of one of them that the run did not write, or that was edited since, is not written
+  over; `config.yaml` alone, which is made to be edited, is rewritten by a resumed run. A folder that is not
   empty and not a run's is no place for a run, nor is one whose files are read by it.
 - One process at a time writes into a folder; one that dies lets go of it. On Windows, and on file systems without
   locks, nothing keeps a second one out.

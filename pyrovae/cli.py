@@ -432,7 +432,7 @@ _CATALOGUES: dict[str, Any] = {
     "data": data_catalogue,
 }
 _GIVEN = {  # what the command line gives to a member of a catalogue that has no default for it
-    "models": {"prior", "decoder", "likelihood"}, "guides": {"encoder", "latent_dim"}, "priors": {"latent_dim"},
+    "guides": {"encoder", "latent_dim"}, "priors": {"latent_dim"},
     "likelihoods": set(), "objectives": set(), "nn": {"in_shape", "out_shape"}, "data": set(),
 }  # fmt: skip
 _COMMANDS: dict[str, Callable[..., Any]] = {

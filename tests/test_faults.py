@@ -12,11 +12,11 @@ import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import Watched, bits, make_vae, planted
+from conftest import Watched, bits, make_vae, planted, seeded
 
-from pyrovae import fit, load
+from pyrovae import fit, load, objectives
 from pyrovae.saving import files
-from pyrovae.training import FitError
+from pyrovae.training import FitError, storage
 
 JOB = Path(__file__).parent / "killed_job.py"
 
@@ -40,6 +40,22 @@ def test_a_fit_killed_at_random_moments_comes_to_the_bit_identical_end(tmp_path,
     pd.testing.assert_frame_equal(*(pd.read_csv(f / "history.csv") for f in (whole, killed)), check_exact=True)
     for p, q in zip(*(torch.load(f / "params.pt") for f in (whole, killed)), strict=True):
         assert p.equal(q)
+
+
+def test_a_second_network_resumes_to_the_bit_in_its_buffers_too(tmp_path):
+    def objective():
+        layers = [torch.nn.utils.spectral_norm(torch.nn.Linear(3, 8)), torch.nn.ReLU(), torch.nn.Linear(8, 1)]
+        return objectives.FactorVAE(torch.nn.Sequential(*layers))
+
+    options = {"batch_size": 16, "compile": False, "progress": False, "checkpoint_seconds": 0.0}
+    for name, parts in (("whole", (20,)), ("resumed", (7, 13, 20))):
+        for steps in parts:
+            made = seeded(objective)
+            fit(*make_vae(), bits(50), steps=steps, objective=made, checkpoint=tmp_path / name, resume=True, **options)
+    one, other = (storage.read(tmp_path / name)[0] for name in ("whole", "resumed"))
+    found = [key for key in one if key.startswith("objective/")]
+    assert any(key.endswith("weight_u") for key in found)
+    assert all(torch.equal(one[key], other[key]) for key in found)
 
 
 def test_a_full_disk_stops_the_fit_in_a_sentence_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
