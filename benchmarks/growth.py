@@ -1,4 +1,4 @@
-"""What judging costs, and how the cost of training and judging grows."""
+"""What evaluation costs, and how the cost of training and evaluation grows."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from torch import nn
 from pyrovae import evaluate, fit
 
 PARTICLES = 5000
-JUDGED = 64  # images of which it is shown how the cost grows
+EVALUATED = 64  # images of which it is shown how the cost grows
 ROWS = 8000  # of a chunk of the floor, as in an evaluation
 
 
@@ -59,7 +59,7 @@ def _products(decoder: nn.Module, rows: int) -> float:
 def evaluation(images: int) -> pd.DataFrame:
     """Time the evaluation of images, beside the matrix products of their decoder.
 
-    What is there for comparison, eager judging and another activation, is timed on a tenth of the images. The time of
+    What is there for comparison, eager evaluation and another activation, is timed on a tenth of the images. The time of
     compiling is that of an evaluation of two batches, and is shown apart.
     """
     rows = []
@@ -109,7 +109,7 @@ def growth() -> pd.DataFrame:
     for particles in (250, 1000, 4000, 16_000):
         command = [sys.executable, "-W", "ignore", __file__, str(particles)]
         seconds, memory = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-        rows.append([f"judging, particles = {particles}", seconds, 1e6 * seconds / (JUDGED * particles), memory])
+        rows.append([f"judging, particles = {particles}", seconds, 1e6 * seconds / (EVALUATED * particles), memory])
     columns = ["what", "seconds an epoch or a call", "microseconds a datum (and particle)", "most memory, MB"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -117,7 +117,7 @@ def growth() -> pd.DataFrame:
 def judge(particles: int) -> None:
     """Judge images with so many particles; print seconds, and the most memory that this process has held."""
     pair, _ = networks_pair(CASES["mnist"], networks)
-    x = bits(replace(CASES["mnist"], size=6000))[0][:JUDGED].to(DEVICE)
+    x = bits(replace(CASES["mnist"], size=6000))[0][:EVALUATED].to(DEVICE)
     act = partial(evaluate, *pair, x, num_particles=particles, compile=False, progress=False)
     evaluate(*pair, x, num_particles=2, compile=False, progress=False)  # what a process does once
     print(_timed(act), _memory())

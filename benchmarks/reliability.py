@@ -52,7 +52,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def outcome(found: tuple[int, str, str], expected: tuple[int, str, str]) -> str:
-    """Judge what a command came to."""
+    """Say what a command came to."""
     status, out, err = found
     if status == 0:
         return "equal" if out == expected[1] else "wrong"

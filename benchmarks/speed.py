@@ -1,4 +1,4 @@
-"""How fast pyrovae trains and judges, beside its peers: ``python benchmarks/speed.py`` writes ``docs/speed.*``.
+"""How fast pyrovae trains and evaluates, beside its peers: ``python benchmarks/speed.py`` writes ``docs/speed.*``.
 
 Every peer trains the same networks on the same bits, each in a process of its own, in rounds, so that what else the
 machine does falls on all alike. A figure is the median of a peer's epochs over all rounds; its spread is their range.

@@ -370,8 +370,8 @@ def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], found: Findin
         found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
         found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
     folder.write_table("table.csv", found.table)
-    for name, judged in found.evaluations.items():
-        for one, evaluation in zip(_run_names(name, num_seeds), judged, strict=True):
+    for name, evaluations in found.evaluations.items():
+        for one, evaluation in zip(_run_names(name, num_seeds), evaluations, strict=True):
             folder.write_table(f"{one}/per_datum.csv", _per_datum(evaluation), index_label="datum")
     if len(fits) > 1:
         folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(found.evaluations), index_label="name")

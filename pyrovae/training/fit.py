@@ -63,7 +63,7 @@ def fit(
 ) -> Fit:
     """Fit a pair by stochastic variational inference; modules are trained in place.
 
-    They stay in the mode, train or eval, that they are in; what is judged is judged in eval mode.
+    They stay in the mode, train or eval, that they are in; what is evaluated is evaluated in eval mode.
 
     In an initialised default group of ``torch.distributed`` every process calls this with the same arguments; each
     takes its share of every batch, and the gradients are added up. A datum's noise is the one that it would have in one
@@ -88,7 +88,7 @@ def fit(
             optimizer, or a ``pyro.optim.PyroOptim``, with which Pyro's own ``SVI`` takes the steps; its schedulers step
             after every epoch, ``ReduceLROnPlateau`` by minus the validation bound, or by the mean of the epoch's losses
             where there are no validation data.
-        validation_data: judged after every epoch: one particle a datum, the same noise each time.
+        validation_data: evaluated after every epoch: one particle a datum, the same noise each time.
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
         compile: whether a step is traced once per batch size and compiled; "auto" does so where it saves more time than
@@ -98,7 +98,7 @@ def fit(
             :attr:`Fit.compile` says what was done, and :attr:`Fit.compiled` why.
         precision: "float64" casts modules and data to double; "float32" leaves the modules' own dtype; "bfloat16" does
             too, and multiplies matrices in the layers of networks in bfloat16, everything else in the modules' dtype:
-            parameters, densities, and what is judged on validation data.
+            parameters, densities, and what is evaluated on validation data.
         checkpoint: folder in which to save the fit as it goes.
         checkpoint_seconds: least time between two checkpoints; one is always written at the end.
         resume: continue from the checkpoint, to the same result (bit for bit on the CPU) as without the interruption;

@@ -330,7 +330,7 @@ class Run:
             return False
 
     def end_epoch(self, patience: int | None) -> None:
-        """Keep the state, judge it on the validation data, and decide whether to stop."""
+        """Keep the state, evaluate it on the validation data, and decide whether to stop."""
         self.look()
         self.epoch += 1
         self.agree()
