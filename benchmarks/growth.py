@@ -59,8 +59,8 @@ def _products(decoder: nn.Module, rows: int) -> float:
 def evaluation(images: int) -> pd.DataFrame:
     """Time the evaluation of images, beside the matrix products of their decoder.
 
-    What is there for comparison, eager evaluation and another activation, is timed on a tenth of the images. The time of
-    compiling is that of an evaluation of two batches, and is shown apart.
+    What is there for comparison, eager evaluation and another activation, is timed on a tenth of the images. The time
+    of compiling is that of an evaluation of two batches, and is shown apart.
     """
     rows = []
     case = CASES["mnist"]
