@@ -1,8 +1,8 @@
 """What compiling saves and costs, beside the work that is counted: ``python benchmarks/compiling.py``.
 
 Writes ``docs/compiling.md``: a row a call (a step of a fit, a chunk of log weights, a gradient of latents), its work as
-``pyrovae.compiled.Work`` counts it, its time eager and compiled, the seconds that compiling takes with an empty cache,
-and the constants START and PASS that explain what is saved, by weighted least squares.
+``pyrovae.programs.compilation.Work`` counts it, its time eager and compiled, the seconds that compiling takes with an
+empty cache, and the constants START and PASS that explain what is saved, by weighted least squares.
 """
 
 import argparse
@@ -65,8 +65,8 @@ def of_weights(name: str, times: int) -> dict[str, float]:
     """Measure chunks of log weights."""
     from peer import DEVICE
 
-    from pyrovae.particles import question
-    from pyrovae.weights import Weigher, chunks
+    from pyrovae.importance.log_weights import Weigher, chunks
+    from pyrovae.importance.question import question
 
     case = CASES[name]
     x = bits(case)[0][:32].to(DEVICE)
@@ -91,8 +91,8 @@ def of_gradient(name: str, times: int) -> dict[str, float]:
     """Measure gradients of latents."""
     from peer import DEVICE
 
-    from pyrovae.particles import question
-    from pyrovae.sampling.chains import Sampler
+    from pyrovae.importance.question import question
+    from pyrovae.mcmc.chains import Sampler
 
     case = CASES[name]
     x = bits(case)[0][:32].to(DEVICE)

@@ -17,7 +17,7 @@ import torch
 from torch.distributions import Laplace, Normal
 
 from pyrovae import khat_limit, pareto_khat
-from pyrovae.evaluation.evaluate import weigh
+from pyrovae.diagnostics.evidence.evaluate import weigh
 from pyrovae.priors.sparse import HorseshoeDistribution
 
 DATA, PARTICLES = 150, 1000

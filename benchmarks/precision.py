@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from pyrovae import data, evaluate, fit, guides, likelihoods, models, nn, priors
-from pyrovae.state import bfloat16_layers
-from pyrovae.weights import log_weights
+from pyrovae.importance.log_weights import log_weights
+from pyrovae.training.bfloat16 import bfloat16_layers
 
 PARTICLES = 100
 

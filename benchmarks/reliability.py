@@ -30,7 +30,7 @@ from sklearn.datasets import load_digits
 
 import pyrovae
 from pyrovae import data, guides, likelihoods, models, nn, objectives, priors
-from pyrovae.cli import main as command
+from pyrovae.app.commands import main as command
 from pyrovae.saving import files
 
 OUTCOMES = ("equal", "refused", "wrong")

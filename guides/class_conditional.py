@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, site_name
+from pyrovae.common.checks import at_least, site_name
 from pyrovae.guides.categorical import OneHot
 from pyrovae.guides.guide import Guide, check_guide
 from pyrovae.nn import Network

@@ -6,7 +6,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import not_a_class, site_name
+from pyrovae.common.checks import not_a_class, site_name
 from pyrovae.guides.categorical import OneHot
 from pyrovae.guides.guide import Guide, check_guide
 

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.checks import not_a_class, site_name
+from pyrovae.common.checks import not_a_class, site_name
 
 
 class HasPosterior(Protocol):

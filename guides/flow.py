@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, widths
+from pyrovae.common.checks import at_least, widths
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 from pyrovae.nn.transforms import Autoregressive, gated

@@ -7,11 +7,11 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, not_a_class, shown, site_name
+from pyrovae.common.checks import at_least, not_a_class, shown, site_name
+from pyrovae.distributions.supports import bijection, constraint, of_components, of_vectors
 from pyrovae.guides.draw import Draw
 from pyrovae.nn import Network
 from pyrovae.nn.network import num_features
-from pyrovae.supports import bijection, constraint, of_components, of_vectors
 
 
 class Guide(nn.Module):

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.checks import shown, site_name
+from pyrovae.common.checks import shown, site_name
 from pyrovae.guides.guide import Guide, check_guide
 from pyrovae.nn.network import check_columns
 

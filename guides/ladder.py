@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import not_a_class, shown
+from pyrovae.common.checks import not_a_class, shown
 from pyrovae.nn import Network, positive
 from pyrovae.nn.network import check_columns, num_features
 

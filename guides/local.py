@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, shown
+from pyrovae.common.checks import at_least, shown
 from pyrovae.guides.guide import Guide, check_guide
 from pyrovae.nn.network import check_columns
 

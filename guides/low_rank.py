@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae import precise
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
+from pyrovae.distributions import precise
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 

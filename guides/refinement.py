@@ -10,9 +10,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.checks import program
+from pyrovae.common.checks import program
 from pyrovae.guides.guide import Guide, check_guide
-from pyrovae.pair import log_density, same_numbers
+from pyrovae.programs.densities import log_density
+from pyrovae.programs.handlers import same_numbers
 
 
 class Refined(nn.Module):

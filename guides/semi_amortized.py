@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
-from pyrovae.checks import positive as positive_number
+from pyrovae.common.checks import at_least
+from pyrovae.common.checks import positive as positive_number
 from pyrovae.guides.guide import Guide
 from pyrovae.guides.refinement import Refined, gradient, leaf, log_joint
 from pyrovae.nn import positive, raw_positive

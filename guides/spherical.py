@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.guides.guide import Guide
 from pyrovae.nn import Network, positive
 from pyrovae.priors.sphere import PowerSpherical

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from pyrovae.checks import positive
+from pyrovae.common.checks import positive
 from pyrovae.guides.flow import Flow
 from pyrovae.nn import Network
 from pyrovae.nn.spline import Coupling, check_bins, spline

@@ -10,10 +10,10 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.checks import at_least, program, shown, site_name, widths
-from pyrovae.checks import positive as above_zero
+from pyrovae.common.checks import at_least, program, shown, site_name, widths
+from pyrovae.common.checks import positive as above_zero
+from pyrovae.distributions.supports import bijection, constraint
 from pyrovae.nn import positive, raw_positive
-from pyrovae.supports import bijection, constraint
 
 Global = tuple[str, tuple[int, ...], str]
 """Name of a site, its shape, and the name of its support among torch's constraints."""

@@ -5,12 +5,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.likelihoods import Likelihood
 from pyrovae.models.parts import check_decoder
 from pyrovae.nn import Network, positive
 from pyrovae.nn.network import SHIFT, check_columns
-from pyrovae.state import importing
+from pyrovae.programs.isolation import importing
 
 
 class GaussianMixtureVAE(nn.Module):

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import flag, shown
+from pyrovae.common.checks import flag, shown
 from pyrovae.likelihoods import Likelihood
 from pyrovae.models.parts import check_decoder, optional_size
 from pyrovae.nn import Network, positive

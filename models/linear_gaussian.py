@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, flag
+from pyrovae.common.checks import at_least, flag
 from pyrovae.nn import positive
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.likelihoods import Likelihood, Missing, Mixed
 from pyrovae.nn.network import check_columns, check_module
 from pyrovae.priors.prior import num_latents

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least, flag
+from pyrovae.common.checks import at_least, flag
 from pyrovae.likelihoods import Likelihood
 from pyrovae.models.parts import check_decoder, check_latents, optional_size
 from pyrovae.nn import Network

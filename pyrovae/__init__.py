@@ -3,106 +3,90 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.version import __version__ as __version__
+from pyrovae.common.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-    from pyrovae.arviz import elpd, elpd_comparison, globals_to_arviz, hmc, ranks_to_arviz, to_arviz
-    from pyrovae.calibration import Calibration, sbc
-    from pyrovae.evaluation import (
-        Annealing,
-        Evaluation,
-        Evidence,
-        Gaps,
-        Ranks,
-        Sandwich,
-        Simulation,
-        ais,
-        bdmc,
-        draws_needed,
-        evaluate,
-        evidence,
-        gaps,
-        guide_error,
-        khat_limit,
-        pareto_khat,
-        pit,
-        posterior_predictive_check,
-        prior_predictive_check,
-        rates,
-        sample_quality,
-        simulate,
-        worst,
-    )
-    from pyrovae.latents import (
-        Aggregate,
-        PriorTest,
-        Usage,
-        aggregate,
-        codes,
-        disentanglement,
-        label_scores,
-        prior_against_posterior,
-        prior_test,
-        usage,
-    )
-    from pyrovae.pair import given
-    from pyrovae.strategies import compare, comparison
+    from pyrovae.app.comparison import compare, comparison
+    from pyrovae.arviz.ranks import ranks_to_arviz
+    from pyrovae.diagnostics.calibration.ranks import Ranks
+    from pyrovae.diagnostics.calibration.sbc import Calibration, sbc
+    from pyrovae.diagnostics.evidence.ais import Annealing, Sandwich, ais, bdmc
+    from pyrovae.diagnostics.evidence.elpd import elpd, elpd_comparison
+    from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate, worst
+    from pyrovae.diagnostics.evidence.evidence import Evidence, evidence
+    from pyrovae.diagnostics.evidence.gaps import Gaps, gaps
+    from pyrovae.diagnostics.latents.aggregate import Aggregate, aggregate
+    from pyrovae.diagnostics.latents.codes import codes
+    from pyrovae.diagnostics.latents.disentanglement import disentanglement
+    from pyrovae.diagnostics.latents.labels import label_scores
+    from pyrovae.diagnostics.latents.prior import PriorTest, prior_against_posterior, prior_test
+    from pyrovae.diagnostics.latents.rates import rates
+    from pyrovae.diagnostics.latents.usage import Usage, usage
+    from pyrovae.diagnostics.posterior.globals_to_arviz import globals_to_arviz
+    from pyrovae.diagnostics.posterior.guide_error import guide_error
+    from pyrovae.diagnostics.posterior.to_arviz import to_arviz
+    from pyrovae.diagnostics.predictive.checks import pit, posterior_predictive_check, prior_predictive_check
+    from pyrovae.diagnostics.predictive.sample_quality import sample_quality
+    from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
+    from pyrovae.importance.log_weights import log_weights
+    from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
+    from pyrovae.mcmc.hmc import hmc
+    from pyrovae.programs.handlers import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
-    from pyrovae.weights import log_weights
 
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
 _NAMES = {
-    "Aggregate": "latents",
-    "Annealing": "evaluation",
-    "Calibration": "calibration",
-    "Evaluation": "evaluation",
-    "Evidence": "evaluation",
+    "Aggregate": "diagnostics.latents.aggregate",
+    "Annealing": "diagnostics.evidence.ais",
+    "Calibration": "diagnostics.calibration.sbc",
+    "Evaluation": "diagnostics.evidence.evaluate",
+    "Evidence": "diagnostics.evidence.evidence",
     "Fit": "training",
     "FitError": "training",
     "FitInterrupted": "training",
-    "Gaps": "evaluation",
-    "PriorTest": "latents",
-    "Ranks": "evaluation",
-    "Sandwich": "evaluation",
-    "Simulation": "evaluation",
-    "Usage": "latents",
-    "aggregate": "latents",
-    "ais": "evaluation",
-    "bdmc": "evaluation",
-    "codes": "latents",
-    "compare": "strategies",
-    "comparison": "strategies",
-    "disentanglement": "latents",
-    "draws_needed": "evaluation",
-    "elpd": "arviz",
-    "elpd_comparison": "arviz",
-    "evaluate": "evaluation",
-    "evidence": "evaluation",
+    "Gaps": "diagnostics.evidence.gaps",
+    "PriorTest": "diagnostics.latents.prior",
+    "Ranks": "diagnostics.calibration.ranks",
+    "Sandwich": "diagnostics.evidence.ais",
+    "Simulation": "diagnostics.predictive.simulate",
+    "Usage": "diagnostics.latents.usage",
+    "aggregate": "diagnostics.latents.aggregate",
+    "ais": "diagnostics.evidence.ais",
+    "bdmc": "diagnostics.evidence.ais",
+    "codes": "diagnostics.latents.codes",
+    "compare": "app.comparison",
+    "comparison": "app.comparison",
+    "disentanglement": "diagnostics.latents.disentanglement",
+    "draws_needed": "importance.psis",
+    "elpd": "diagnostics.evidence.elpd",
+    "elpd_comparison": "diagnostics.evidence.elpd",
+    "evaluate": "diagnostics.evidence.evaluate",
+    "evidence": "diagnostics.evidence.evidence",
     "fit": "training",
-    "gaps": "evaluation",
-    "given": "pair",
-    "globals_to_arviz": "arviz",
-    "guide_error": "evaluation",
-    "hmc": "arviz",
-    "khat_limit": "evaluation",
-    "label_scores": "latents",
+    "gaps": "diagnostics.evidence.gaps",
+    "given": "programs.handlers",
+    "globals_to_arviz": "diagnostics.posterior.globals_to_arviz",
+    "guide_error": "diagnostics.posterior.guide_error",
+    "hmc": "mcmc.hmc",
+    "khat_limit": "importance.psis",
+    "label_scores": "diagnostics.latents.labels",
     "load": "training",
-    "log_weights": "weights",
-    "pareto_khat": "evaluation",
-    "pit": "evaluation",
-    "posterior_predictive_check": "evaluation",
-    "prior_against_posterior": "latents",
-    "prior_predictive_check": "evaluation",
-    "prior_test": "latents",
-    "ranks_to_arviz": "arviz",
-    "rates": "evaluation",
-    "sample_quality": "evaluation",
-    "sbc": "calibration",
-    "simulate": "evaluation",
-    "to_arviz": "arviz",
-    "usage": "latents",
-    "worst": "evaluation",
+    "log_weights": "importance.log_weights",
+    "pareto_khat": "importance.psis",
+    "pit": "diagnostics.predictive.checks",
+    "posterior_predictive_check": "diagnostics.predictive.checks",
+    "prior_against_posterior": "diagnostics.latents.prior",
+    "prior_predictive_check": "diagnostics.predictive.checks",
+    "prior_test": "diagnostics.latents.prior",
+    "ranks_to_arviz": "arviz.ranks",
+    "rates": "diagnostics.latents.rates",
+    "sample_quality": "diagnostics.predictive.sample_quality",
+    "sbc": "diagnostics.calibration.sbc",
+    "simulate": "diagnostics.predictive.simulate",
+    "to_arviz": "diagnostics.posterior.to_arviz",
+    "usage": "diagnostics.latents.usage",
+    "worst": "diagnostics.evidence.evaluate",
 }
 
 __all__ = [
@@ -170,7 +154,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that ArviZ and matplotlib load only where they are used."""
     if name in _CATALOGUES or name in _NAMES:
-        from pyrovae.state import importing
+        from pyrovae.programs.isolation import importing
 
         with importing():
             module = importlib.import_module(f"pyrovae.{_NAMES.get(name, name)}")

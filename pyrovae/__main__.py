@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Run the command line; returns the exit status."""
     try:
-        from pyrovae.cli import main as command
+        from pyrovae.app.commands import main as command
 
         return command()
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 
 from pyrovae import data, guides, likelihoods, models, nn, priors
-from pyrovae.noise import DatumNoise
+from pyrovae.programs.noise import DatumNoise
 
 collect_ignore = ["distributed_job.py", "killed_job.py"]  # scripts that tests run in processes of their own
 

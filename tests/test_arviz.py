@@ -26,7 +26,7 @@ from pyrovae import (
 from pyrovae.arviz.labels import ARVIZ_1
 from pyrovae.arviz.netcdf import netcdf
 from pyrovae.data import Data
-from pyrovae.state import importing
+from pyrovae.programs.isolation import importing
 
 GROUPS = {
     "posterior", "posterior_predictive", "prior", "prior_predictive", "marginal_log_likelihood", "observed_data",

@@ -12,7 +12,7 @@ from scipy import stats
 
 import pyrovae
 from pyrovae import data, guides, likelihoods, models, nn, plots, priors
-from pyrovae.evaluation.ranks import Ranks, _beyond, holm
+from pyrovae.diagnostics.calibration.ranks import Ranks, _beyond, holm
 
 X = torch.zeros(1, 5)
 QUIET = {"progress": False}

@@ -13,7 +13,7 @@ from scipy import integrate
 from torch.distributions import constraints
 
 from pyrovae import evaluate, fit, guides, likelihoods, load, log_weights, models, nn, priors
-from pyrovae.configuration import NotConfigurable, build, configuration
+from pyrovae.saving.configuration import NotConfigurable, build, configuration
 
 D, Z, F = 6, 3, 16
 
@@ -415,7 +415,7 @@ def test_a_value_that_no_configuration_describes_is_named():
     "described",
     [
         {"class": "torch.nn.Linear", "arguments": {"in_features": 1, "out_features": 1}},
-        {"class": "pyrovae.cli.main", "arguments": {}},
+        {"class": "pyrovae.app.commands.main", "arguments": {}},
         {"class": "pyrovae.nowhere.Thing", "arguments": {}},
         {"type": "Sequential.forward"},
         {"constraint": "biject_to"},

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_data import fake_mnist
 
-from pyrovae.cli import main
+from pyrovae.app.commands import main
 
 FAST = ["--epochs", "2", "--progress", "false", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--features", "8"]
 SMALL = ["--simulations", "20", "--latents_of", "120"]  # of what compare asks of every fit

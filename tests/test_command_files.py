@@ -201,7 +201,7 @@ def test_no_option_runs_code_that_the_user_did_not_permit(tmp_path, capsys, monk
         ["--encoder", "loud.Mine"], ["--config", "config.yaml"], ["--objective", "loud.Mine"],
         ["--objective", "BetaELBO", "--objective.kl_weight", "os.close"], ["--prior", "builtins.exec"],
         ["--encoder", "os.system"], ["--guide", "loud.Mine"], ["--decoder.activation", "subprocess.Popen"],
-        ["--encoder", "pyrovae.cli.main"], ["--likelihood", "pickle.loads"],
+        ["--encoder", "pyrovae.app.commands.main"], ["--likelihood", "pickle.loads"],
         ["--data", "Stream", "--data.dataset", "loud.Mine"], ["--data", "pyrovae.data.stream.Stream"],
     ):  # fmt: skip
         said = refused(capsys, *start[:-6], *FAST, *options)

@@ -16,12 +16,14 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanFie
 from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.nn import PyroModule, PyroSample
 
-from pyrovae import ais, evaluate, fit, guides, likelihoods, load, log_weights, models, nn, objectives, priors, weights
-from pyrovae import compiled as engine
-from pyrovae.compiled import Choice, Counted, Work, compiled
+from pyrovae import ais, evaluate, fit, guides, likelihoods, load, log_weights, models, nn, objectives, priors
 from pyrovae.data import as_data
-from pyrovae.pair import Pair, sample_sites
-from pyrovae.sampling import field
+from pyrovae.importance import log_weights as weights
+from pyrovae.mcmc import field
+from pyrovae.programs import compilation as engine
+from pyrovae.programs.compilation import Choice, Counted, Work, compiled
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.sites import sample_sites
 from pyrovae.training import compiling
 from pyrovae.training.run import Run, find_params
 from pyrovae.training.step import Gradients, State, TorchStepper

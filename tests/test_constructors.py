@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyrovae import guides, likelihoods, models, nn, objectives, priors
-from pyrovae.configuration import NotConfigurable, configuration
+from pyrovae.saving.configuration import NotConfigurable, configuration
 
 CATALOGUES = {
     "nn": nn,

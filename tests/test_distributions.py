@@ -15,7 +15,8 @@ import torch
 from conftest import SIGMAS, seeded
 from scipy import integrate, stats
 
-from pyrovae import guides, likelihoods, nn, precise, priors
+from pyrovae import guides, likelihoods, nn, priors
+from pyrovae.distributions import precise
 from pyrovae.likelihoods.bernoulli import Continuous
 from pyrovae.nn.network import raw_positive
 from pyrovae.priors.sphere import PowerSpherical

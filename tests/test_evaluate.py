@@ -26,9 +26,9 @@ from pyrovae import (
     plots,
     worst,
 )
-from pyrovae.evaluation import Evaluation, weigh
-from pyrovae.report import formatted
-from pyrovae.strategies import crossed_df, crossed_error
+from pyrovae.app.comparison import crossed_df, crossed_error
+from pyrovae.app.page import formatted
+from pyrovae.diagnostics.evidence.evaluate import Evaluation, weigh
 
 
 def khat_by_arviz(column):

@@ -32,9 +32,9 @@ from pyro.infer.autoguide.initialization import init_to_value
 from safetensors.torch import load_file
 
 from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, likelihoods, load, models, nn, objectives, priors
-from pyrovae.compiled import State
 from pyrovae.data import as_data
-from pyrovae.pair import Pair
+from pyrovae.programs.compilation import State
+from pyrovae.programs.pair import Pair
 from pyrovae.saving import files
 from pyrovae.training import storage
 from pyrovae.training.run import find_params

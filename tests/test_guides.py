@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from pyrovae import data, evaluate, fit, guides, likelihoods, load, log_weights, models, nn, objectives, priors
 from pyrovae.guides.refinement import log_joint
 from pyrovae.nn.spline import spline
-from pyrovae.noise import DatumNoise
+from pyrovae.programs.noise import DatumNoise
 
 FLOWS = {
     "Flow": guides.Flow,

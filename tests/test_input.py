@@ -16,7 +16,7 @@ from test_cli import refused
 
 import pyrovae
 from pyrovae import guides, models, nn, objectives
-from pyrovae.cli import main
+from pyrovae.app.commands import main
 
 X = bits(24)
 COUNTS = [0, -1, 1.5, math.nan, math.inf, "3", None, True, [3], np.float64(2.5)]

@@ -14,9 +14,10 @@ from scipy import stats
 from torch.distributions import biject_to, constraints
 
 import pyrovae
-from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors, strategies
-from pyrovae.latents.aggregate import _of_one_number
-from pyrovae.latents.marginals import marginals
+from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
+from pyrovae.app import comparison as strategies
+from pyrovae.diagnostics.latents.aggregate import _of_one_number
+from pyrovae.diagnostics.latents.marginals import marginals
 
 QUIET = {"progress": False}
 

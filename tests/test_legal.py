@@ -12,7 +12,8 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae import evaluate, fit, given, log_weights, objectives
-from pyrovae.evaluation import rates, simulate
+from pyrovae.diagnostics.latents.rates import rates
+from pyrovae.diagnostics.predictive.simulate import simulate
 
 N = 50
 QUIET = {"progress": False}

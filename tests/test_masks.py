@@ -9,13 +9,9 @@ from pyro import poutine
 
 import pyrovae
 from pyrovae import guides, likelihoods, models, nn, priors
-from pyrovae.evaluation import (
-    pit,
-    posterior_predictive_check,
-    prior_predictive_check,
-    sample_quality,
-    simulate,
-)
+from pyrovae.diagnostics.predictive.checks import pit, posterior_predictive_check, prior_predictive_check
+from pyrovae.diagnostics.predictive.sample_quality import sample_quality
+from pyrovae.diagnostics.predictive.simulate import simulate
 
 N, D = 120, 3
 QUIET = {"progress": False}

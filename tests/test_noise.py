@@ -10,8 +10,8 @@ import torch
 from torch.distributions import constraints
 
 import pyrovae
-from pyrovae.noise import DatumNoise
-from pyrovae.streams import datum_seeds, stream_seed
+from pyrovae.programs.noise import DatumNoise
+from pyrovae.programs.streams import datum_seeds, stream_seed
 
 ROWS = 6
 

@@ -9,7 +9,8 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae import evaluate, fit, log_weights, objectives
-from pyrovae.evaluation import gaps, simulate
+from pyrovae.diagnostics.evidence.gaps import gaps
+from pyrovae.diagnostics.predictive.simulate import simulate
 
 N = 20
 X = torch.arange(float(N))

@@ -9,7 +9,8 @@ from conftest import bits, make_vae
 from torch import nn
 
 from pyrovae import evaluate, fit
-from pyrovae.pair import Pair, reachable_modules
+from pyrovae.programs.modules import reachable_modules
+from pyrovae.programs.pair import Pair
 
 
 def good_model(x):

@@ -11,10 +11,10 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyrovae import evaluate, fit, guides, load, log_weights
-from pyrovae.compiled import State
 from pyrovae.data import as_data
-from pyrovae.pair import Pair
-from pyrovae.streams import stream_seed
+from pyrovae.programs.compilation import State
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.streams import stream_seed
 from pyrovae.training.run import find_params
 from pyrovae.training.step import Gradients
 

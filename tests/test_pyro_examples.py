@@ -388,7 +388,7 @@ def test_the_bound_is_that_of_plain_pyro(name):
     data = case.data if isinstance(case.data, tuple) else (case.data,)
     with pyro.get_param_store().scope(), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
-        for module in pyrovae.pair.Pair(case.model, case.guide).modules.values():
+        for module in pyrovae.programs.pair.Pair(case.model, case.guide).modules.values():
             module.eval()
         loss = Trace_ELBO().loss
         plain = torch.tensor([-loss(case.model, case.guide, *data) / NUM_DATA for _ in range(runs)]).double()

@@ -155,7 +155,7 @@ def test_a_fit_that_names_code_runs_none(tmp_path):
     saved(tmp_path)
     (tmp_path / "loud_module.py").write_text("raise SystemExit('imported')")
     for name in ("pyrovae.__main__.x", "loud_module.Loud", "os.system", "models.autoencoder.exec", "nn.functional.relu",
-                 "guides.guide.Guide.__init__", "torch.nn.Linear", "models", "pyrovae.cli.main"):  # fmt: skip
+                 "guides.guide.Guide.__init__", "torch.nn.Linear", "models", "pyrovae.app.commands.main"):  # fmt: skip
         document = json.loads((tmp_path / "fit.json").read_text())
         document["model"]["configuration"] = {"class": name, "arguments": {}}
         document["sha256"] = storage._checksum(document)

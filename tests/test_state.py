@@ -15,8 +15,8 @@ from torch import nn
 import pyrovae
 from pyrovae import guides, likelihoods, models, plots, priors
 from pyrovae.nn import MLP
-from pyrovae.pair import Pair
-from pyrovae.state import default_device, modes, random_state
+from pyrovae.programs.isolation import default_device, modes, random_state
+from pyrovae.programs.pair import Pair
 from pyrovae.training import storage
 
 IMPORT = """
@@ -198,7 +198,7 @@ def test_a_bayesian_decoder_is_evaluated_without_its_dropout():
 
 
 def test_a_library_that_is_imported_inside_a_call_changes_nothing(tmp_path, monkeypatch):
-    from pyrovae.state import importing
+    from pyrovae.programs.isolation import importing
 
     (tmp_path / "loud.py").write_text(LOUD)
     monkeypatch.syspath_prepend(tmp_path)
@@ -292,7 +292,7 @@ def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
     import importlib
     import importlib.metadata
 
-    import pyrovae.version
+    import pyrovae.common.version
 
     assert pyrovae.to_arviz  # imported as users do, so that what the import changes is put back
     from pyrovae.arviz import labels
@@ -302,8 +302,8 @@ def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(importlib.metadata, "version", missing)
-        assert importlib.reload(pyrovae.version).__version__ == "unknown"
-    assert importlib.reload(pyrovae.version).__version__ == pyrovae.__version__
+        assert importlib.reload(pyrovae.common.version).__version__ == "unknown"
+    assert importlib.reload(pyrovae.common.version).__version__ == pyrovae.__version__
     monkeypatch.setattr(labels, "__version__", "unknown")
     assert labels.labelled({"z": ("draw", [1.0])}).attrs["creation_library_version"] == "unknown"
 

@@ -10,11 +10,11 @@ from conftest import make_oracle, make_vae, near_guide, seeded
 
 import pyrovae
 from pyrovae import guides, models, nn, plots
-from pyrovae.evaluation import Annealing
-from pyrovae.evaluation.trust import agree, distance_below, effective
+from pyrovae.app.comparison import gap_columns
+from pyrovae.app.page import formatted, gap_table
+from pyrovae.diagnostics.evidence.ais import Annealing
+from pyrovae.diagnostics.evidence.trust import agree, distance_below, effective
 from pyrovae.priors.sparse import HorseshoeDistribution
-from pyrovae.report import formatted, gap_table
-from pyrovae.strategies import gap_columns
 
 # Of an estimate that is reliable, 5 of its own errors and the log of a mean's bias: a correct one fails with a
 # probability below 1e-3 a datum by Student's t of 15 degrees, at about 100 data in all.

@@ -1,61 +1,51 @@
-"""Held-out log evidence in ArviZ's own form."""
+"""ArviZ's ELPD objects, of either version, and its comparison of them."""
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
 from typing import Any
 
 import arviz as az
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 from pyrovae.arviz.labels import ARVIZ_1
-from pyrovae.evaluation import Evaluation
-from pyrovae.state import importing
+from pyrovae.programs.isolation import importing
+
+_ORDER = (
+    "elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "pareto_k", "scale", "good_k",
+)  # fmt: skip
 
 
 @importing()
-def elpd(evaluation: Evaluation) -> Any:
-    """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it compares pairs.
-
-    Its pointwise values are log p(x_i) of held-out data; nothing is left out of anything. ``pareto_k`` is that of the
-    importance weights that estimated them. Summed over the data, as ArviZ does.
+def elpd_data(values: np.ndarray, khat: np.ndarray, *, num_particles: int, khat_limit: float, warn: bool) -> Any:
+    """Return pointwise log densities as the object that ``az.compare`` takes.
 
     Args:
-        evaluation: of held-out data.
+        values: log p(x_i), ``[N]``, nats.
+        khat: of the importance weights that estimated them, ``[N]``.
+        num_particles: weights of an observation.
+        khat_limit: the largest k-hat that is to be trusted.
+        warn: whether some are not.
     """
-    values = evaluation.log_evidence.numpy()
-    pointwise = xr.DataArray(values, dims="datum", coords={"datum": np.arange(len(values))})
-    khat = xr.DataArray(evaluation.khat.numpy(), dims="datum", coords={"datum": np.arange(len(values))})
-    total, se = float(values.sum()), float(np.sqrt(len(values) * values.var()))
-    warn = not bool(evaluation.reliable.all())
+    coords = {"datum": np.arange(len(values))}
+    pointwise, tail = (xr.DataArray(one, dims="datum", coords=coords) for one in (values, khat))
     known: dict[str, Any] = {
-        "se": se,
-        "n_samples": evaluation.num_particles,
+        "se": float(np.sqrt(len(values) * values.var())),
+        "n_samples": num_particles,
         "n_data_points": len(values),
         "warning": warn,
+        "scale": "log",
+        "good_k": khat_limit,
+        "pareto_k": tail,
     }
-    known.update({"scale": "log", "good_k": evaluation.khat_limit, "pareto_k": khat})
+    total = float(values.sum())
     if not ARVIZ_1:
         from arviz.stats.stats import ELPDData
 
         data = {"elpd_loo": total, "p_loo": 0.0, "loo_i": pointwise.rename("loo_i"), **known}
-        order = (
-            "elpd_loo",
-            "se",
-            "p_loo",
-            "n_samples",
-            "n_data_points",
-            "warning",
-            "loo_i",
-            "pareto_k",
-            "scale",
-            "good_k",
-        )
-        return ELPDData(data=[data[key] for key in order], index=list(order))
+        return ELPDData(data=[data[key] for key in _ORDER], index=list(_ORDER))
     from arviz_stats import utils
 
     cls = getattr(utils, "ELPDDataLOO", utils.ELPDData)
@@ -64,27 +54,10 @@ def elpd(evaluation: Evaluation) -> Any:
 
 
 @importing()
-def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]) -> pd.DataFrame:
-    """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
-
-    Its columns have ArviZ's names (``elpd_loo``, and a ``p_loo`` of 0, for nothing was left out of anything), totals
-    over the data; ``warning`` says that some k-hat is above its limit,
-    which depends on the number of particles.
-
-    Args:
-        evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of a datum is taken.
-    """
+def compared(elpds: Mapping[str, Any]) -> pd.DataFrame:
+    """Return ``az.compare`` of ELPD objects, unrounded, without its warnings of k-hats, which the table states."""
     options = {"round_to": "none"} if ARVIZ_1 else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of k-hats, which are beside this; the table says so by itself
-        table: pd.DataFrame = az.compare({name: elpd(_mean(one)) for name, one in evaluations.items()}, **options)
+        warnings.simplefilter("ignore")
+        table: pd.DataFrame = az.compare(dict(elpds), **options)
     return table
-
-
-def _mean(run: Evaluation | Sequence[Evaluation]) -> Evaluation:
-    """Return a strategy's evaluations as one: means over seeds, and the worst k-hat."""
-    if isinstance(run, Evaluation):
-        return run
-    stacked = {f.name: torch.stack([getattr(e, f.name) for e in run]) for f in fields(Evaluation)[:-1]}
-    means = {name: values.mean(0) for name, values in stacked.items() if name != "khat"}
-    return Evaluation(**means, khat=stacked["khat"].max(0).values, num_particles=run[0].num_particles)

@@ -12,8 +12,8 @@ import numpy as np
 import pyro
 import xarray as xr
 
-from pyrovae.state import importing
-from pyrovae.version import __version__
+from pyrovae.common.version import __version__
+from pyrovae.programs.isolation import importing
 
 ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
 DIMS = ("chain", "draw", "datum")

@@ -3,7 +3,7 @@
 from io import BytesIO
 from typing import Any
 
-from pyrovae.state import importing
+from pyrovae.programs.isolation import importing
 
 
 @importing()  # xarray imports the library that writes

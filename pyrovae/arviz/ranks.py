@@ -1,15 +1,17 @@
 """Ranks as an ArviZ object, for its own plots of probability integral transforms."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrovae.arviz.labels import assemble, labelled, refuse_names
-from pyrovae.evaluation import Ranks
+
+if TYPE_CHECKING:
+    from pyrovae.diagnostics.calibration.ranks import Ranks
 
 
-def ranks_to_arviz(ranks: Ranks) -> Any:
+def ranks_to_arviz(ranks: "Ranks") -> Any:
     """Return probability integral transforms in a group ``prior_sbc``, where ``az.plot_ecdf_pit`` (1.x) looks for them.
 
     Args:

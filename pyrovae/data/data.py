@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least, positive
+from pyrovae.common.checks import at_least, positive
 from pyrovae.data.binarisation import Binarisation, Static
 from pyrovae.data.tensors import FEWEST, LARGEST_LOSS, ROWS, as_tensor, check, instead_of, lost_by_rounding
-from pyrovae.streams import generator
+from pyrovae.programs.streams import generator
 
 Shape = int | tuple[int, ...]
 

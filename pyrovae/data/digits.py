@@ -4,7 +4,7 @@ import torch
 
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data
-from pyrovae.state import importing
+from pyrovae.programs.isolation import importing
 
 
 class Digits(Data):

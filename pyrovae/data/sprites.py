@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data
 

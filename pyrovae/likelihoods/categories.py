@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.nn import positive
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae import precise
-from pyrovae.checks import at_least, shown
+from pyrovae.common.checks import at_least, shown
+from pyrovae.distributions import precise
 from pyrovae.likelihoods.likelihood import Likelihood, check_likelihood
 from pyrovae.nn import positive
 

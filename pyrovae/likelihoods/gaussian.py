@@ -4,8 +4,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
-from pyrovae.checks import positive as above_zero
+from pyrovae.common.checks import at_least
+from pyrovae.common.checks import positive as above_zero
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.nn import positive
 

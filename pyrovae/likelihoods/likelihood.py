@@ -5,7 +5,7 @@ from abc import abstractmethod
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.checks import not_a_class, shown
+from pyrovae.common.checks import not_a_class, shown
 from pyrovae.likelihoods.missing import PartlyObserved
 from pyrovae.nn import Shape
 from pyrovae.nn.network import as_shape

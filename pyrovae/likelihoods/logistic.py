@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.nn import positive
 

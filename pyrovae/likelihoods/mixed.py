@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least, not_a_class, shown
+from pyrovae.common.checks import at_least, not_a_class, shown
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.likelihoods.missing import Missing
 

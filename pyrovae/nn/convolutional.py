@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyrovae.checks import widths
+from pyrovae.common.checks import widths
 from pyrovae.nn.network import Network, Shape, as_shape, check_layer, image_shape, size
 
 

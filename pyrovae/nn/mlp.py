@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import not_negative, widths
+from pyrovae.common.checks import not_negative, widths
 from pyrovae.nn.network import Network, Shape, as_shape, check_layer, size
 
 

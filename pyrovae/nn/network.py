@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, not_a_class, shown, widths
-from pyrovae.checks import positive as above_zero
+from pyrovae.common.checks import at_least, not_a_class, shown, widths
+from pyrovae.common.checks import positive as above_zero
 
 SHIFT = 0.541324854612918  # softplus maps it to 1
 LEAST = 1e-5

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.nn.network import Network, Shape, as_shape, sequence_shape, size
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.nn.mlp import MLP
 from pyrovae.nn.transforms import Univariate, VectorTransform
 

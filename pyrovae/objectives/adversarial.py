@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pyrovae.checks import shown
+from pyrovae.common.checks import shown
 from pyrovae.nn.network import check_module
 from pyrovae.objectives.aggregate import from_prior, latents, permuted
 from pyrovae.objectives.elbo import is_masked, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
-from pyrovae.pair import Batch, Layout, Program, Trace
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.types import Batch, Program, Trace
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

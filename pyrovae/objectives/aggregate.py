@@ -7,11 +7,13 @@ from pyro import poutine
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
-from pyrovae.checks import at_least, flag
+from pyrovae.common.checks import at_least, flag
 from pyrovae.objectives.elbo import counted, factors, kl_by_site, reconstruction
 from pyrovae.objectives.objective import Known, Objective, Weight
-from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded
-from pyrovae.sites import released
+from pyrovae.programs.handlers import Unrecorded
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.sites import released
+from pyrovae.programs.types import Batch, Program, Trace
 
 NOWHERE = -1e30  # the log density of what is masked, finite so that its gradient is 0
 

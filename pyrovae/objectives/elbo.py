@@ -8,9 +8,12 @@ from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.checks import flag
+from pyrovae.common.checks import flag
 from pyrovae.objectives.objective import Drawn, Known, Objective, Weight
-from pyrovae.pair import Batch, Layout, Program, Site, Trace, log_density, per_datum, sample_sites
+from pyrovae.programs.densities import log_density, per_datum
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.types import Batch, Program, Site, Trace
 
 
 class BetaELBO(Objective):

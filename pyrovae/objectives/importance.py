@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least, share
+from pyrovae.common.checks import at_least, share
 from pyrovae.objectives.objective import Drawn, Known, Objective, require_scorable, surrogate
-from pyrovae.pair import Batch, Layout, Program, Trace
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.types import Batch, Program, Trace
 
 ESTIMATORS = ("plain", "stl", "dreg")
 

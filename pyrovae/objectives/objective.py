@@ -20,26 +20,16 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.broadcast import broadcasts, density_once, flattened, guide_once, repeated
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.objectives.schedules import Schedule, unfinished
-from pyrovae.pair import (
-    PARTICLES,
-    Batch,
-    Layout,
-    Pair,
-    Program,
-    Repeated,
-    Trace,
-    Unrecorded,
-    data_frames,
-    is_recorded,
-    log_density,
-    plate_size,
-    sample_sites,
-)
-from pyrovae.sites import beside_densities
-from pyrovae.state import same_streams
+from pyrovae.programs.broadcast import broadcasts, density_once, flattened, guide_once, repeated
+from pyrovae.programs.densities import PARTICLES, log_density, plate_size
+from pyrovae.programs.handlers import Repeated, Unrecorded, is_recorded
+from pyrovae.programs.isolation import same_streams
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.sites import beside_densities, data_frames, sample_sites
+from pyrovae.programs.types import Batch, Program, Trace
 
 Weight = float | Schedule
 """A number, or a function of the gradient step (from 0) that returns one."""

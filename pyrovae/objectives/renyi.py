@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least, finite
+from pyrovae.common.checks import at_least, finite
 from pyrovae.objectives.importance import grouped, normalised
 from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
-from pyrovae.pair import Batch, Layout, Program, Trace
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.types import Batch, Program, Trace
 
 
 class Renyi(Objective):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
-from pyrovae.checks import at_least, finite, positive, shown
+from pyrovae.common.checks import at_least, finite, positive, shown
 
 Schedule = Callable[[int], float]
 NEAR = 0.01  # share of a weight's way that may be left where it counts as at its end

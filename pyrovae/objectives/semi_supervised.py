@@ -6,8 +6,8 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from pyrovae.checks import finite
-from pyrovae.pair import Program
+from pyrovae.common.checks import finite
+from pyrovae.programs.types import Program
 
 
 class SemiSupervisedELBO(TraceEnum_ELBO):

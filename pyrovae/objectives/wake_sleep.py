@@ -5,12 +5,15 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.checks import at_least, share
+from pyrovae.common.checks import at_least, share
 from pyrovae.objectives.importance import grouped, normalised
 from pyrovae.objectives.objective import Known, Objective, require_scorable, surrogate
-from pyrovae.pair import Batch, Layout, Program, Trace, Unrecorded, log_density, sample_sites
-from pyrovae.sites import as_observed, released
-from pyrovae.state import same_streams
+from pyrovae.programs.densities import log_density
+from pyrovae.programs.handlers import Unrecorded
+from pyrovae.programs.isolation import same_streams
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.sites import as_observed, released, sample_sites
+from pyrovae.programs.types import Batch, Program, Trace
 
 
 class WakeSleep(Objective):

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.state import importing
+from pyrovae.programs.isolation import importing
 
 WIDTH = 6.4
 MOST_NAMED = 10  # curves with a name in a legend

@@ -1,7 +1,9 @@
 """Figures of the latent space."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
-from pyrovae.latents import Aggregate, Usage
 from pyrovae.plots.axes import MOST_NAMED, WIDTH, by_name, figure_and_axes
+
+if TYPE_CHECKING:
+    from pyrovae.diagnostics.latents.aggregate import Aggregate
+    from pyrovae.diagnostics.latents.usage import Usage
 
 
 def usage(found: Mapping[str, Usage] | Usage) -> Figure:

@@ -1,16 +1,19 @@
 """Figures that show data."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from pyrovae.data import Data
-from pyrovae.evaluation import Evaluation
-from pyrovae.evaluation import worst as least_reliable
 from pyrovae.plots.axes import WIDTH, panels
+
+if TYPE_CHECKING:
+    from pyrovae.diagnostics.evidence.evaluate import Evaluation
 
 
 def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
@@ -25,7 +28,7 @@ def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
         raise ValueError("the data are not pictures: give Data an image_shape=(channels, rows, columns)")
     if len(data) != len(evaluation):
         raise ValueError(f"the evaluation is of {len(evaluation)} data, but the set has {len(data)}")
-    table = least_reliable(evaluation, count)
+    table = evaluation.worst(count)
     images = data.fixed().batch(torch.tensor(list(table.index), device="cpu"))[0].reshape(-1, *data.image_shape)
     figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
     grid = panels(figure, 1, len(table))[0]

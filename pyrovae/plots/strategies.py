@@ -1,8 +1,10 @@
 """Figures of fits and their comparison."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from pyrovae.evaluation import Evaluation, Gaps, trusted_on_average
+from pyrovae.importance.psis import trusted_on_average
 from pyrovae.plots.axes import by_name, figure_and_axes
+
+if TYPE_CHECKING:
+    from pyrovae.diagnostics.evidence.evaluate import Evaluation
+    from pyrovae.diagnostics.evidence.gaps import Gaps
 
 UNRELIABLE = " (not to be trusted)"
 

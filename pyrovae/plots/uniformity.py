@@ -1,11 +1,15 @@
 """Figures of ranks beside their simultaneous bands."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.evaluation import Ranks
 from pyrovae.plots.axes import MOST_NAMED, figure_and_axes
+
+if TYPE_CHECKING:
+    from pyrovae.diagnostics.calibration.ranks import Ranks
 
 
 def ranks(found: Ranks, level: float = 0.95) -> Figure:
@@ -38,8 +42,7 @@ def calibration(everything: Ranks, density: Ranks | None, distance: Ranks, level
     axes[1].plot([0, 1], [0, 1], color="0.6", linewidth=1)
     regions = {"balls around a reference point (TARP)": distance}
     if density is not None:
-        turned = Ranks(density.num_draws - density.values, density.num_draws, density.names)
-        regions["regions of highest q(z | x)"] = turned
+        regions["regions of highest q(z | x)"] = density.reversed()
     for name, one in regions.items():
         axes[1].plot(points, one.ecdf()[1][0], linewidth=1.5, label=name)
     axes[1].set_xlabel("stated probability of a credible region")

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, positive, widths
+from pyrovae.common.checks import at_least, positive, widths
 from pyrovae.nn.network import positive as scale_of
 from pyrovae.nn.spline import Coupling, check_bins, spline
 from pyrovae.priors.prior import Prior

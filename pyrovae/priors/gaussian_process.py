@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import at_least, finite, positive, share, shown
+from pyrovae.common.checks import at_least, finite, positive, share, shown
 from pyrovae.nn.network import positive as above_zero
 from pyrovae.nn.network import raw_positive
 from pyrovae.priors.prior import Prior

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.checks import program, shown
+from pyrovae.common.checks import program, shown
 from pyrovae.priors.prior import Prior, as_prior
 
 

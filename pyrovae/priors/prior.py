@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.checks import not_a_class, shown
+from pyrovae.common.checks import not_a_class, shown
 from pyrovae.priors.tensors import map_tensors
 
 

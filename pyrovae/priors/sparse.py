@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae import precise
-from pyrovae.checks import at_least, positive, share
+from pyrovae.common.checks import at_least, positive, share
+from pyrovae.distributions import precise
 from pyrovae.priors.prior import Prior
 
 EULER = 0.5772156649015329  # Euler and Mascheroni's constant

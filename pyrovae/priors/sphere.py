@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.priors.prior import Prior
 
 

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.checks import at_least
+from pyrovae.common.checks import at_least
 from pyrovae.priors.prior import Prior
 
 

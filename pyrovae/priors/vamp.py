@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyrovae.checks import at_least, flag, not_a_class, widths
+from pyrovae.common.checks import at_least, flag, not_a_class, widths
 from pyrovae.priors.prior import Prior
 
 

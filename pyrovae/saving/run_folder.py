@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pyrovae.checks import writable_folder
+from pyrovae.common.checks import writable_folder
 from pyrovae.saving.files import lock, remove_stale, write_whole
 
 MANIFEST = ".pyrovae.json"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from pyrovae.pair import Batch
+from pyrovae.programs.types import Batch
 
 WARM_UP = 3  # runs on a side stream before a capture, as torch asks for
 

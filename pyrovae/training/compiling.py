@@ -9,9 +9,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.compiled import CannotCompile, Choice, Counted, Function, State, Work, agree, compiled, signature
-from pyrovae.pair import Batch, Pair, python_numbers
-from pyrovae.state import same_streams
+from pyrovae.programs.compilation import (
+    CannotCompile,
+    Choice,
+    Counted,
+    Function,
+    State,
+    Work,
+    agree,
+    compiled,
+    signature,
+)
+from pyrovae.programs.isolation import same_streams
+from pyrovae.programs.modules import python_numbers
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.types import Batch
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the first compiled step against the same step run eagerly
 
@@ -125,10 +137,10 @@ class Compiler:
         return self._functions[key]
 
     def _compiled(self, step: Measures, batch: Batch) -> Function:
-        before = python_numbers(self.pair)
+        before = python_numbers(self.pair.model, self.pair.guide)
         with same_streams(batch[0].device):
             step.pure(*step.state.copies(), *batch)
-        after = python_numbers(self.pair)
+        after = python_numbers(self.pair.model, self.pair.guide)
         changed = [name for name, value in after.items() if before.get(name) != value]
         if changed:
             raise CannotCompile(f"a call changes the Python value {changed[0]!r}, which a graph would freeze")

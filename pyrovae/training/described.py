@@ -7,8 +7,10 @@ import numpy as np
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.configuration import NotConfigurable, configuration
-from pyrovae.pair import Program, Trace, reachable_modules, sample_sites, unwrapped
+from pyrovae.programs.modules import reachable_modules, unwrapped
+from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.types import Program, Trace
+from pyrovae.saving.configuration import NotConfigurable, configuration
 
 NAME = "name"
 _DEPTH = 8

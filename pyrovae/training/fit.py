@@ -13,15 +13,15 @@ from typing import Any
 import pyro
 import torch
 
-from pyrovae.checks import at_least, check_schedule, not_negative, positive, writable_folder
-from pyrovae.compiled import check_mode
+from pyrovae.common.checks import at_least, check_schedule, not_negative, positive, writable_folder
+from pyrovae.common.progress import progress_bar
 from pyrovae.data import as_data
 from pyrovae.objectives import Objective
-from pyrovae.pair import Program
-from pyrovae.progress import progress_bar
+from pyrovae.programs.compilation import check_mode
+from pyrovae.programs.isolation import default_dtype, isolated
+from pyrovae.programs.streams import check_seed
+from pyrovae.programs.types import Program
 from pyrovae.saving import lock
-from pyrovae.state import default_dtype, isolated
-from pyrovae.streams import check_seed
 from pyrovae.training import storage
 from pyrovae.training.compiling import Compiler
 from pyrovae.training.described import described, of_an_optimizer
@@ -93,8 +93,8 @@ def fit(
         clip_norm: largest global norm of the gradient of the summed loss.
         compile: whether a step is traced once per batch size and compiled; "auto" does so where it saves more time than
             it costs, going by the work of a step, which is counted, and the number of steps
-            (:class:`pyrovae.compiled.Work`). Both ways draw the same random numbers and differ by rounding, which
-            grows as a fit goes on; a checkpoint keeps what was chosen. What cannot be compiled runs eagerly:
+            (:class:`pyrovae.programs.compilation.Work`). Both ways draw the same random numbers and differ by rounding,
+            which grows as a fit goes on; a checkpoint keeps what was chosen. What cannot be compiled runs eagerly:
             :attr:`Fit.compile` says what was done, and :attr:`Fit.compiled` why.
         precision: "float64" casts modules and data to double; "float32" leaves the modules' own dtype; "bfloat16" does
             too, and multiplies matrices in the layers of networks in bfloat16, everything else in the modules' dtype:

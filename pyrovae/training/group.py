@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.noise import first_shape, fresh
-from pyrovae.streams import generator
+from pyrovae.programs.noise import first_shape, fresh
+from pyrovae.programs.streams import generator
 from pyrovae.training.described import difference
 
 _REASON = "pyrovae: why a process stopped"

@@ -10,11 +10,13 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import writable_folder
-from pyrovae.configuration import NotConfigurable, build, configuration
-from pyrovae.pair import Pair, Program, WithParams
+from pyrovae.common.checks import writable_folder
+from pyrovae.programs.isolation import random_state
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.parameters import WithParams
+from pyrovae.programs.types import Program
 from pyrovae.saving import lock
-from pyrovae.state import random_state
+from pyrovae.saving.configuration import NotConfigurable, build, configuration
 from pyrovae.training import storage
 
 BARE = "param"  # prefix of bare parameters among saved tensors

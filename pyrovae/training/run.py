@@ -17,14 +17,22 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceTMC_ELBO
 from torch import Tensor, nn
 
-from pyrovae.checks import brief
-from pyrovae.compiled import State
+from pyrovae.common.checks import brief
 from pyrovae.data import Data
+from pyrovae.importance.log_weights import stream
+from pyrovae.importance.particles import non_finite_site
+from pyrovae.importance.question import Question, placed_data
+from pyrovae.importance.reading import read
 from pyrovae.objectives import Objective
-from pyrovae.pair import Layout, Pair, Program, Restore, Trace, WithParams, leaf_of, mean_density, sample_sites
-from pyrovae.particles import Question, non_finite_site, placed_data, read
-from pyrovae.state import default_device, modes, random_state, seed_streams
-from pyrovae.streams import generator, stream_seed
+from pyrovae.programs.compilation import State
+from pyrovae.programs.densities import mean_density
+from pyrovae.programs.isolation import default_device, modes, random_state, seed_streams
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.parameters import Restore, WithParams, leaf_of
+from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.streams import generator, stream_seed
+from pyrovae.programs.types import Program, Trace
 from pyrovae.training import storage
 from pyrovae.training.compiling import Compiler
 from pyrovae.training.described import difference, of_a_program
@@ -43,7 +51,6 @@ from pyrovae.training.result import (
     restore_pair,
 )
 from pyrovae.training.step import Params, Stepper, TorchStepper
-from pyrovae.weights import stream
 
 SAMPLED = 16  # steps at which a resumed fit's schedules are looked at
 LOOK_EVERY = 64  # steps on CUDA between two looks at their losses, each of which waits for the device

@@ -13,23 +13,15 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyrovae.compiled import State, signature
 from pyrovae.objectives import Objective
-from pyrovae.pair import (
-    PARTICLES,
-    Batch,
-    Layout,
-    Numbers,
-    Pair,
-    Program,
-    data_frames,
-    is_recorded,
-    mean_density,
-    num_rows,
-    plate_size,
-    sample_sites,
-)
-from pyrovae.state import bfloat16_layers
+from pyrovae.programs.compilation import State, signature
+from pyrovae.programs.densities import PARTICLES, mean_density, num_rows, plate_size
+from pyrovae.programs.handlers import Numbers, is_recorded
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.sites import data_frames, sample_sites
+from pyrovae.programs.types import Batch, Program
+from pyrovae.training.bfloat16 import bfloat16_layers
 from pyrovae.training.capture import Captured
 from pyrovae.training.compiling import Compiler
 from pyrovae.training.group import Group, Share, SharedNoise

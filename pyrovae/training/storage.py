@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pyrovae.checks import writable_folder
+from pyrovae.common.checks import writable_folder
 from pyrovae.saving import remove_stale, write_whole
 
 DOCUMENT = "fit.json"

@@ -1,0 +1,1 @@
+"""What every room uses: sentences for bad arguments, progress bars, the version."""

@@ -1,0 +1,1 @@
+"""Ranks that are uniform where something is calibrated."""

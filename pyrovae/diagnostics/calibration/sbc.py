@@ -1,0 +1,359 @@
+"""Simulation-based calibration: is q(z | x) right on average over data that the model makes?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pyro import poutine
+from scipy import stats
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from pyrovae import plots
+from pyrovae.common.checks import at_least
+from pyrovae.diagnostics.calibration.ranks import Ranks, Tally, rank
+from pyrovae.diagnostics.predictive.draws import coordinates
+from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
+from pyrovae.importance.particles import BATCH_SIZE, Particles
+from pyrovae.importance.question import Question, question
+from pyrovae.programs.densities import log_density
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.sites import is_discrete, site_rows
+from pyrovae.programs.types import Program
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Quantity = Callable[..., Tensor]
+JOINT, DENSITY, DISTANCE = "log p(x, z)", "log q(z | x)", "distance"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the latents that a datum came from lie among the guide's draws, for S simulated data.
+
+    A guide that is the posterior makes every rank uniform on 0, ..., K. The converse needs quantities that depend on
+    the data: ranks of the latents alone are uniform too for a guide that ignores x and draws from the prior, which
+    those of log p(x, z) and of the distance give away.
+
+    Attributes:
+        latents: ranks of every latent coordinate, by site: ``z[0]``, ``z[1]``, ....
+        joint: ranks of log p(x, z), which no single coordinate can replace.
+        density: ranks of log q(z | x), whose highest-density regions they judge; None for a guide that cannot score a z
+            that it did not draw, or that has auxiliary sites.
+        distance: ranks of the distance to a reference point that depends on x: the latents of the most similar datum
+            of another simulation (TARP).
+        quantities: ranks of the caller's own; None without any.
+    """
+
+    latents: Ranks
+    joint: Ranks
+    density: Ranks | None
+    distance: Ranks
+    quantities: Ranks | None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def ranks(self) -> Tensor:
+        """Ranks of the latents, ``[S, D]``, whole numbers from 0 to K."""
+        return self.latents.values
+
+    @property
+    def num_draws(self) -> int:
+        """K."""
+        return self.latents.num_draws
+
+    @property
+    def pvalue(self) -> Tensor:
+        """P-value of uniformity of every latent's ranks, ``[D]``, not corrected for their number."""
+        return self.latents.pvalue
+
+    @property
+    def everything(self) -> Ranks:
+        """Ranks of all quantities side by side."""
+        parts = [self.latents, self.joint, *(r for r in (self.density, self.quantities) if r is not None)]
+        parts.append(self.distance)
+        names = tuple(name for part in parts for name in part.names)
+        return Ranks(torch.cat([part.values for part in parts], dim=1), self.num_draws, names)
+
+    def __str__(self) -> str:
+        return f"{len(self)} simulations, {self.num_draws} draws each\n{self.table().round(4).to_string()}"
+
+    def table(self) -> pd.DataFrame:
+        """Tabulate a row a quantity, as :meth:`pyrovae.Ranks.table` does, p-values adjusted over all rows.
+
+        Symmetry is asked of the latents alone, and adjusted for their number: any wrong width makes densities lean.
+        """
+        table, own = self.everything.table(), self.latents.table()
+        for column in ("symmetry", "symmetry_adjusted"):
+            table[column] = own[column].reindex(table.index)
+        return table
+
+    def coverage(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> pd.DataFrame:
+        """Return how often credible regions of the guide hold the latents that the datum came from.
+
+        Args:
+            levels: of the regions; one between two multiples of 1 / (K + 1) is taken down to the lower, the
+                least being 1 / (K + 1).
+
+        Returns:
+            A row a level: ``level`` as it was taken; the share of simulations in which the truth lies inside
+
+            - ``density``: the region of highest q(z | x) (expected coverage); NaN where the guide cannot score;
+            - ``distance``: the ball around the reference point (TARP);
+            - ``central``: the central interval of a coordinate, the mean over all coordinates;
+
+            and ``low``, ``high``: where a calibrated share of S lies with probability 0.95, level by level (a mean
+            such as ``central`` more often).
+
+        Source: Hermans et al., "A trust crisis in simulation-based inference? Your posterior approximations can be
+        unfaithful", 2022; Lemos, Coogan, Hezaveh and Perreault-Levasseur, "Sampling-based accuracy testing of posterior
+        estimators for general inference", 2023.
+        """
+        rows = []
+        for wanted in levels:
+            if not 0 < wanted < 1:
+                raise ValueError(f"levels must be probabilities between 0 and 1, got {wanted!r}")
+            held = max(int(np.floor(wanted * (self.num_draws + 1) + 1e-9)), 1)  # of the K + 1 places
+            level = held / (self.num_draws + 1)
+            low, high = stats.binom.ppf([0.025, 0.975], len(self), level) / len(self)
+            highest = None if self.density is None else self.num_draws - self.density.values
+            rows.append({
+                "level": level,
+                "density": np.nan if highest is None else float((highest < held).double().mean()),
+                "distance": float((self.distance.values < held).double().mean()),
+                "central": float(self._central(held)),
+                "low": low,
+                "high": high,
+            })  # fmt: skip
+        return pd.DataFrame(rows, index=list(levels)).rename_axis("wanted")
+
+    def _central(self, held: int) -> Tensor:
+        """Return the share of ranks among the ``held`` in the middle; a place cut in two by an end counts in part."""
+        half = (self.latents.values - self.num_draws / 2).abs()
+        inside = (held / 2 - half + 0.5).clamp(0, 1)
+        return inside.double().mean()
+
+    def summary(self) -> dict[str, float]:
+        """Return the smallest p-values, adjusted for the number of quantities, and the coverage of 90% regions."""
+        table, covered = self.table(), self.coverage([0.9]).iloc[0]  # symmetry: of latents, NaN elsewhere
+        return {
+            "num_simulations": len(self),
+            "num_draws": self.num_draws,
+            "pvalue": float(table["adjusted"].min()),
+            "symmetry": float(table["symmetry_adjusted"].min()),
+            "coverage_90": float(covered["central" if self.density is None else "density"]),
+        }
+
+    def plot(self) -> "Figure":
+        """Draw the ranks against their simultaneous 95% bands, and the expected coverage."""
+        return plots.calibration(self.everything, self.density, self.distance)
+
+
+def sbc(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_simulations: int = 1000,
+    num_draws: int = 99,
+    quantities: Mapping[str, Quantity] | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Simulate latents and data from the model, and rank the latents among the guide's draws given the data.
+
+    Of one set of simulations it answers: are the ranks uniform (simulation-based calibration), do credible regions
+    hold what they promise (expected coverage, TARP), is every marginal of the guide centred (Yao and others'
+    diagnostic, the column ``symmetry``). The question is about the guide under this model, not about the model: its
+    data are those of ``model``, with its present parameters, not the user's.
+
+    Source: Talts, Betancourt, Simpson, Vehtari and Gelman, "Validating Bayesian inference algorithms with
+    simulation-based calibration", 2018; Modrák et al., "Simulation-based calibration checking for Bayesian computation:
+    the choice of test quantities shapes sensitivity", 2023, for log p(x, z).
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set: their shapes, covariates and missing values are taken, as
+            :func:`pyrovae.simulate` does.
+        num_simulations: S.
+        num_draws: K, of the guide for each simulated datum, independent.
+        quantities: by name, further functions of the latents and the data to be ranked: ``f(latents, *batch)`` takes a
+            dict of latents by site, ``[rows, ...]``, and the batch's tensors, ``[rows, ...]``, and returns ``[rows]``.
+        batch_size: data held by a call of the programs.
+        seed: of simulations, draws and ties.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, an observation that is not a tensor
+            of the batch, or a quantity of another shape.
+
+    Example:
+        The exact posterior is calibrated.
+
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
+        >>> found = sbc(model, guides.Exact(model), torch.zeros(1, 5), num_simulations=200, progress=False)
+        >>> found.ranks.shape, bool((found.pvalue > 1e-4).all())
+        (torch.Size([200, 2]), True)
+    """
+    num_simulations = at_least("num_simulations", num_simulations, 2)
+    num_draws = at_least("num_draws", num_draws, 2)
+    batch_size = at_least("batch_size", batch_size, 1)
+    own = dict(quantities or {})
+    options: dict[str, Any] = {"device": device, "progress": progress}
+    # one more half of simulations, whose latents are the points that distances are taken from
+    made = simulate(model, data, num_simulations=2 * num_simulations, seed=seed, **options)
+    if not made.latents:
+        raise ValueError("the model has no latents that it draws, so there is nothing to calibrate")
+    first, others = made.part(slice(0, num_simulations)), made.part(slice(num_simulations, None))
+    points = _Points.of(first, others)
+    label = "sbc" if progress else None
+    tally, scored = Tally(), True
+    with question(model, guide, first.data, seed=seed, device=device) as asked:
+        asked.layout.require_latents()
+        latents = asked.layout.latents
+        names = [name for site in latents for name in coordinates(site, made.latents[site][0])]
+        _see_names(own, [*names, JOINT, DENSITY, DISTANCE])
+        for part in asked.particles(num_draws, batch_size, label):
+            truth = _truth(asked, part, first.latents, points, own)
+            drawn = _drawn(asked, part, points, own)
+            tally.add(part.indices.start, *rank(truth, drawn, _tolerance(part, latents, truth, len(names))))
+            scored = scored and not bool(truth[:, len(names) + 1].isnan().any())
+    ranks = tally.ranks("ties of sbc", seed)
+    labels = [*names, JOINT, DENSITY, DISTANCE, *own]
+    chosen = lambda *wanted: Ranks(ranks, num_draws, tuple(labels)).select(wanted)  # noqa: E731
+    return Calibration(
+        latents=chosen(*names),
+        joint=chosen(JOINT),
+        density=chosen(DENSITY) if scored else None,
+        distance=chosen(DISTANCE),
+        quantities=chosen(*own) if own else None,
+    )
+
+
+def _see_names(own: Mapping[str, Any], taken: Sequence[str]) -> None:
+    twice = [name for name in own if name in taken]
+    if twice:
+        raise ValueError(f"a quantity cannot be called {twice[0]!r}, as one that is ranked anyway: rename it")
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Where distances are taken from: a latent vector of every simulated datum, in units of ``scale``."""
+
+    scale: Tensor
+    points: Tensor
+
+    @staticmethod
+    def of(made: Simulation, others: Simulation) -> "_Points":
+        """Take for every datum the latents of the other simulation's most similar datum."""
+        known = _flat(others.latents)  # not those that are ranked: a scale that has seen them would favour them
+        scale = known.std(0).clamp(min=1e-12)
+        here, there = (_standardised(one.seen, others.seen) for one in (made, others))
+        nearest = NearestNeighbors(n_neighbors=1).fit(there).kneighbors(here, return_distance=False)[:, 0]
+        return _Points(scale, known[torch.from_numpy(nearest)] / scale)
+
+    def distance(self, latents: Tensor, indices: Tensor) -> Tensor:
+        return (latents / self.scale - self.points[indices]).norm(dim=1)
+
+
+def _flat(latents: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([value.reshape(len(value), -1).double() for value in latents.values()], dim=1)
+
+
+def _standardised(seen: Sequence[Tensor], reference: Sequence[Tensor]) -> np.ndarray:
+    """Return all that a datum holds as a row of numbers on comparable scales; what is missing or masked as the mean."""
+    rows, known = (
+        torch.cat([t.reshape(len(t), -1).double() for t in tensors], dim=1).numpy() for tensors in (seen, reference)
+    )
+    with np.errstate(invalid="ignore"):
+        mean, deviation = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+        return np.nan_to_num((rows - mean) / np.where(deviation > 0, deviation, 1))
+
+
+def _truth(
+    asked: Question, part: Particles, latents: Mapping[str, Tensor], points: _Points, own: Mapping[str, Quantity]
+) -> Tensor:
+    """Return all quantities of the latents that the data came from, ``[data, quantities]``; NaN for no density."""
+    indices = torch.arange(part.indices.start, part.indices.stop, device="cpu")
+    repeats = len(part.log_weight)
+    batch = tuple(t[::repeats] for t in part.rows)
+    rows = {name: latents[name][indices].to(batch[0].device) for name in asked.layout.latents}
+    held = {
+        name: value.movedim(0, len(part.guide_trace.nodes[name]["fn"].batch_shape) - 1) for name, value in rows.items()
+    }
+    with Repeated():
+        model_trace = asked.pair.density(poutine.condition(asked.pair.model, data=held), batch)
+    log_p = log_density(model_trace, len(indices))
+    log_q = _score(asked, held, batch)
+    return _quantities(rows, batch, indices, log_p, log_q, points, own)
+
+
+def _tolerance(part: Particles, latents: Sequence[str], truth: Tensor, num_latents: int) -> Tensor | float:
+    """Return how far what is computed may be from a tie, ``[data, quantities]``; 0 where no latent is discrete.
+
+    A discrete latent has the same density whether it was drawn or the truth, but batches of two lengths round it in two
+    ways.
+    """
+    if not any(is_discrete(part.guide_trace.nodes[name]["fn"]) for name in latents):
+        return 0.0
+    rounding = 100 * torch.finfo(part.log_weight.dtype).eps
+    found = rounding * (1 + truth.abs()).nan_to_num(0)
+    found[:, :num_latents] = 0
+    return found
+
+
+def _score(asked: Question, held: Mapping[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+    """Return the guide's density of latents that it did not draw, ``[data]``; NaN where it has none."""
+    unknown = torch.full((len(batch[0]),), torch.nan, device=batch[0].device)
+    if asked.layout.auxiliary:
+        return unknown
+    try:
+        with Repeated():
+            trace = poutine.trace(poutine.condition(asked.pair.guide, data=dict(held))).get_trace(*batch)
+            return log_density(trace, len(batch[0]))
+    except (RuntimeError, ValueError, KeyError, NotImplementedError):  # as one-way flows do
+        return unknown
+
+
+def _drawn(asked: Question, part: Particles, points: _Points, own: Mapping[str, Quantity]) -> Tensor:
+    """Return all quantities of the guide's draws, ``[draws, data, quantities]``."""
+    size, repeats = len(part.rows[0]), len(part.log_weight)
+    rows = {name: site_rows(part.guide_trace.nodes[name]) for name in asked.layout.latents}
+    indices = torch.arange(part.indices.start, part.indices.stop, device="cpu").repeat_interleave(repeats)
+    log_p, log_q = (log_density(trace, size) for trace in (part.model_trace, part.guide_trace))
+    found = _quantities(rows, part.rows, indices, log_p, log_q, points, own)
+    return found.unflatten(0, (len(part.indices), repeats)).transpose(0, 1)
+
+
+def _quantities(
+    latents: Mapping[str, Tensor],
+    batch: tuple[Tensor, ...],
+    indices: Tensor,
+    log_p: Tensor,
+    log_q: Tensor,
+    points: _Points,
+    own: Mapping[str, Quantity],
+) -> Tensor:
+    flat = _flat(latents).cpu()
+    columns = [flat, log_p.double().cpu()[:, None], log_q.double().cpu()[:, None]]
+    columns.append(points.distance(flat, indices)[:, None])
+    for name, quantity in own.items():
+        value = quantity(dict(latents), *batch[:-1])
+        if not isinstance(value, Tensor) or value.shape != (len(flat),):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the quantity {name!r} must return a number a row, [{len(flat)}], got {got}")
+        if bool(value.isnan().any()):
+            raise ValueError(f"the quantity {name!r} is NaN for some latents, which have no rank: make it a number")
+        columns.append(value.double().cpu()[:, None])
+    return torch.cat(columns, dim=1)

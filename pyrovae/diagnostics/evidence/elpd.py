@@ -1,0 +1,50 @@
+"""Held-out log evidence in ArviZ's own form."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pyrovae.arviz.elpd import compared, elpd_data
+from pyrovae.diagnostics.evidence.evaluate import Evaluation
+
+
+def elpd(evaluation: Evaluation) -> Any:
+    """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it compares pairs.
+
+    Its pointwise values are log p(x_i) of held-out data; nothing is left out of anything. ``pareto_k`` is that of the
+    importance weights that estimated them. Summed over the data, as ArviZ does.
+
+    Args:
+        evaluation: of held-out data.
+    """
+    return elpd_data(
+        evaluation.log_evidence.numpy(),
+        evaluation.khat.numpy(),
+        num_particles=evaluation.num_particles,
+        khat_limit=evaluation.khat_limit,
+        warn=not bool(evaluation.reliable.all()),
+    )
+
+
+def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]) -> pd.DataFrame:
+    """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
+
+    Its columns have ArviZ's names (``elpd_loo``, and a ``p_loo`` of 0, for nothing was left out of anything), totals
+    over the data; ``warning`` says that some k-hat is above its limit, which depends on the number of particles.
+
+    Args:
+        evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of a datum is taken.
+    """
+    return compared({name: elpd(_mean(one)) for name, one in evaluations.items()})
+
+
+def _mean(run: Evaluation | Sequence[Evaluation]) -> Evaluation:
+    """Return a strategy's evaluations as one: means over seeds, and the worst k-hat."""
+    if isinstance(run, Evaluation):
+        return run
+    stacked = {f.name: torch.stack([getattr(e, f.name) for e in run]) for f in fields(Evaluation)[:-1]}
+    means = {name: values.mean(0) for name, values in stacked.items() if name != "khat"}
+    return Evaluation(**means, khat=stacked["khat"].max(0).values, num_particles=run[0].num_particles)

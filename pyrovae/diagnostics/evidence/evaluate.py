@@ -1,0 +1,241 @@
+"""How good the bound and the evidence are, per datum."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pyrovae.common.checks import at_least
+from pyrovae.importance.log_weights import stream
+from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
+from pyrovae.importance.question import question
+from pyrovae.programs.compilation import check_mode
+from pyrovae.programs.types import Program
+
+COARSE = 0.1  # nats to which a log weight must be held for the tail of the weights to be seen
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Estimates for each of N data, from K particles a datum. Nats, higher is better.
+
+    Attributes:
+        elbo: evidence lower bound E_q[log w], ``[N]``.
+        elbo_se: its Monte Carlo standard error, ``[N]``.
+        log_evidence: importance-weighted estimate of log p(x), log mean w, ``[N]``; biased down by about half of
+            ``log_evidence_se`` squared.
+        log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``, where ``reliable`` holds.
+        khat: Pareto tail index of the weights, ``[N]``; infinite where rounding decides them, and they tell nothing:
+            where a log weight is so large that its precision holds it to no better than 0.1 nats.
+        ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
+        num_particles: K.
+    """
+
+    elbo: Tensor
+    elbo_se: Tensor
+    log_evidence: Tensor
+    log_evidence_se: Tensor
+    khat: Tensor
+    ess: Tensor
+    num_particles: int
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    @property
+    def khat_limit(self) -> float:
+        """The largest k-hat at which K weights are to be trusted, as :func:`pyrovae.khat_limit` has it."""
+        return khat_limit(self.num_particles)
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether each datum's weights are to be trusted, ``[N]``: k-hat is at most ``khat_limit``."""
+        return self.khat <= self.khat_limit
+
+    @property
+    def draws_needed(self) -> Tensor:
+        """How many particles each datum's k-hat asks for, ``[N]``, as :func:`pyrovae.draws_needed` has it.
+
+        No number is practical where k-hat is above 0.7.
+        """
+        return draws_needed(self.khat)
+
+    @property
+    def bounds(self) -> list[tuple[Tensor, Tensor]]:
+        """Lower bounds of log p(x), ELBO and importance-weighted one, each with its standard error, ``[N]``."""
+        return [(self.elbo, self.elbo_se), (self.log_evidence, self.log_evidence_se)]
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Return an interval for every datum's log p(x), ``[N]`` each: the estimate, its bias taken off, and its error.
+
+        Trust it where ``reliable`` says so.
+        """
+        return interval(self.log_evidence, self.log_evidence_se, self.num_particles, level)
+
+    def summary(self) -> dict[str, float]:
+        """Return means over the data, in nats per datum.
+
+        ``*_se`` is the standard error of a mean over data drawn from a population; ``*_mc_se`` is the part of it that
+        more particles would remove. ``khat_over_limit`` is the share of data whose weights are not to be trusted.
+        """
+        return {
+            "num_data": len(self),
+            "num_particles": self.num_particles,
+            "elbo": float(self.elbo.mean()),
+            "elbo_se": standard_error(self.elbo),
+            "elbo_mc_se": combined_error(self.elbo_se),
+            "log_evidence": float(self.log_evidence.mean()),
+            "log_evidence_se": standard_error(self.log_evidence),
+            "log_evidence_mc_se": combined_error(self.log_evidence_se),
+            "khat_limit": self.khat_limit,
+            "khat_over_limit": float((~self.reliable).double().mean()),
+            "ess": float(self.ess.mean()),
+        }
+
+    def worst(self, count: int = 10) -> pd.DataFrame:
+        """List the data whose importance weights are least to be trusted: those of the highest k-hat, first.
+
+        Args:
+            count: how many to list.
+
+        Returns:
+            A row a datum, by its number in the set: ``khat``, ``reliable`` (k-hat is within its limit),
+            ``draws_needed`` (particles that this k-hat asks for), ``ess``, ``gap`` (log evidence - ELBO, in nats),
+            ``elbo``.
+        """
+        count = at_least("count", count, 1)
+        order = self.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count]
+        columns = {
+            "khat": self.khat,
+            "reliable": self.reliable,
+            "draws_needed": self.draws_needed,
+            "ess": self.ess,
+            "gap": self.log_evidence - self.elbo,
+            "elbo": self.elbo,
+        }
+        table = pd.DataFrame({name: values[order].numpy() for name, values in columns.items()}, index=order.numpy())
+        return table.rename_axis("datum")
+
+
+def worst(evaluation: Evaluation, count: int = 10) -> pd.DataFrame:
+    """List the data whose importance weights are least to be trusted, as :meth:`Evaluation.worst` does."""
+    return evaluation.worst(count)
+
+
+def standard_error(values: Tensor) -> float:
+    """Return the standard error of the mean of ``[N]`` independent values; NaN for one."""
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def combined_error(errors: Tensor) -> float:
+    """Return the Monte Carlo standard error of the mean of ``[N]`` independent estimates with these errors."""
+    return float(errors.square().sum().sqrt() / len(errors))
+
+
+def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log of the mean weight and its standard error by the delta method, ``[N]``, of ``[K, N]``."""
+    weights = log_weights.double()
+    largest = weights.max(0).values
+    relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
+    mean = relative.mean(0)
+    spread = relative.std(0) if len(weights) > 1 else torch.full_like(mean, math.nan)
+    return largest + mean.log(), spread / mean / math.sqrt(len(weights))
+
+
+def interval(estimate: Tensor, error: Tensor, count: int, level: float) -> tuple[Tensor, Tensor]:
+    """Return an interval around a log mean, ``[N]`` each: up by half the squared error, t quantiles either way."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be a probability between 0 and 1, got {level!r}")
+    width = float(stats.t.ppf(0.5 + level / 2, max(count - 1, 1))) * error
+    centre = estimate + 0.5 * error.square()
+    return centre - width, centre + width
+
+
+def weigh(log_weights: Tensor) -> dict[str, Tensor]:
+    """Turn log weights ``[K, N]`` into the fields of an :class:`Evaluation`, each ``[N]`` in float64."""
+    weights = log_weights.double()
+    coarse = weights.abs().max(0).values * torch.finfo(log_weights.dtype).eps > COARSE
+    num_particles = weights.shape[0]
+    largest = weights.max(0).values
+    relative = (weights - largest).exp()
+    log_evidence, log_evidence_se = log_mean(weights)
+    spread = weights.std(0) if num_particles > 1 else torch.full_like(log_evidence, math.nan)
+    return {
+        "elbo": weights.mean(0),
+        "elbo_se": spread / math.sqrt(num_particles),
+        "log_evidence": log_evidence,
+        "log_evidence_se": log_evidence_se,
+        "khat": pareto_khat(weights).masked_fill(coarse, math.inf),
+        "ess": relative.sum(0).square() / relative.square().sum(0),
+    }
+
+
+def evaluate(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_particles: int = 1000,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Estimate each datum's ELBO and log evidence, and how far the estimates can be trusted.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016, for the estimate of log p(x).
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``, the proposal of importance sampling.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_particles: K.
+        batch_size: data held by a call of the programs; memory grows with it, not with ``num_particles``.
+        seed: of the particles.
+        compile: whether the programs are traced once and compiled; "auto" does so where it saves more time than it
+            costs. The random numbers are the same.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Estimates per datum, on the CPU in float64.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> result = evaluate(model, guides.Exact(model), torch.zeros(7, 5), num_particles=10, progress=False)
+        >>> result.log_evidence.shape, result.khat.shape
+        (torch.Size([7]), torch.Size([7]))
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers.
+    """
+    num_particles = at_least("num_particles", num_particles, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
+    check_mode(compile)
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        label = "evaluate" if progress else None
+        parts = [weigh(part) for _, part in stream(asked, num_particles, batch_size, label, compile)]
+    fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    _say_what_rounding_decides(fields)
+    return Evaluation(**fields, num_particles=num_particles)
+
+
+def _say_what_rounding_decides(fields: dict[str, Tensor]) -> None:
+    coarse = fields["elbo"].abs() * torch.finfo(torch.float32).eps > COARSE
+    coarse &= fields["khat"].isinf()
+    if bool(coarse.any()):
+        size = float(fields["elbo"][coarse].abs().max())
+        warnings.warn(
+            f"the log weights of {int(coarse.sum())} data are as large as {size:.2g} nats, of which float32 keeps "
+            f"{size * torch.finfo(torch.float32).eps:.2g} nats: their evidence and k-hat are not to be trusted; "
+            "standardise the data, or cast model and guide to float64",
+            stacklevel=3,
+        )

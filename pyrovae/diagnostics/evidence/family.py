@@ -1,0 +1,134 @@
+"""A guide's own family, with parameters that are free for every datum."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import transform_to
+
+from pyrovae.guides.draw import Draw
+from pyrovae.guides.guide import Guide
+from pyrovae.importance.question import Question
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.modules import unwrapped
+from pyrovae.programs.types import Batch, Site
+
+Build = Callable[[list[Tensor]], dist.TorchDistribution]
+_PREFERRED = {"covariance_matrix": "scale_tril", "precision_matrix": "scale_tril", "probs": "logits"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """q of every datum of a batch, one distribution a latent site.
+
+    Attributes:
+        params: free parameters, unconstrained; the data are a dimension of each.
+        data_dims: which one, counted from the right.
+        builds: from the parameters of a site to its distribution, by site; with the numbers of those parameters.
+        masks: of the sites, ``[..., data]``; None where there is none.
+    """
+
+    params: list[Tensor]
+    data_dims: list[int]
+    builds: dict[str, tuple[list[int], Build]]
+    masks: dict[str, Any]
+
+    def log_prob(self, name: str, q: dist.TorchDistribution, value: Tensor, repeats: int) -> Tensor:
+        """Return a site's log density of every row, its mask kept and further plates summed over, ``[rows]``."""
+        mask = self.masks[name]
+        if isinstance(mask, Tensor) and mask.dim() and mask.shape[-1] > 1:
+            mask = mask.repeat_interleave(repeats, -1)
+        density = scale_and_mask(q.log_prob(value), mask=mask)
+        return density.flatten(0, -2).sum(0) if density.dim() > 1 else density
+
+    def distributions(self, params: list[Tensor], repeats: int) -> dict[str, dist.TorchDistribution]:
+        """Return the distributions of every site, each datum standing ``repeats`` times in a row."""
+        rows = [p.repeat_interleave(repeats, p.dim() + d) for p, d in zip(params, self.data_dims, strict=True)]
+        return {name: build([rows[i] for i in which]) for name, (which, build) in self.builds.items()}
+
+
+def member(question: Question, batch: Batch) -> Member:
+    """Return where the guide puts every datum of a batch, within its own family.
+
+    The free parameters are those that the guide's head puts out (location and scale, a flow's context); of a plain Pyro
+    guide, all parameters of the distributions that it samples from.
+
+    Raises:
+        ValueError: for a guide whose latents depend on each other's draws, or whose distributions have no parameters
+            that can be told.
+    """
+    guide: Any = unwrapped(question.pair.guide)
+    inner = getattr(guide, "family", None)
+    family = guide if isinstance(guide, Guide) else inner if isinstance(inner, Guide) else None
+    with torch.no_grad(), Repeated():
+        alone = question.layout.latents == (getattr(family, "latent", None),) and not question.layout.auxiliary
+        if family is not None and alone and callable(getattr(guide, "params", None)):
+            params = guide.params(*question.pair.given(batch)).detach()
+            mask = poutine.trace(question.pair.guide).get_trace(*batch).nodes[family.latent]["mask"]
+            builds: dict[str, tuple[list[int], Build]] = {family.latent: ([0], lambda p: family.member(p[0]))}
+            return Member([params], [-params.dim()], builds, {family.latent: mask})
+        return _from_sites(question, batch)
+
+
+def _from_sites(question: Question, batch: Batch) -> Member:
+    guide, latents = question.pair.guide, question.layout.latents
+    traces = [poutine.trace(guide).get_trace(*batch) for _ in range(2)]
+    if question.layout.auxiliary:
+        raise ValueError(f"site {question.layout.auxiliary[0]!r} of the guide is not in the model: it has no family")
+    params: list[Tensor] = []
+    data_dims: list[int] = []
+    builds: dict[str, tuple[list[int], Build]] = {}
+    for name in latents:
+        free, build = _freed(name, traces[0].nodes[name])
+        again, _ = _freed(name, traces[1].nodes[name])
+        if not all(torch.equal(one, other) for one, other in zip(free, again, strict=True)):
+            raise ValueError(
+                f"the guide's distribution of {name!r} depends on another draw, so that a datum has no parameters of "
+                "its own: gaps are defined for guides whose latents are drawn given the data alone"
+            )
+        builds[name] = (list(range(len(params), len(params) + len(free))), build)
+        batch_dims = len(traces[0].nodes[name]["fn"].batch_shape)
+        params += free
+        data_dims += [batch_dims - 1 - one.dim() for one in free]
+    return Member(params, data_dims, builds, {name: traces[0].nodes[name]["mask"] for name in latents})
+
+
+def _freed(name: str, site: Site) -> tuple[list[Tensor], Build]:
+    """Return the unconstrained parameters of a site's distribution, and how to make one of them."""
+    fn = site["fn"]
+    if fn.has_rsample and not isinstance(fn, Draw):
+        try:
+            return _parameters(fn, fn.batch_shape)
+        except (NotImplementedError, TypeError, AttributeError):
+            pass
+    raise ValueError(
+        f"the guide's distribution of {name!r}, a {type(fn).__name__}, has no parameters that can be moved along a "
+        "gradient: gaps are defined for reparametrised distributions, and for pyrovae's guides of one latent"
+    )
+
+
+def _parameters(fn: Any, batch_shape: torch.Size) -> tuple[list[Tensor], Build]:
+    if isinstance(fn, torch.distributions.Independent):
+        count = fn.reinterpreted_batch_ndims
+        params, build = _parameters(fn.base_dist, batch_shape + fn.base_dist.batch_shape[-count:])
+        return params, lambda p: build(p).to_event(count)
+    if type(fn).__name__ == "ExpandedDistribution":
+        return _parameters(fn.base_dist, batch_shape)
+    names = [name for name in fn.arg_constraints if name in vars(fn)] or list(fn.arg_constraints)
+    names = list(dict.fromkeys(_PREFERRED.get(name, name) for name in names))
+    if not names:
+        raise TypeError(f"a {type(fn).__name__} has no parameters")
+    maps = [transform_to(fn.arg_constraints[name]) for name in names]
+    params = []
+    for name, to_support in zip(names, maps, strict=True):
+        value = getattr(fn, name)
+        events = to_support.codomain.event_dim
+        value = value.expand(batch_shape + value.shape[value.dim() - events :])
+        params.append(to_support.inv(value).clone())
+    kind = type(fn)
+    return params, lambda p: kind(**{n: t(v) for n, t, v in zip(names, maps, p, strict=True)})

@@ -1,0 +1,381 @@
+"""What the KL term pays for: information about the datum, dependence between latents, and distance to the prior."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from pyrovae.common.checks import at_least
+from pyrovae.common.progress import progress_bar
+from pyrovae.data import as_data
+from pyrovae.diagnostics.evidence.evaluate import standard_error
+from pyrovae.diagnostics.latents.marginals import marginals
+from pyrovae.diagnostics.latents.scoring import FEW, conditioned, draws_of_its_own, refuse_masked
+from pyrovae.diagnostics.predictive.draws import coordinates
+from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.question import Question, question
+from pyrovae.programs.densities import log_density, per_datum
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.sites import support_of
+from pyrovae.programs.streams import stream_seed
+from pyrovae.programs.types import Program
+
+PAIRS = 2**18  # of a draw and a datum, scored at once, as long as they are
+NUMBERS = 2**24  # at most
+MOMENTS = 64  # draws by which a marginal is described that is not known
+MOST_FREE = 500.0  # on the unconstrained scale, beyond which numbers are rounded to an edge of their support
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The rate E[log q(z | x) - log p(z)] of N data, and what it is made of. Nats per datum; terms per datum, ``[N]``.
+
+    With q(z) = 1/N sum_j q(z | x_j), the aggregate posterior of these data::
+
+        rate = mutual information + marginal KL
+             = mutual information + total correlation + sum of dimension-wise KLs + dependence in the prior
+
+    The identities hold draw by draw, so that the parts add up. Of N data the mutual information is that between a
+    datum's number and its code, at most log N; over repeated sets it is below that of the population, and
+    ``mutual_information_upper``, which leaves a datum's own q out of q(z), above it: where they differ, N is too small.
+
+    Attributes:
+        distortion: E[-log p(x | z)].
+        rate: E[log q(z | x) - log p(z)].
+        mutual_information: E[log q(z | x) - log q(z)].
+        mutual_information_upper: the same with a q(z) of the other N - 1 data.
+        marginal_kl: E[log q(z) - log p(z)]; what a prior that fits the codes would save.
+        total_correlation: E[log q(z) - sum_d log q(z_d)]: how far latents are from independent.
+        dimension_wise: E[log q(z_d) - log p(z_d)], ``[N, D]``; NaN where the prior's marginals are not known.
+        prior_dependence: E[sum_d log p(z_d) - log p(z)], 0 for a prior of independent latents; NaN likewise.
+        names: of the D coordinates.
+        mc_se: Monte Carlo standard errors of the means, by name, which more draws would remove; NaN for one draw.
+        estimated: whether the guide's marginals are not known (flows), so that each q(z_d | x) was taken as a Gaussian
+            with the moments of 64 draws, on the unconstrained scale of z_d. What it is not makes dimension-wise KLs too
+            small and the total correlation too large, by as much.
+    """
+
+    distortion: Tensor
+    rate: Tensor
+    mutual_information: Tensor
+    mutual_information_upper: Tensor
+    marginal_kl: Tensor
+    total_correlation: Tensor
+    dimension_wise: Tensor
+    prior_dependence: Tensor
+    names: tuple[str, ...]
+    mc_se: dict[str, float]
+    estimated: bool
+
+    def __len__(self) -> int:
+        return len(self.rate)
+
+    def __str__(self) -> str:
+        found = self.summary()
+        lines = [f"{name}: {found[name]:.3f} (se {found[f'{name}_se']:.3f})" for name in _TERMS]
+        return "\n".join([f"{len(self)} data, nats per datum", *lines])
+
+    def summary(self) -> dict[str, float]:
+        """Return means over the data and their standard errors over data drawn from a population, in nats per datum.
+
+        To first order q(z) adds nothing to the errors: a term's influence function is its integrand.
+        """
+        found: dict[str, float] = {"num_data": len(self), "log_num_data": math.log(len(self))}
+        for name in _TERMS:
+            values: Tensor = getattr(self, name)
+            values = values.sum(1) if values.dim() == 2 else values
+            found[name], found[f"{name}_se"] = float(values.mean()), standard_error(values)
+        return found
+
+    def table(self) -> pd.DataFrame:
+        """Tabulate the dimension-wise KL of every coordinate, with its standard error over the data."""
+        values = self.dimension_wise
+        columns = {"kl": values.mean(0).numpy(), "kl_se": [standard_error(v) for v in values.T]}
+        return pd.DataFrame(columns, index=list(self.names)).rename_axis("latent")
+
+
+_TERMS = (
+    "distortion", "rate", "mutual_information", "mutual_information_upper", "marginal_kl", "total_correlation",
+    "dimension_wise", "prior_dependence",
+)  # fmt: skip
+
+
+def aggregate(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_draws: int = 2,
+    batch_size: int = 8 * BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Aggregate:
+    """Split the rate into mutual information, total correlation and dimension-wise KL.
+
+    Every draw is scored under the posterior of every datum, which costs N squared times ``num_draws`` densities: give a
+    subset of large sets. No minibatch stands in for q(z), so that nothing is biased but by N itself.
+
+    Source: Hoffman and Johnson, "ELBO surgery", 2016; Chen, Li, Grosse and Duvenaud, "Isolating sources of
+    disentanglement in variational autoencoders", 2018; Poole, Ozair, van den Oord, Alemi and Tucker, "On variational
+    bounds of mutual information", 2019, for both bounds; Alemi et al., "Fixing a broken ELBO", 2018, for rate and
+    distortion.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set; at least 2 data.
+        num_draws: of every datum's posterior.
+        batch_size: data held by a call of the programs.
+        seed: of the draws.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers; for a prior that differs between data
+            (there is no one p(z) to compare with), a guide that cannot score a z that it did not draw, one that draws
+            numbers of its own before it samples, masked latents, or auxiliary sites.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
+        >>> found = aggregate(model, guides.Exact(model), torch.randn(50, 5), progress=False)
+        >>> parts = found.mutual_information + found.total_correlation + found.dimension_wise.sum(1)
+        >>> (parts + found.prior_dependence).allclose(found.rate, atol=1e-4)
+        True
+    """
+    num_draws = at_least("num_draws", num_draws, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
+    data = as_data(data).fixed()
+    if len(data) < 2:
+        raise ValueError("the aggregate posterior of one datum is its own: give at least 2 data")
+    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        asked.layout.require_guided("divergences")
+        if asked.layout.auxiliary:
+            raise ValueError(
+                f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so q(z) has no density"
+            )
+        if draws_of_its_own(asked, asked.data.batch(slice(0, FEW))):
+            raise ValueError(
+                "the guide draws numbers of its own before it samples, so that q(z | x) is an average over them whose "
+                "density is not known, and they would count as information: ask about the family that it starts from "
+                "(of SemiAmortized, guide.family), or use another guide"
+            )
+        drawn = _drawn(asked, num_draws, batch_size)
+        label = "aggregate" if progress else None
+        log_q, without, single = _aggregated(asked, drawn, num_draws, batch_size, label)
+        log_p_single = _prior_marginals(asked, drawn, batch_size)
+        log_q_single = _by_moments(asked, drawn, batch_size) if single is None else single
+    independent = log_q_single.sum(1)
+    terms = {
+        "distortion": -drawn.log_likelihood,
+        "rate": drawn.log_q - drawn.log_p,
+        "mutual_information": drawn.log_q - log_q,
+        "mutual_information_upper": drawn.log_q - without,
+        "marginal_kl": log_q - drawn.log_p,
+        "total_correlation": log_q - independent,
+        "dimension_wise": log_q_single - log_p_single,
+        "prior_dependence": log_p_single.sum(1) - drawn.log_p,
+    }
+    by_datum = {name: values.unflatten(0, (num_draws, len(data))) for name, values in terms.items()}
+    return Aggregate(
+        **{name: values.mean(0) for name, values in by_datum.items()},
+        names=drawn.names,
+        mc_se={name: _monte_carlo_error(values) for name, values in by_datum.items()},
+        estimated=single is None,
+    )
+
+
+def _monte_carlo_error(values: Tensor) -> float:
+    """Return the error of the mean of ``[M, N]``, or ``[M, N, D]`` summed over D, given the data."""
+    values = values.sum(2) if values.dim() == 3 else values
+    if len(values) < 2:
+        return math.nan
+    return float(values.var(0).mean().div(values.numel()).sqrt())
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """M draws of each of N data, ``[M * N]``, all first draws first, in float64 on the CPU.
+
+    Attributes:
+        latents: by site, ``[M * N, ...]``, in the dtype and on the device of the programs.
+        flat: the same side by side, ``[M * N, D]``.
+        log_q: of a draw under its own datum.
+        log_p: under the prior.
+        log_likelihood: log p(x | z).
+        names: of the D coordinates.
+        plates: number of plates left of the data plate, by site.
+        supports: of the latents, by site.
+    """
+
+    latents: dict[str, Tensor]
+    flat: Tensor
+    log_q: Tensor
+    log_p: Tensor
+    log_likelihood: Tensor
+    names: tuple[str, ...]
+    plates: dict[str, int]
+    supports: dict[str, Any]
+
+
+def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
+    latents: dict[str, list[Tensor]] = {name: [] for name in asked.layout.latents}
+    logs: dict[str, list[Tensor]] = {"log_q": [], "log_p": [], "log_likelihood": []}
+    for part in asked.particles(num_draws, batch_size):
+        if part.start:
+            raise ValueError(f"num_draws must be at most {len(part.log_weight)}, got {num_draws}")
+        size, sites = len(part.rows[0]), part.guide_trace.nodes
+        shape = (len(part.indices), num_draws)
+        refuse_masked(latents, part.guide_trace, part.model_trace)
+        for name, kept in latents.items():
+            kept.append(part.values(sites[name]))
+        logs["log_q"].append(log_density(part.guide_trace, size).unflatten(0, shape).T)
+        logs["log_p"].append(log_density(part.model_trace, size, observed=False).unflatten(0, shape).T)
+        logs["log_likelihood"].append(log_density(part.model_trace, size, observed=True).unflatten(0, shape).T)
+    joined = {name: torch.cat(kept, dim=1).flatten(0, 1) for name, kept in latents.items()}
+    flat = torch.cat([value.reshape(len(value), -1).double().cpu() for value in joined.values()], dim=1)
+    names = tuple(n for name, value in joined.items() for n in coordinates(name, value[0]))
+    densities = {name: torch.cat(kept, dim=1).flatten().double().cpu() for name, kept in logs.items()}
+    plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in joined}
+    priors = {name: part.model_trace.nodes[name]["fn"] for name in joined}  # torch forgets the support of some maps
+    supports = {name: support_of(prior) or constraints.real for name, prior in priors.items()}
+    return _Drawn(joined, flat, **densities, names=names, plates=plates, supports=supports)
+
+
+def _aggregated(
+    asked: Question, drawn: _Drawn, num_draws: int, batch_size: int, label: str | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return log q(z), the same without the datum that z came from, and every log q(z_d) where it is known."""
+    size, count = len(asked.data), len(drawn.log_q)
+    host: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    total, without = (torch.full((count,), -math.inf, **host) for _ in range(2))
+    single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, **host)
+    with progress_bar(total=size, label=label, unit="data") as bar:
+        for indices, batch in asked.data.batches(batch_size):
+            for draws in _chunks(count, len(indices), drawn.flat.shape[1]):
+                latents = {name: value[draws] for name, value in drawn.latents.items()}
+                logs, parts = _scores(asked, latents, drawn.plates, batch)
+                logs = logs.double().cpu()
+                total[draws] = torch.logaddexp(total[draws], logs.logsumexp(1))
+                owner = torch.arange(draws.start, draws.start + len(logs), device="cpu")[:, None] % size  # every draw's
+                others = logs.masked_fill(owner == torch.arange(indices.start, indices.stop, device="cpu"), -math.inf)
+                without[draws] = torch.logaddexp(without[draws], others.logsumexp(1))
+                if single is None or parts is None:
+                    single = None
+                else:
+                    single[draws] = torch.logaddexp(single[draws], parts.double().cpu().logsumexp(1))
+            bar.update(len(indices))
+    known = None if single is None else single - math.log(size)
+    return total - math.log(size), without - math.log(size - 1), known
+
+
+def _chunks(count: int, size: int, dim: int) -> Iterator[slice]:
+    step = max(min(PAIRS, NUMBERS // dim) // size, 1)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _scores(
+    asked: Question, latents: Mapping[str, Tensor], plates: Mapping[str, int], batch: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor | None]:
+    """Return log q of every draw under every datum, ``[draws, data]``, and of its coordinates, ``[draws, data, D]``.
+
+    A distribution that takes draws and data in dimensions of their own is scored at once; any other guide is run on
+    every pair.
+    """
+    if len(latents) == 1:
+        ((name, values),) = latents.items()
+        with Repeated():
+            site = poutine.trace(asked.pair.guide).get_trace(*batch).nodes[name]
+        known = marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 and site["mask"] is None else None
+        if known is not None:
+            together: Tensor = site["fn"].log_prob(values[:, None])
+            return together, known(values.reshape(len(values), -1)[:, None])
+    count, size = len(next(iter(latents.values()))), len(batch[0])
+    rows = tuple(t.repeat(count, *[1] * (t.dim() - 1)) for t in batch)
+    trace = conditioned(asked.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows)
+    return log_density(trace, len(rows[0])).unflatten(0, (count, size)), None
+
+
+def _prior_marginals(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
+    """Return log p(z_d) of every draw, ``[draws, D]``; NaN where it is not known.
+
+    Raises:
+        ValueError: for a prior that differs between data.
+    """
+    for indices, batch in asked.data.batches(batch_size):
+        size = len(indices)
+        first = {name: value[:1].expand(size, *value.shape[1:]) for name, value in drawn.latents.items()}
+        trace = conditioned(asked.pair.model, first, drawn.plates, batch)
+        found = torch.stack([per_datum(trace.nodes[name], size) for name in first]).sum(0)  # conditioning observes them
+        if not bool(torch.isclose(found, drawn.log_p[:1].to(found), rtol=1e-4, atol=1e-4).all()):
+            raise ValueError(
+                "the prior of the latents differs between data (it depends on what the model is given), so that there "
+                "is no one p(z) to compare q(z) with: ask about data that share it"
+            )
+    parts = []
+    for name in asked.layout.latents:
+        fn = trace.nodes[name]["fn"]
+        known = marginals(fn) if len(asked.layout.latents) == 1 and len(fn.batch_shape) == 1 else None
+        values = drawn.latents[name].reshape(len(drawn.log_q), -1)
+        unknown = torch.full(values.shape, math.nan)
+        found = unknown if known is None else torch.cat([known(v[:, None])[:, 0] for v in values.split(4096)])
+        parts.append(found.double().cpu())
+    return torch.cat(parts, dim=1)
+
+
+def _by_moments(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
+    """Return log q(z_d) of every draw, ``[draws, D]``, each q(z_d | x) taken as a Gaussian; NaN if discrete.
+
+    It is one of z_d on its unconstrained scale, u_d: log q(z_d) = log q(u_d) - log |dz_d / du_d|. Its mean and standard
+    deviation are those of draws made for this, so that narrow posteriors stay narrow.
+    """
+    if any(support.is_discrete for support in drawn.supports.values()):
+        return torch.full_like(drawn.flat, math.nan)
+    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS, batch_size)
+    own = _unconstrained(again)[0].unflatten(0, (MOMENTS, -1))
+    loc, scale = own.mean(0), own.std(0).clamp(min=1e-9)  # [N, D]
+    free, log_jacobian = _unconstrained(drawn)
+    parts = []
+    for draws in _chunks(len(free), *loc.shape):
+        logs = torch.distributions.Normal(loc, scale).log_prob(free[draws][:, None])
+        parts.append(logs.logsumexp(1) - math.log(len(loc)))
+    return torch.cat(parts) - log_jacobian
+
+
+def _unconstrained(drawn: _Drawn) -> tuple[Tensor, Tensor]:
+    """Return every latent on its own unconstrained scale, ``[draws, D]``, and log |dz_d / du_d|."""
+    free, log_jacobian = [], []
+    for name, value in drawn.latents.items():
+        z, transform = value.reshape(len(value), -1).double().cpu(), _of_one_number(drawn.supports[name])
+        if transform is None:
+            free.append(z)
+            log_jacobian.append(torch.zeros_like(z))
+        else:
+            u = transform.inv(z).clamp(-MOST_FREE, MOST_FREE)  # a value that was rounded to the edge
+            free.append(u)
+            log_jacobian.append(transform.log_abs_det_jacobian(u, transform(u)))
+    return torch.cat(free, 1), torch.cat(log_jacobian, 1)
+
+
+def _of_one_number(support: Any) -> Any:
+    """Return the map from the real line to where a coordinate lies; None where that is the line, or not known."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is constraints.simplex:
+        support = constraints.unit_interval
+    bounds = [bound for bound in vars(support).values() if isinstance(bound, Tensor) and bound.numel() > 1]
+    if support.event_dim or bounds or support is constraints.real:
+        return None
+    try:
+        found = biject_to(support)
+    except NotImplementedError:
+        return None
+    return None if found.domain.event_dim else found

@@ -1,0 +1,77 @@
+"""The rate of every latent site: where a model of several latents keeps what it knows of the data."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pyrovae.common.checks import at_least
+from pyrovae.diagnostics.evidence.evaluate import standard_error
+from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.question import question
+from pyrovae.programs.densities import per_datum
+from pyrovae.programs.types import Program
+
+
+def rates(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_particles: int = 100,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return E_q[log q(z_l | ...) - log p(z_l | ...)] of every latent site, in nats per datum.
+
+    All of them add up to the whole KL, and the reconstruction less that is the ELBO. With a guide that samples the
+    layers in the model's order, from the top (``guides.Ladder``), each is the KL of that layer given those above, and
+    one next to zero is not used. With another order (``guides.Hierarchical``, ``guides.Clustered``) the sum alone is a
+    KL: what one site is charged another is credited, and a single rate may be negative.
+
+    Source: Sonderby et al., "Ladder variational autoencoders", 2016, figure 4.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_particles: draws a datum.
+        batch_size: data held by a call of the programs.
+        seed: of the particles.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A row a site, in the model's order: ``rate``, and ``rate_se``, its standard error over the data.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, or a guide with auxiliary sites.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> found = rates(model, guides.Exact(model), torch.zeros(7, 5), num_particles=10, progress=False)
+        >>> list(found.index)
+        ['z']
+    """
+    num_particles = at_least("num_particles", num_particles, 1)
+    sums: dict[str, list[torch.Tensor]] = {}
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        asked.layout.require_guided("rates")
+        if asked.layout.auxiliary:
+            raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
+        for part in asked.particles(num_particles, batch_size, "rates" if progress else None):
+            size = len(part.rows[0])
+            for name in asked.layout.latents:
+                log_q, log_p = (per_datum(t.nodes[name], size) for t in (part.guide_trace, part.model_trace))
+                found = (log_q - log_p).double().unflatten(0, (len(part.indices), -1)).sum(1).cpu()
+                kept = sums.setdefault(name, [])
+                if part.start:
+                    kept[-1] += found
+                else:
+                    kept.append(found)
+    means = {name: torch.cat(kept) / num_particles for name, kept in sums.items()}
+    rows = {name: {"rate": float(m.mean()), "rate_se": standard_error(m)} for name, m in means.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")

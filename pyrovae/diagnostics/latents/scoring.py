@@ -1,0 +1,75 @@
+"""Guides run at latents that they did not draw, and those whose q(z | x) is not one distribution."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.importance.question import Question
+from pyrovae.programs.densities import log_density
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.sites import counted, site_rows
+from pyrovae.programs.types import Batch, Program
+
+FEW = 32  # data by which it is seen whether a guide draws numbers of its own
+
+
+def refuse_masked(names: Iterable[str], *traces: Any) -> None:
+    """Refuse latents that a mask leaves without a density: for these data nothing says what they are.
+
+    Raises:
+        ValueError: naming the latent.
+    """
+    for name in names:
+        cells = [counted(trace.nodes[name]) for trace in traces]
+        if not all(one is None or bool(one.all()) for one in cells):
+            raise ValueError(
+                f"latent site {name!r} is masked for some data, of which then nothing says what it is: leave these "
+                "data out"
+            )
+
+
+def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping[str, int], rows: Batch) -> Any:
+    """Run a program with its latents given, and return its trace.
+
+    Args:
+        program: model or guide.
+        latents: by site, ``[rows, ...]``, plates left of the data plate next.
+        plates: number of plates left of the data plate, by site.
+        rows: the batch.
+
+    Raises:
+        ValueError: where it cannot score them.
+    """
+    held = {name: value.movedim(0, plates[name]) for name, value in latents.items()}
+    try:
+        with Repeated():
+            trace = poutine.trace(poutine.condition(program, data=held)).get_trace(*rows)
+            unknown = bool(log_density(trace, len(rows[0])).isnan().any())
+            reason = "its density is NaN"
+    except (RuntimeError, ValueError, KeyError, NotImplementedError) as error:
+        unknown, reason = True, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    if unknown:
+        raise ValueError(
+            f"the guide cannot score a z that it did not draw ({reason}), so q(z) is not known: use a guide that can"
+        )
+    return trace
+
+
+def draws_of_its_own(asked: Question, batch: Batch) -> bool:
+    """Whether a guide draws numbers of its own before it samples, so that its q(z | x) differs from run to run.
+
+    Two runs score the same latents; a guide that cannot score them, or not outside of its own draws, is not asked.
+    """
+    rows = tuple(t[:FEW] for t in batch)
+    with Repeated():
+        sites = poutine.trace(asked.pair.guide).get_trace(*rows).nodes
+    latents = {name: site_rows(sites[name]) for name in asked.layout.latents}
+    plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in latents}
+    try:
+        one, other = (log_density(conditioned(asked.pair.guide, latents, plates, rows), len(rows[0])) for _ in range(2))
+    except ValueError:
+        return False
+    return not torch.allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,349 @@
+"""Which latents a pair uses: rates, information and activity by coordinate, and what has collapsed onto the prior."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.common.checks import at_least, positive
+from pyrovae.diagnostics.evidence.evaluate import standard_error
+from pyrovae.diagnostics.latents.marginals import marginals
+from pyrovae.diagnostics.latents.scoring import draws_of_its_own, refuse_masked
+from pyrovae.diagnostics.predictive.draws import coordinates
+from pyrovae.importance.particles import BATCH_SIZE, Particles
+from pyrovae.importance.question import Question, question
+from pyrovae.programs.densities import per_datum
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.noise import DatumNoise
+from pyrovae.programs.sites import is_discrete
+from pyrovae.programs.types import Program
+
+INFORMATION_OF = 500
+NUMBERS = 2**25  # log densities held at once
+ERRORS = 2.0  # standard errors by which a number has to be below or above the threshold
+ACTIVE = 0.01  # variance of codes from which Burda and others count a unit as active
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What each latent holds of the data.
+
+    Attributes:
+        latents: a row a coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``information`` and
+            ``activity``, each with its standard error (``rate_se``, ...), ``code_variance``, ``state``, ``collapsed``;
+            see :func:`usage`.
+        layers: a row a site: ``rate`` and ``information`` of all its coordinates together, in nats per datum, with
+            their standard errors; how many coordinates they are (``latents``), how many are in use (``used``), and how
+            many Burda and others would count as active (``active_units``); ``state``, ``collapsed``.
+    """
+
+    latents: pd.DataFrame
+    layers: pd.DataFrame
+
+    @property
+    def collapsed(self) -> list[str]:
+        """Names of the collapsed coordinates."""
+        return self.named("collapsed")
+
+    def named(self, state: str) -> list[str]:
+        """Return the names of the coordinates in a state: "used", "collapsed", "idle", "follows" or "unclear"."""
+        return list(self.latents.index[self.latents["state"] == state])
+
+    def __str__(self) -> str:
+        lines = []
+        for name, layer in self.layers.iterrows():
+            own = self.latents[self.latents["layer"] == name]
+            others = {state: list(own.index[own["state"] == state]) for state in _STATES}
+            named = "".join(f", {state}: {', '.join(names)}" for state, names in others.items() if names)
+            said = _STATES.get(layer["state"], f"{layer['used']} of {layer['latents']} latents in use{named}")
+            lines.append(f"{name}: {layer['rate']:.3g} nats per datum (se {layer['rate_se']:.2g}), {said}")
+        return "\n".join(lines)
+
+
+_STATES = {
+    "collapsed": "collapsed: no latent holds anything of the data",
+    "idle": "idle: no latent moves with the data, though q is not the prior",
+    "follows": "follows its prior: no latent holds more than what the prior is given",
+    "unclear": "unclear: whether a latent holds anything of the data cannot be told from so few data or draws",
+}
+
+
+@dataclass(frozen=True)
+class _Number:
+    """An estimate and its standard error; NaN where it is not known."""
+
+    value: float
+    error: float
+
+    def below(self, threshold: float) -> bool:
+        """Whether it is surely below; one whose error is not known is not."""
+        return abs(self.value) + ERRORS * self.error < threshold
+
+    def above(self, threshold: float) -> bool:
+        """Whether it is surely above, likewise."""
+        return self.value - ERRORS * self.error > threshold
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an estimate at all."""
+        return not math.isnan(self.value)
+
+    def columns(self, name: str) -> dict[str, float]:
+        """Return the columns of a table."""
+        return {name: self.value, f"{name}_se": self.error}
+
+
+def _state(rate: _Number, most: _Number, moves: _Number, threshold: float) -> str:
+    """Return what is said of a latent, given its rate, what its rate is at most, and how it moves with the data."""
+    low = rate.below(threshold) or most.below(threshold)
+    still = _Number(max(moves.value, 0.0), moves.error).below(threshold)  # what is none may be estimated below 0
+    if low and (still or not moves.known):
+        return "collapsed"
+    if still:
+        return "idle"
+    if low:
+        return "follows"
+    return "used" if moves.above(threshold) and (rate.above(threshold) or not rate.known) else "unclear"
+
+
+def usage(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_draws: int = 32,
+    threshold: float = 0.01,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Usage:
+    """Report which latents, and which layers of them, hold anything of the data, and which have collapsed.
+
+    Of every coordinate, given the layers that the programs draw before it, each with its standard error over the data:
+
+    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per datum, of q's marginal. Rates of coordinates add up
+      to the layer's for a factorised q; of a correlated one the layer's holds the correlation too. NaN where the family
+      has no marginals in closed form (flows); the layer's rate is then what it is at most;
+    - ``information``: mutual information of z_d with what q is given, from q's marginals and 500 data taken at random
+      (at most the log of their number); NaN likewise, and where a guide draws numbers of its own before it samples
+      (``guides.SemiAmortized``), which would count as information;
+    - ``activity``: variance over the data of the mean of q, as a share of the whole variance of z_d, free of the bias
+      of few draws; NaN for discrete latents. ``code_variance`` is that variance itself: Burda and others call a unit
+      active where it is above 0.01, which means something for a standard normal prior.
+
+    ``state`` weighs the rate against how z_d moves with the data: the information, and where that is not known the
+    activity, which sees means alone. A number is below ``threshold``, or above, if it is by two standard errors.
+
+    - "collapsed": both are below: q is the prior;
+    - "idle": it does not move with the data, but q is not the prior, as where the guide's family does not contain it (a
+      Gaussian q of a Laplace prior), or is not known to be;
+    - "follows": it moves, as its prior does with the layer above or with covariates: it holds nothing beyond these;
+    - "used": both are above; "unclear": neither can be told from these data and draws.
+
+    ``collapsed`` is whether the state is that. A layer is classified likewise, by its own rate and information and
+    ``threshold`` times the number of its latents, where no latent of it is used: they see what single latents do not.
+
+    With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only a layer's rate
+    and that of the topmost layer's coordinates are to be read as divergences: see :func:`pyrovae.rates`.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016, for active units; Lucas, Tucker,
+    Grosse and Norouzi, "Understanding posterior collapse in generative latent variable models", 2019; Hoffman and
+    Johnson, "ELBO surgery", 2016, for the information within the rate.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set; at least 2 data.
+        num_draws: of every datum's posterior; at least 2.
+        threshold: in nats per datum for rates and information, a share of the variance for activity.
+        batch_size: data held by a call of the programs.
+        seed: of the draws, and of the data that information is estimated from.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, or a guide with auxiliary sites.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5).requires_grad_(False)
+        >>> print(usage(model, guides.Exact(model), torch.randn(50, 5), progress=False).layers["latents"].to_dict())
+        {'z': 2}
+    """
+    num_draws = at_least("num_draws", num_draws, 2)
+    batch_size = at_least("batch_size", batch_size, 1)
+    threshold = positive("threshold", threshold)
+    parts: dict[int, dict[str, _Sums]] = {}
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        asked.layout.require_guided("rates")
+        if asked.layout.auxiliary:
+            raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
+        if len(asked.data) < 2:
+            raise ValueError("which latents are used cannot be told from one datum: give at least 2")
+        for part in asked.particles(num_draws, batch_size, "usage" if progress else None):
+            refuse_masked(asked.layout.latents, part.guide_trace, part.model_trace)
+            found = {name: _Sums.of(part, name) for name in asked.layout.latents}
+            kept = parts.get(part.indices.start)
+            parts[part.indices.start] = found if kept is None else {n: kept[n] + f for n, f in found.items()}
+        width = max(sums.single.shape[1] for sums in next(iter(parts.values())).values())
+        held = _information(asked, width)
+    rows: dict[str, dict[str, Any]] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for site in next(iter(parts.values())):
+        sums = _Sums.joined([part[site] for part in parts.values()])
+        table, layers[site] = sums.tables(site, num_draws, threshold, held[site])
+        rows.update(table)
+    return Usage(
+        pd.DataFrame.from_dict(rows, orient="index").rename_axis("latent"),
+        pd.DataFrame.from_dict(layers, orient="index").rename_axis("layer"),
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Gains of information, ``[n]`` in nats: of a site's draw as a whole, and of each of its D coordinates, ``[n, D]``.
+
+    Their means estimate mutual information with what q is given; NaN where it is not known.
+    """
+
+    together: Tensor
+    single: Tensor
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the draws of each of N data, of one site.
+
+    Attributes:
+        names: of the coordinates.
+        rate: of the whole site's log ratio, ``[N]``.
+        single: of every coordinate's, ``[N, D]``; NaN where it is not known.
+        first: of values, ``[N, D]``; NaN for discrete ones.
+        second: of squared values, ``[N, D]``.
+    """
+
+    names: list[str]
+    rate: Tensor
+    single: Tensor
+    first: Tensor
+    second: Tensor
+
+    @staticmethod
+    def of(part: Particles, name: str) -> "_Sums":
+        size = len(part.rows[0])
+        q, p = part.guide_trace.nodes[name], part.model_trace.nodes[name]
+        values = part.values(q)  # [K, data, ...]
+        flat = values.reshape(*values.shape[:2], -1).double()
+        if is_discrete(q["fn"]):
+            flat = torch.full_like(flat[..., :1] if q["fn"].event_shape else flat, torch.nan)
+        known = [marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 else None for site in (q, p)]
+        single = torch.full_like(flat, torch.nan)
+        if known[0] is not None and known[1] is not None and q["mask"] is None:
+            rows = q["value"].reshape(size, -1)
+            ratio = (known[0](rows) - known[1](rows)).double()
+            single = ratio.unflatten(0, (len(part.indices), -1)).transpose(0, 1)
+        rate = (per_datum(q, size) - per_datum(p, size)).double().unflatten(0, (len(part.indices), -1))
+        names = coordinates(name, values[0, 0]) if flat.shape[-1] > 1 or values[0, 0].numel() == 1 else [name]
+        sums = (t.cpu() for t in (rate.sum(1), single.sum(0), flat.sum(0), flat.square().sum(0)))
+        return _Sums(names, *sums)
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        pairs = ((getattr(self, n), getattr(other, n)) for n in ("rate", "single", "first", "second"))
+        return _Sums(self.names, *(one + another for one, another in pairs))
+
+    @staticmethod
+    def joined(parts: "list[_Sums]") -> "_Sums":
+        fields = (torch.cat([getattr(part, n) for part in parts]) for n in ("rate", "single", "first", "second"))
+        return _Sums(parts[0].names, *fields)
+
+    def tables(
+        self, site: str, num_draws: int, threshold: float, held: _Held
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Return a row a coordinate, and the layer's; a discrete vector, whose coordinates are not apart, is one."""
+        layer_rate, size = _mean(self.rate / num_draws), len(self.names)
+        single = self.rate[:, None] if size == 1 else self.single
+        rates, informations = ([_mean(column) for column in t.T] for t in (single / num_draws, held.single))
+        activities, variances = self._activity(num_draws)
+        rows = {}
+        for name, rate, information, activity, variance in zip(
+            self.names, rates, informations, activities, variances, strict=True
+        ):
+            state = _state(rate, layer_rate, information if information.known else activity, threshold)
+            rows[name] = {
+                "layer": site,
+                **rate.columns("rate"),
+                **information.columns("information"),
+                **activity.columns("activity"),
+                "code_variance": variance,
+                "state": state,
+                "collapsed": state == "collapsed",
+            }
+        used = sum(row["state"] == "used" for row in rows.values())
+        together = _mean(held.together)
+        state = "used" if used else _state(layer_rate, layer_rate, together, threshold * size)
+        layer = {
+            **layer_rate.columns("rate"),
+            **together.columns("information"),
+            "latents": size,
+            "used": used,
+            "active_units": sum(variance > ACTIVE for variance in variances),
+            "state": state,
+            "collapsed": state == "collapsed",
+        }
+        return rows, layer
+
+    def _activity(self, num_draws: int) -> tuple[list[_Number], list[float]]:
+        """Return every coordinate's activity, its error by the delta method, and the variance of its codes."""
+        means = self.first / num_draws
+        within = (self.second / num_draws - means.square()).clamp(min=0) * num_draws / (num_draws - 1)
+        apart = (means - means.mean(0)).square() * len(means) / (
+            len(means) - 1
+        ) - within / num_draws  # draws spread means
+        between, total = apart.mean(0), (apart + within).mean(0).clamp(min=1e-30)
+        share = between.clamp(min=0) / total
+        influence = (apart - share * (apart + within)) / total
+        found = [_Number(float(s), _mean(column).error) for s, column in zip(share, influence.T, strict=True)]
+        return found, [float(variance) for variance in between.clamp(min=0)]
+
+
+def _mean(values: Tensor) -> _Number:
+    return _Number(float(values.mean()), standard_error(values))
+
+
+def _information(asked: Question, num_latents: int) -> dict[str, _Held]:
+    """Estimate what every site holds, from a draw of each of 500 data (fewer, if that many do not fit), at random.
+
+    Scored under all of them: log q(z | own) - log mean_j q(z | j), in the mean at most the log of their number.
+    """
+    size = min(len(asked.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
+    batch = asked.data.sampled(size, asked.seed).batch(slice(0, size))
+    noise = DatumNoise("information", asked.seed, range(size), asked.data.device)
+    with noise, Repeated():
+        trace = poutine.trace(asked.pair.guide).get_trace(*batch)
+    unknown = draws_of_its_own(asked, batch)
+    found = {}
+    for name in asked.layout.latents:
+        site = trace.nodes[name]
+        fn, value = site["fn"], site["value"]
+        whole = is_discrete(fn) and bool(fn.event_shape)  # a vector of which no coordinate stands by itself
+        single = (lambda values: fn.log_prob(values)[..., None]) if whole else marginals(fn)  # noqa: B023 called here
+        count = 1 if whole else value.numel() // size
+        held = _Held(torch.full((size,), torch.nan), torch.full((size, count), torch.nan))
+        if single is not None and len(fn.batch_shape) == 1 and site["mask"] is None and not unknown:
+            flat = value if whole else value.reshape(size, -1)
+            together = fn.log_prob(value[:, None])[..., None]
+            held = _Held(_gain(together)[:, 0], _gain(single(flat[:, None])))
+        found[name] = held
+    return found
+
+
+def _gain(logs: Tensor) -> Tensor:
+    """Return log q(z | own) - log mean_j q(z | j), ``[n, D]``, from log densities ``[n, n, D]``, draws by data."""
+    logs = logs.double()
+    own = logs.diagonal(dim1=0, dim2=1)  # [D, n]
+    return (own.T - logs.logsumexp(1) + math.log(logs.shape[1])).cpu()

@@ -1,0 +1,1 @@
+"""The guide beside the posterior, and both as ArviZ objects."""

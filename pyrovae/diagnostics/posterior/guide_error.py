@@ -1,0 +1,130 @@
+"""The guide beside a reference posterior, datum by datum."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+from pyrovae.common.checks import at_least
+from pyrovae.diagnostics.predictive.draws import Draws, draw
+from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.question import question
+from pyrovae.programs.types import Program
+
+FOLDS = 5
+
+
+def guide_error(
+    model: Program,
+    guide: Program,
+    data: Any,
+    reference: Any,
+    *,
+    num_draws: int = 1000,
+    classifier: Any = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: Any = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compare draws of q(z | x) with a reference sample of p(z | x), for every datum.
+
+    All latents of a datum are taken together, in their own supports; those that never move are left out.
+
+    Source: of the classifier test, Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set: the same, in the same order, as ``reference`` was made with.
+        reference: what :func:`pyrovae.hmc` returned, or any ArviZ object whose ``posterior`` has the latents by name,
+            with dimensions ``chain``, ``draw``, ``datum``, ....
+        num_draws: of the guide, a datum; the reference is thinned to at most as many for the classifier.
+        classifier: of scikit-learn's; None: quadratic discriminant analysis, which sees means, scales and correlations.
+        batch_size: data held by a call of the programs.
+        seed: of the guide's draws, and of the classifier's folds.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A row a datum:
+
+        - ``mean``: root mean square over the latents of (guide's mean - reference's) / reference's standard deviation;
+        - ``scale``: geometric mean of the guide's standard deviation / the reference's; below 1 it is overconfident;
+        - ``correlation``: root mean square difference of the correlations; NaN for one latent;
+        - ``accuracy``: of the classifier that tells draws apart, by cross-validation: 0.5 where it cannot, 1 where it
+          always can.
+
+        Means of n draws differ by about sqrt(2 / n) standard deviations where both come from one distribution.
+
+    Raises:
+        ValueError: for a reference of other data or other latents, and for what :func:`pyrovae.evaluate` refuses.
+    """
+    at_least("num_draws", num_draws, 2 * FOLDS)
+    parts: dict[int, list[np.ndarray]] = {}
+    with question(model, guide, data, seed=seed, device=device) as asked:
+        exact = _reference(reference, asked.layout.latents, len(asked.data))
+        known = getattr(reference, "observed_data", None)
+        for part in draw(asked, num_draws, ("posterior",), batch_size, "draws" if progress else None):
+            _same_data(known, part)
+            sites = [part.groups["posterior"][name] for name in asked.layout.latents]
+            flat = [site.reshape(*site.shape[:2], -1).double().numpy() for site in sites]
+            parts.setdefault(part.indices.start, []).append(np.concatenate(flat, axis=2))
+    approximate = np.concatenate([np.concatenate(own, axis=0) for own in parts.values()], axis=1)
+    found = classifier or QuadraticDiscriminantAnalysis(reg_param=1e-3)
+    rows = [_compared(approximate[:, i], exact[:, i], clone(found), seed) for i in range(exact.shape[1])]
+    return pd.DataFrame(rows, columns=["mean", "scale", "correlation", "accuracy"]).rename_axis("datum")
+
+
+def _reference(reference: Any, latents: tuple[str, ...], size: int) -> np.ndarray:
+    """Return the reference's draws of all latents, ``[draws, data, latents]``."""
+    posterior = getattr(reference, "posterior", None)
+    if posterior is None or not all(name in posterior for name in latents):
+        raise ValueError(f"the reference must have a group posterior with the latents {list(latents)}: see pyrovae.hmc")
+    values = [np.asarray(posterior[name]) for name in latents]
+    if any(v.ndim < 3 or v.shape[2] != size for v in values):
+        raise ValueError(
+            f"the reference has draws of shapes {[v.shape for v in values]}, but there are {size} data: it must be of "
+            "the same data, with dimensions chain, draw, datum, ..."
+        )
+    if values[0].shape[0] * values[0].shape[1] < 2 * FOLDS:
+        raise ValueError(f"the reference has {values[0].shape[:2]} chains and draws, but {2 * FOLDS} draws are needed")
+    return np.concatenate([v.reshape(v.shape[0] * v.shape[1], size, -1) for v in values], axis=2).astype(float)
+
+
+def _same_data(known: Any, part: Draws) -> None:
+    """Refuse a reference that was made with other data, where it says which."""
+    for name, value in part.observed.items():
+        if known is None or name not in known:
+            continue
+        expected = np.asarray(known[name])[part.indices.start : part.indices.stop]
+        if expected.shape != tuple(value.shape) or not np.allclose(expected, value.numpy(), atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the reference was made with other data than data {part.indices.start} to {part.indices.stop - 1} "
+                "here: make it with the same, in the same order"
+            )
+
+
+def _compared(guide: np.ndarray, exact: np.ndarray, classifier: Any, seed: int) -> tuple[float, float, float, float]:
+    """Compare the draws of one datum, ``[draws, latents]`` each."""
+    moving = exact.std(0) > 0  # not the entries of a matrix that are what they are
+    guide, exact = guide[:, moving], exact[:, moving]
+    scale = exact.std(0)
+    mean = np.sqrt((((guide.mean(0) - exact.mean(0)) / scale) ** 2).mean())
+    ratio = np.exp(np.log(guide.std(0).clip(1e-12) / scale).mean())
+    above = np.triu_indices(exact.shape[1], 1)
+    difference = (_correlation(guide) - _correlation(exact))[above]
+    correlation = np.sqrt((difference**2).mean()) if len(difference) else np.nan
+    count = min(len(guide), len(exact))
+    thinned = [d[np.linspace(0, len(d) - 1, count).astype(int)] for d in (guide, exact)]
+    draws = (np.concatenate(thinned) - exact.mean(0)) / scale
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
+    accuracy = cross_val_score(classifier, draws, np.repeat([0, 1], count), cv=folds).mean()
+    return float(mean), float(ratio), float(correlation), float(accuracy)
+
+
+def _correlation(draws: np.ndarray) -> np.ndarray:
+    return np.atleast_2d(np.corrcoef(draws.T))

@@ -1,0 +1,198 @@
+"""The pair's draws and densities as an ArviZ object."""
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
+from pyrovae.arviz.psis import smoothed
+from pyrovae.common.checks import at_least
+from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
+from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw
+from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.question import Question, question
+from pyrovae.programs.isolation import importing
+from pyrovae.programs.types import Program
+
+
+def to_arviz(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_draws: int = 1000,
+    num_particles: int = 1000,
+    groups: tuple[str, ...] = GROUPS,
+    corrected: bool = False,
+    max_bytes: int = 4 * 2**30,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Any:
+    """Return draws, densities and diagnostics of a pair on data as an ArviZ object.
+
+    Variables are named by their sites; dimensions are ``chain`` (one), ``draw``, ``datum``, then the names of further
+    plates, then ``<site>_dim`` (or ``<site>_dim_0``, ``<site>_dim_1``, ...).
+
+    - ``posterior``: draws of the guide, q(z | x).
+    - ``posterior_predictive``, ``prior``, ``prior_predictive``: new draws of each datum.
+    - ``marginal_log_likelihood``: log p(x_i) of every datum, estimated by importance sampling. Named by the observed
+      site, or ``data`` when there are several, whose joint density it is. It has no draws, for the parameters are
+      points: :func:`pyrovae.elpd` hands it to ``az.compare``, and there is nothing for ``az.loo`` to leave out.
+    - ``observed_data``.
+    - ``sample_stats``: ``log_weight`` of every posterior draw; ``khat``, ``ess``, ``elbo``, ``log_evidence`` and
+      ``log_evidence_se`` of every datum. R-hat says nothing about independent draws of a guide: look at ``khat``.
+    - ``log_likelihood``, where ``groups`` name it: the CONDITIONAL log p(x_i | z_i) of every posterior draw, by
+      observed site, which is what ArviZ takes it for. With latents of its own for every datum, leaving x_i out leaves
+      nothing that tells about z_i but the prior, so that ``az.loo`` of it is unreliable however good the fit, and takes
+      the guide's draws for the posterior's: compare models by :func:`pyrovae.elpd`.
+
+    Source: Merkle, Furr and Rabe-Hesketh, "Bayesian comparison of latent variable models: conditional versus marginal
+    likelihoods", 2019.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, or a data set, whose feature names become coordinates.
+        num_draws: draws a datum in each group.
+        num_particles: importance samples a datum for ``marginal_log_likelihood`` and the diagnostics.
+        groups: which of the groups of draws to make: those above, or ``(*GROUPS, "log_likelihood")``.
+        corrected: whether posterior and posterior predictive draws are drawn again among themselves, by their
+            Pareto-smoothed importance weights, so that they follow p(z | x) instead of q(z | x). A datum whose ``khat``
+            is above :func:`pyrovae.khat_limit` is not put right by that.
+        max_bytes: refuse to build groups of draws larger than this in memory.
+        batch_size: data held by a call of the programs.
+        seed: of all draws.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, draws beyond ``max_bytes``, a site or
+            plate with the name of a dimension, or ``log_likelihood`` of a model with latents that are summed out.
+    """
+    for name, count in {"num_draws": num_draws, "num_particles": num_particles, "batch_size": batch_size}.items():
+        at_least(name, count, 1)
+    known = (*GROUPS, CONDITIONAL)
+    unknown = set(groups) - set(known)
+    if unknown:
+        raise ValueError(f"groups must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
+    asking: dict[str, Any] = {"seed": seed, "device": device}
+    with question(model, guide, data, **asking) as asked:
+        collected = _Collected(asked, num_draws, groups, max_bytes)
+    evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
+    with question(model, guide, data, **asking) as asked:
+        for part in draw(asked, num_draws, groups, batch_size, "draws" if progress else None):
+            collected.add(part)
+    if corrected:
+        collected.resample(seed)
+    return assemble(collected.datasets(evaluation))
+
+
+class _Collected:
+    """Arrays that draws are written into as they come.
+
+    Args:
+        asked: the pair and its data, of which a draw of one datum is made to see what the arrays are.
+        num_draws: of every datum.
+        groups: of draws.
+        max_bytes: that the arrays may take.
+
+    Raises:
+        ValueError: for arrays that take more, or names that they cannot have.
+    """
+
+    def __init__(self, asked: Question, num_draws: int, groups: tuple[str, ...], max_bytes: int) -> None:
+        self.data, self.num_draws, self.filled = asked.data, num_draws, 0
+        (one,) = draw(replace(asked, data=asked.data.subset(slice(0, 1))), 1, groups, 1, None)
+        self.plates = one.plates
+        sites = (*asked.layout.latents, *asked.layout.summed, *one.observed)
+        refuse_names({name: one.plates.get(name, []) for name in sites})
+        shapes = {
+            group: {name: ((num_draws, len(self.data), *v.shape[2:]), v.numpy().dtype) for name, v in sites.items()}
+            for group, sites in _groups(one).items()
+        }
+        shapes["observed_data"] = {
+            name: ((len(self.data), *v.shape[1:]), v.numpy().dtype) for name, v in one.observed.items()
+        }
+        refuse_beyond(max_bytes, sum(prod(s) * d.itemsize for sites in shapes.values() for s, d in sites.values()))
+        self.arrays = {group: {name: np.empty(*s) for name, s in sites.items()} for group, sites in shapes.items()}
+
+    def add(self, part: Draws) -> None:
+        """Write a part."""
+        if self.filled >= self.num_draws:
+            self.filled = 0
+        count, rows = len(part.log_weight), slice(part.indices.start, part.indices.stop)
+        for group, sites in _groups(part).items():
+            for name, value in sites.items():
+                self.arrays[group][name][self.filled : self.filled + count, rows] = value.numpy()
+        for name, value in part.observed.items():
+            self.arrays["observed_data"][name][rows] = value.numpy()
+        self.filled += count
+
+    def resample(self, seed: int) -> None:
+        """Draw each datum's posterior draws again, by their importance weights."""
+        weights = np.exp(smoothed(self.arrays["sample_stats"]["log_weight"]))
+        chosen = _systematic(weights / weights.sum(0), np.random.default_rng(seed))
+        for group in ("posterior", "posterior_predictive", CONDITIONAL, "sample_stats"):
+            for name, values in self.arrays.get(group, {}).items():
+                index = chosen.reshape(*chosen.shape, *(1,) * (values.ndim - 2))
+                self.arrays[group][name] = np.take_along_axis(values, index, axis=0)
+
+    @importing()
+    def datasets(self, evaluation: Evaluation) -> dict[str, xr.Dataset]:
+        fields = ("khat", "ess", "elbo", "log_evidence", "log_evidence_se")
+        per_datum = {name: ("datum", getattr(evaluation, name).numpy()) for name in fields}
+        names = list(self.arrays["observed_data"])
+        groups: dict[str, dict[str, Any]] = {
+            group: {name: (self._dims(name, value.ndim, group), value[None]) for name, value in sites.items()}
+            for group, sites in self.arrays.items()
+            if group != "observed_data"
+        }
+        groups["sample_stats"].update(per_datum)
+        marginal = "datum", evaluation.log_evidence.numpy()
+        groups["marginal_log_likelihood"] = {names[0] if len(names) == 1 else "data": marginal}
+        groups["observed_data"] = {
+            name: (self._dims(name, value.ndim + 1, "observed_data"), value)
+            for name, value in self.arrays["observed_data"].items()
+        }
+        return {name: self._dataset(variables) for name, variables in groups.items()}
+
+    def _dims(self, name: str, ndim: int, group: str) -> tuple[str, ...]:
+        per_datum = group in (CONDITIONAL, "sample_stats")
+        own = own_dims(name, ndim - 2, [] if per_datum else self.plates.get(name, []))
+        return own if group == "observed_data" else ("chain", "draw", *own)
+
+    def _dataset(self, variables: dict[str, Any]) -> xr.Dataset:
+        dataset = labelled(variables)
+        coords: dict[str, Any] = {}
+        features = self.data.feature_names
+        for dim, size in dataset.sizes.items():
+            if (
+                features is not None
+                and dim in {f"{name}_dim" for name in self.arrays["observed_data"]}
+                and size == len(features)
+            ):
+                coords[str(dim)] = features
+        return dataset.assign_coords(coords)
+
+
+def _groups(part: Draws) -> dict[str, dict[str, Any]]:
+    return {**part.groups, "sample_stats": {"log_weight": part.log_weight}}
+
+
+def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw as many indices as there are weights, by them, in random order, for every column of ``[draws, data]``."""
+    count, size = weights.shape
+    marks = (np.arange(count)[:, None] + generator.random(size)) / count
+    edges = weights.cumsum(0)
+    found = np.stack([np.searchsorted(edges[:, i], marks[:, i]) for i in range(size)], axis=1)
+    return generator.permuted(found.clip(max=count - 1), axis=0)

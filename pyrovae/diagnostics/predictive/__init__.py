@@ -1,0 +1,1 @@
+"""Draws from prior, posterior and both predictive distributions, beside the data."""

@@ -1,0 +1,130 @@
+"""Draws from the guide, the prior and both predictive distributions, for every datum."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.importance.particles import Particles
+from pyrovae.importance.question import Question
+from pyrovae.programs.densities import per_datum
+from pyrovae.programs.enumeration import drawn_back
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.noise import DatumNoise
+from pyrovae.programs.sites import outer_plates, released, sample_sites, with_holes
+from pyrovae.programs.streams import stream_seed
+
+GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
+CONDITIONAL = "log_likelihood"  # no draws, but log p(x | z) at those of the posterior
+
+
+@dataclass
+class Draws:
+    """Draws of a batch of data, by group and site, each ``[K, len(indices), ...]``.
+
+    Attributes:
+        indices: of the data.
+        groups: posterior, posterior_predictive, prior and prior_predictive, each by site; log_likelihood, by observed
+            site, log p(x | z) of the posterior draws, ``[K, len(indices)]``, nats.
+        observed: what was observed, ``[len(indices), ...]`` by site; NaN where a mask leaves it out.
+        log_weight: of the posterior draws, ``[K, len(indices)]``, nats.
+        plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
+        traces: of the guide and of the model, that the draws of the posterior come from.
+    """
+
+    indices: range
+    groups: dict[str, dict[str, Tensor]]
+    observed: dict[str, Tensor]
+    log_weight: Tensor
+    plates: dict[str, list[str]] = field(default_factory=dict)
+    traces: tuple[Any, ...] = ()
+
+
+def draw(
+    asked: Question, num_draws: int, groups: tuple[str, ...], batch_size: int, progress: str | None
+) -> Iterator[Draws]:
+    """Iterate over draws, a part of the data and of the draws at a time.
+
+    The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
+
+    Raises:
+        ValueError: for log_likelihood of a model with latents that are summed out.
+    """
+    if CONDITIONAL in groups and asked.layout.summed:
+        raise ValueError(
+            f"latent site {asked.layout.summed[0]!r} is summed out, so that there is no log p(x | z) of single draws: "
+            f"leave {CONDITIONAL!r} out of groups"
+        )
+    for part in asked.particles(num_draws, batch_size, progress):
+        traces: dict[str, Any] = {"posterior": part.guide_trace}
+        if asked.layout.summed:
+            traces["posterior"] = _with_drawn_back(asked, part)
+        if "posterior_predictive" in groups:
+            replayed = poutine.replay(released(asked.pair.model), trace=traces["posterior"])
+            traces["posterior_predictive"] = _run(asked, replayed, part, "posterior predictive")
+        if {"prior", "prior_predictive"} & set(groups):
+            traces["prior"] = traces["prior_predictive"] = _run(
+                asked, released(asked.pair.model), part, "prior predictive"
+            )
+        observed = {site.name: part.model_trace.nodes[site.name] for site in asked.layout.observed}
+        observed = {name: site for name, site in observed.items() if site["value"].numel()}
+        latents = asked.layout.latents + asked.layout.summed
+        sites = {"posterior": latents, "prior": latents}
+        found = {
+            group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
+            for group in groups
+            if group != CONDITIONAL
+        }
+        if CONDITIONAL in groups:
+            found[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in asked.layout.observed}
+        yield Draws(
+            indices=part.indices,
+            groups=found,
+            observed={name: _seen(part, site) for name, site in observed.items()},
+            log_weight=part.log_weight.cpu(),
+            plates={name: outer_plates(site) for name, site in sample_sites(part.model_trace)},
+            traces=(part.guide_trace, part.model_trace),
+        )
+
+
+def _seen(part: Particles, site: Any) -> Tensor:
+    """Return what was observed at a site, NaN where it is masked."""
+    return part.values({**site, "value": with_holes(site, site["value"])})[0].cpu()
+
+
+def _with_drawn_back(asked: Question, part: Particles) -> Any:
+    """Return the guide's draws together with those of the latents that are summed out, from their posterior."""
+    drawn_by_guide = {name: part.guide_trace.nodes[name]["value"] for name in asked.layout.latents}
+    conditioned = poutine.condition(asked.pair.model, data=drawn_by_guide)
+    noise = DatumNoise("summed out", stream_seed("summed out", asked.seed, part.start), part.indices, asked.data.device)
+    noise.repeats = part.log_weight.shape[0]
+    with noise, Repeated(), torch.no_grad():
+        drawn = drawn_back(conditioned, part.rows, asked.layout.summed, asked.layout.nesting)
+    both = part.guide_trace.copy()
+    for name in asked.layout.summed:
+        both.add_node(name, **drawn.nodes[name])
+    return both
+
+
+def _log_likelihood(part: Particles, name: str) -> Tensor:
+    found = per_datum(part.model_trace.nodes[name], len(part.rows[0]))
+    return found.unflatten(0, (len(part.indices), -1)).T.cpu()
+
+
+def _run(asked: Question, program: Any, part: Particles, purpose: str) -> Any:
+    seed = stream_seed(purpose, asked.seed, part.start)  # every part of a datum's draws has its own
+    noise = DatumNoise(purpose, seed, part.indices, asked.data.device)
+    noise.repeats = part.log_weight.shape[0]
+    with noise, Repeated(), torch.no_grad():
+        return poutine.trace(program).get_trace(*part.rows)
+
+
+def coordinates(site: str, one: Tensor) -> list[str]:
+    """Return names of the numbers that a datum has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
+    if one.numel() == 1:
+        return [site]
+    return [f"{site}[{', '.join(map(str, index))}]" for index in np.ndindex(*one.shape)]

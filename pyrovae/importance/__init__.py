@@ -1,0 +1,1 @@
+"""A question put to a pair, its particles and their log weights."""

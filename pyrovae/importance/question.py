@@ -1,0 +1,141 @@
+"""A question put to a pair: programs and data, read and checked, on the device."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.common.progress import progress_bar
+from pyrovae.data import Data, as_data
+from pyrovae.importance.particles import (
+    BATCH_SIZE,
+    Particles,
+    chunks,
+    non_finite_site,
+    other_lengths_explained,
+)
+from pyrovae.importance.reading import read
+from pyrovae.programs.densities import log_density
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.isolation import bare_params, default_device, isolated, placed
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.noise import DatumNoise
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.types import Program
+
+
+@dataclass(frozen=True)
+class Question:
+    """A pair and the data that it is asked about, read and checked, on the device."""
+
+    pair: Pair
+    data: Data
+    layout: Layout
+    seed: int
+
+    def particles(
+        self, num_particles: int, batch_size: int = BATCH_SIZE, progress: str | None = None
+    ) -> Iterator[Particles]:
+        """Draw particles for every datum, batch by batch, at most ``PARTICLES_PER_CALL`` a datum at once.
+
+        Raises:
+            ValueError: when a log weight is not a number, naming the site and the datum.
+        """
+        bar = progress_bar(total=len(self.data), label=progress, unit="data")
+        with bar, pyro.validation_enabled(False):
+            for indices, batch in self.data.batches(batch_size):
+                noise = DatumNoise("particles", self.seed, indices, self.data.device)
+                for start, repeats in chunks(num_particles):
+                    yield self._draw(indices, batch, noise, start, repeats)
+                bar.update(len(indices))
+
+    def name_what_is_not_finite(self, indices: range, batch: tuple[Tensor, ...], num_particles: int) -> None:
+        """Draw a batch's particles again, and raise with the datum and the site."""
+        noise = DatumNoise("particles", self.seed, indices, self.data.device)
+        for start, repeats in chunks(num_particles):
+            self._draw(indices, batch, noise, start, repeats)
+        raise ValueError(f"a log weight of data {indices[0]} to {indices[-1]} is not a finite number")
+
+    def _draw(
+        self, indices: range, batch: tuple[Tensor, ...], noise: DatumNoise, start: int, repeats: int
+    ) -> Particles:
+        rows = tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
+        noise.repeats = repeats
+        with other_lengths_explained(self.layout, len(rows[0])), noise, Repeated():
+            model_trace, guide_trace = self.pair.traces(rows)
+        size = len(indices) * repeats
+        weight = log_density(model_trace, size) - log_density(guide_trace, size)
+        weight = weight.unflatten(0, (len(indices), repeats)).T
+        bad = (weight.isnan() | (weight == math.inf)).any(0)
+        if bool(bad.any()):
+            datum = indices[int(bad.nonzero()[0])]
+            site = non_finite_site(model_trace, guide_trace)
+            raise ValueError(
+                f"the log weight of datum {datum} is not a finite number, first at site {site!r}: the "
+                "program returns NaN or infinity there"
+            )
+        return Particles(indices, start, rows, model_trace, guide_trace, weight)
+
+
+@contextmanager
+def question(model: Program, guide: Program, data: Any, *, seed: int, device: Any) -> Iterator[Question]:
+    """Read a pair and data for a per-datum question: in eval mode, without gradients, all global state put back.
+
+    Data with a random protocol (dynamic binarisation) are drawn once, the same for every pair and seed. Bare
+    parameters of plain functions are read from the caller's param store.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, or data that the pair cannot take.
+    """
+    pair = Pair(model, guide)
+    device = default_device(device)
+    data = placed_data(pair, data, device).fixed().numbered(assumed=True)
+    modules = list(pair.modules.values())
+    with ExitStack() as stack:
+        stack.enter_context(placed(pair.all_modules, device))
+        stack.enter_context(
+            isolated(
+                purpose="question",
+                seed=seed,
+                device=device,
+                modules=pair.all_modules,
+                training=False,
+                params=bare_params(device, modules),
+            )
+        )
+        stack.enter_context(torch.no_grad())
+        layout = read(pair, data)
+        layout.require_per_datum()
+        _name_what_is_left_out(layout)
+        yield Question(pair.numbered(layout), data, layout, seed)
+
+
+def _name_what_is_left_out(layout: Layout) -> None:
+    if layout.factors:
+        warnings.warn(
+            f"pyro.factor {', '.join(map(repr, layout.factors))} counts in training, and is left out of what is "
+            "computed per datum: it is no density of data",
+            stacklevel=4,
+        )
+
+
+def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
+    """Return the data as a set on ``device``, floating tensors in the dtype of the pair's parameters.
+
+    Raises:
+        ValueError: for data that :func:`as_data` refuses, none, and those whose spread that dtype loses.
+    """
+    parameters = [p for module in pair.modules.values() for p in module.parameters() if p.is_floating_point()]
+    dtype = parameters[0].dtype if parameters else None
+    placed = as_data(data).to(device, dtype)
+    if not len(placed):
+        raise ValueError("the data set is empty, as a part of splits is whose share is less than one datum: give more")
+    if dtype is not None:
+        placed.see_that_rounding_is_harmless()
+    return placed

@@ -1,0 +1,109 @@
+"""Reference posteriors by Hamiltonian Monte Carlo, labelled for ArviZ."""
+
+from typing import Any
+
+import pyro
+import torch
+
+from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
+from pyrovae.arviz.mixing import mixing
+from pyrovae.common.checks import at_least
+from pyrovae.importance.question import question
+from pyrovae.mcmc.chains import Sampler
+from pyrovae.programs.compilation import check_mode
+from pyrovae.programs.types import Program
+
+
+def hmc(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_chains: int = 4,
+    num_warmup: int = 500,
+    num_draws: int = 500,
+    num_steps: int = 8,
+    dense: bool = True,
+    max_bytes: int = 4 * 2**30,
+    batch_size: int = 256,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Any:
+    """Sample the exact posterior of every datum's latents, given the model's parameters, by Hamiltonian Monte Carlo.
+
+    All data and all chains of a batch move at once, in unconstrained coordinates. Chains start at the guide's draws;
+    each datum has a step size and a metric of its own, adapted while warming up. Trajectories have random lengths of up
+    to half a period of a Gaussian posterior.
+
+    - ``posterior``: draws of every latent site, dimensions ``chain``, ``draw``, ``datum``, further plates, events.
+    - ``sample_stats``: ``lp`` (log p(x, z), with the Jacobian of unconstrained coordinates, in nats),
+      ``acceptance_rate`` and ``diverging`` of every draw; ``step_size`` of every datum; ``rhat``, ``ess_bulk`` and
+      ``ess_tail`` of every datum, by ArviZ, the worst over its latents. Do not trust a datum with ``rhat`` above 1.01.
+    - ``observed_data``, NaN where the model masks it.
+
+    A latent that a mask leaves without a density (padding of a sequence) keeps the guide's draws.
+
+    Source: Neal, "MCMC using Hamiltonian dynamics", 2011; Vehtari et al., "Rank-normalization, folding, and
+    localization: an improved R-hat", 2021.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``, where chains start.
+        data: a tensor, a tuple of tensors, or a data set.
+        num_chains: chains a datum.
+        num_warmup: transitions of every chain that adapt it, and are thrown away.
+        num_draws: transitions of every chain that are kept.
+        num_steps: leapfrog steps of a transition; each costs a gradient of the model.
+        dense: whether a metric holds correlations (memory grows with the square of the number of latents of a datum),
+            or scales alone.
+        max_bytes: refuse draws that take more memory than this.
+        batch_size: data whose chains move at once.
+        seed: of the chains.
+        compile: whether the model's gradient is traced once and compiled; "auto" does so where it saves more time than
+            it costs.
+        device: None means CUDA where there is one.
+        progress: whether to show a progress bar.
+
+    Returns:
+        ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, a latent that cannot be moved along a
+            gradient, draws beyond ``max_bytes``, or a site with the name of a dimension.
+    """
+    num_chains = at_least("num_chains", num_chains, 1)
+    num_warmup = at_least("num_warmup", num_warmup, 20)
+    num_draws = at_least("num_draws", num_draws, 8)
+    num_steps = at_least("num_steps", num_steps, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
+    check_mode(compile)
+    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+        asked.layout.require_latents()
+        label = "hmc" if progress else None
+        sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
+        alone: dict[str, list[str]] = {site.name: [] for site in asked.layout.observed}
+        refuse_names({**alone, **sampler.coordinates.plates})
+        refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
+        parts = list(sampler.batches())
+        plates = sampler.coordinates.plates
+    posterior: dict[str, Any] = {}
+    for name in parts[0].values:
+        values = torch.cat([part.values[name] for part in parts], dim=2).numpy()
+        posterior[name] = ("chain", "draw", *own_dims(name, values.ndim - 3, plates[name])), values
+    drawn = ("chain", "draw", "datum")
+    stats: dict[str, Any] = {
+        "lp": (drawn, torch.cat([part.log_joint for part in parts], dim=2).numpy()),
+        "acceptance_rate": (drawn, torch.cat([part.acceptance for part in parts], dim=2).numpy()),
+        "diverging": (drawn, torch.cat([part.divergent for part in parts], dim=2).numpy()),
+        "step_size": ("datum", torch.cat([part.step_size for part in parts]).numpy()),
+    }
+    draws = labelled(posterior)
+    stats.update(mixing(draws))
+    seen = {}
+    for name, plates_of in parts[0].plates.items():
+        values = torch.cat([part.observed[name] for part in parts]).numpy()
+        seen[name] = own_dims(name, values.ndim - 1, plates_of), values
+    groups = {"posterior": draws, "sample_stats": labelled(stats), "observed_data": labelled(seen)}
+    return assemble(groups)

@@ -1,0 +1,73 @@
+"""A guide run once a datum, under a plate of particles, where its draws score alike both ways."""
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from pyrovae.programs.compilation import agree
+from pyrovae.programs.densities import PARTICLES, log_density
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.isolation import same_streams
+from pyrovae.programs.sites import data_frames, sample_sites
+from pyrovae.programs.types import Batch, Program, Trace
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of two ways to compute one log density
+
+
+def tolerance(values: Tensor) -> float:
+    """Return what two ways to compute one log density may differ by, relative to the largest."""
+    return TOLERANCE.get(values.dtype, 1e-3)
+
+
+def guide_once(guide: Program, batch: Batch, repeats: int, nesting: int) -> Trace:
+    """Run a guide under a plate of ``repeats`` particles, left of ``nesting`` plates of its own."""
+    with pyro.plate(PARTICLES, repeats, dim=-1 - nesting):
+        trace: Trace = poutine.trace(guide).get_trace(*batch)
+    return trace
+
+
+def density_once(trace: Trace, repeats: int, size: int) -> Tensor:
+    """Return log q of such a trace, ``[repeats, size]``, in nats."""
+    log_q = torch.zeros(())
+    for _, site in sample_sites(trace):
+        log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+        middle = tuple(range(1, log_prob.dim() - 1))
+        log_q = log_q + (log_prob.sum(middle) if middle else log_prob)
+    return log_q.expand(repeats, size)
+
+
+def flattened(trace: Trace) -> Trace:
+    """Return the draws of such a trace with each datum standing once a particle, the particles of a datum in a row."""
+    flat = poutine.Trace()  # of latents alone: the data plate is longer here
+    for name, site in sample_sites(trace):
+        value = site["value"].expand(site["fn"].shape())
+        data_dim = value.dim() - 1 - site["fn"].event_dim
+        value = value.movedim(0, data_dim).flatten(data_dim - 1, data_dim)
+        own = max(-frame.dim for frame in data_frames(site) if frame.name != PARTICLES)
+        value = value.reshape(value.shape[max(data_dim - own, 0) :])  # the plates of other sites are none of its own
+        flat.add_node(name, **{**site, "value": value})
+    return flat
+
+
+def repeated(batch: Batch, repeats: int) -> Batch:
+    """Return a batch in which each datum stands ``repeats`` times in a row."""
+    return tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
+
+
+def broadcasts(guide: Program, batch: Batch, repeats: int, nesting: int) -> bool:
+    """Whether the guide, run once with a plate of particles outside, is the same as run with each datum repeated.
+
+    Its own draws are scored the other way: every one must have the same density.
+    """
+    rows = repeated(batch, repeats)
+    try:
+        with same_streams(batch[0].device), Repeated(), torch.no_grad():
+            trace = guide_once(guide, batch, repeats, nesting)
+            log_q = density_once(trace, repeats, len(batch[0]))
+            replayed = poutine.replay(guide, trace=flattened(trace))
+            expected = log_density(poutine.trace(replayed).get_trace(*rows), len(rows[0]))
+    except Exception:  # it cannot be run so, in whatever way; as it was written it can
+        return False
+    return agree([log_q], [expected.unflatten(0, log_q.T.shape).T], tolerance(log_q))

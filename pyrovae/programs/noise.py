@@ -1,0 +1,239 @@
+"""Random numbers that belong to the datum: its answer does not depend on which others share its batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.programs.streams import datum_seeds
+
+_aten = torch.ops.aten
+fresh: dict[Any, Callable[[Tensor, torch.Generator, Any], Tensor]] = {
+    _aten.rand.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
+    _aten.rand_like.default: lambda t, g, _: t.uniform_(0, 1, generator=g),
+    _aten.randn.default: lambda t, g, _: t.normal_(0, 1, generator=g),
+    _aten.randn_like.default: lambda t, g, _: t.normal_(0, 1, generator=g),
+    _aten.randint.default: lambda t, g, args: t.random_(0, args[0], generator=g),
+    _aten.randint.low: lambda t, g, args: t.random_(args[0], args[1], generator=g),
+}
+_INTEGER = {_aten.randint.default, _aten.randint.low}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random operation that a program runs: what is drawn is known before any of its tensors are.
+
+    Attributes:
+        func: the operation.
+        args: its positional arguments; a tensor that is filled, or whose shape is taken, stands for that shape.
+        kwargs: its keyword arguments.
+        data_dim: the dimension of the data plate at the site that is sampled; None outside of sites.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    data_dim: int | None = None
+
+    @classmethod
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data_dim: int | None = None) -> "Draw":
+        """Describe an operation.
+
+        Raises:
+            ValueError: when what it draws depends on the value of a tensor.
+        """
+        fills = func in fresh or func._schema.name.endswith("_")
+        if not fills or any(isinstance(value, Tensor) for value in [*args[1:], *kwargs.values()]):
+            raise ValueError(f"{func} draws from a distribution that is computed")
+        first = args[0]
+        shaped = torch.empty_like(first, device="meta") if isinstance(first, Tensor) else first
+        device = {"device": first.device} if isinstance(first, Tensor) else {}
+        return cls(func, (shaped, *args[1:]), {**device, **kwargs}, data_dim)
+
+    def matches(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether this is the same operation."""
+        return self.func == func and first_shape(args) == first_shape(self.args)
+
+
+class Given(TorchDispatchMode):
+    """Gives a program numbers that were drawn before, one tensor for each of its random operations."""
+
+    def __init__(self, draws: Sequence[Draw], noise: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._next = zip(draws, noise, strict=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer a random operation with the next numbers; pass any other on."""
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        expected, numbers = next(self._next, (None, None))
+        if expected is None or not expected.matches(func, args):
+            raise ValueError("the program draws other random numbers from call to call")
+        return args[0].copy_(numbers) if func._schema.name.endswith("_") else numbers
+
+
+class _Site(Messenger):
+    """Knows which dimension the data have in what the current site draws."""
+
+    data_dim: int | None = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        shape = getattr(msg["fn"], "batch_shape", ())  # of all plates: they have expanded it by now
+        self.data_dim = len(shape) - 1 if shape else None
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.data_dim = None
+
+
+class DatumNoise(TorchDispatchMode):
+    """Draws every random tensor that has a row per datum from that datum's own generator.
+
+    Inside this mode a batch holds each of its data ``repeats`` times in a row, so that the rows of datum ``i`` are
+    ``i * repeats`` to ``(i + 1) * repeats - 1``. A random operation whose result has a dimension of that many rows is
+    done datum by datum; one that has none (noise shared by all data) is left to torch's global generator. A
+    sampler that loops until a whole batch is accepted (von Mises) goes on as long as its slowest datum, and so depends
+    on the batch all the same.
+
+    Attributes:
+        repeats: how often each datum stands in the batch.
+        outer: when not 0, the number of particles in a dimension of their own, left of all others; the batch then
+            holds each datum once.
+        record: when not None, takes a :class:`Draw` for every random operation.
+
+    Args:
+        purpose: of the draws, the name of their stream.
+        seed: of the call.
+        indices: of the data of this batch within the whole set.
+        device: of the generators.
+    """
+
+    def __init__(self, purpose: str, seed: int, indices: Sequence[int], device: torch.device) -> None:
+        super().__init__()
+        self.generators = [torch.Generator(device).manual_seed(s) for s in datum_seeds(purpose, seed, indices)]
+        self.repeats = 1
+        self.outer = 0
+        self.record: list[Draw] | None = None
+        self._site = _Site()
+
+    def __enter__(self) -> "DatumNoise":
+        """Begin to draw."""
+        self._site.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """Draw no longer."""
+        super().__exit__(*raised)
+        self._site.__exit__(*raised)
+
+    def numbers(self, draw: Draw) -> Tensor:
+        """Draw what a program will ask for."""
+        self._site.data_dim = draw.data_dim
+        found = self._rows(first_shape(draw.args) or ())
+        device = {"device": draw.kwargs.get("device")}
+        if draw.func._schema.name.endswith("_"):
+            args: tuple[Any, ...] = (self._laid_out(draw.args[0], **device), *draw.args[1:])
+            kwargs = {key: value for key, value in draw.kwargs.items() if key != "device"}
+        else:
+            args, kwargs = draw.args, draw.kwargs
+        out: Tensor = draw.func(*args, **kwargs) if found is None else self._by_datum(draw.func, *found, args, kwargs)
+        return out
+
+    def _laid_out(self, like: Tensor, device: Any) -> Tensor:
+        """Return an empty tensor in which each datum's numbers are next to each other."""
+        found = self._rows(like.shape)
+        if found is None:
+            return torch.empty(like.shape, dtype=like.dtype, device=device)
+        sizes = list(like.shape)
+        first = sizes.pop(found[0])
+        return torch.empty([first, *sizes], dtype=like.dtype, device=device).movedim(0, found[0])
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Send a random operation to the data's generators; pass any other on."""
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+            shape = first_shape(args)
+            found = None if shape is None else self._rows(shape)
+            if self.record is not None:
+                self.record.append(Draw.of(func, args, kwargs, self._site.data_dim))
+            if found is not None:
+                return self._by_datum(func, *found, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _rows(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Return the dimension that holds the data, and how many of its entries belong to each; None where none does.
+
+        Distributions flatten what they hand to torch, so that a datum may own several entries in a row of the first.
+        """
+        if self.outer:
+            dims = [d for d, n in enumerate(shape) if d > 0 and n == len(self.generators)]
+            if dims and shape[0] == self.outer:
+                return self._one_of(dims), 1
+            if shape and shape[0] and shape[0] % (self.outer * len(self.generators)) == 0:
+                raise ValueError(f"noise of shape {tuple(shape)} is not laid out by particle and datum")
+            return None
+        rows = self.repeats * len(self.generators)
+        dims = [d for d, n in enumerate(shape) if n == rows]
+        if dims:
+            return self._one_of(dims), self.repeats
+        return (0, shape[0] // len(self.generators)) if shape and shape[0] and shape[0] % rows == 0 else None
+
+    def _one_of(self, dims: list[int]) -> int:
+        """Return the dimension of the data, of several as long: a further plate may be on its left, an event right."""
+        known = self._site.data_dim
+        return known if known in dims else dims[0]
+
+    def _by_datum(self, func: Any, dim: int, count: int, args: Any, kwargs: Any) -> Any:
+        fill = fresh.get(func)
+        if fill is not None:
+            out = _empty(func, args, kwargs)
+            return self._fill(out, dim, count, lambda piece, g: fill(piece, g, args))
+        if not any(argument.name == "generator" for argument in func._schema.arguments):
+            return func(*args, **kwargs)
+        if func._schema.name.endswith("_"):
+            rest = args[1:]
+            return self._fill(args[0], dim, count, lambda piece, g: func(piece, *rest, **{**kwargs, "generator": g}))
+        size = next(a.shape[dim] for a in args if isinstance(a, Tensor))
+        owned = [isinstance(a, Tensor) and a.dim() > dim and a.shape[dim] == size for a in args]
+        pieces = []
+        for i, generator in enumerate(self.generators):
+            part = [a.narrow(dim, i * count, count) if own else a for a, own in zip(args, owned, strict=True)]
+            pieces.append(func(*part, **{**kwargs, "generator": generator}))
+        return torch.cat(pieces, dim)
+
+    def _fill(self, out: Tensor, dim: int, count: int, draw: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
+        for i, generator in enumerate(self.generators):
+            target = out.narrow(dim, i * count, count)
+            if count == 1:
+                target = target.select(dim, 0)
+            if target.is_contiguous():
+                draw(target, generator)
+            else:  # a strided target would be filled in another order
+                piece = torch.empty_like(target, memory_format=torch.contiguous_format)
+                draw(piece, generator)
+                target.copy_(piece)
+        return out
+
+
+def first_shape(args: Any) -> Sequence[int] | None:
+    """Return the shape of what an operation will draw: its first tensor's, or else the size that it was given."""
+    for argument in args:
+        if isinstance(argument, Tensor):
+            return argument.shape
+        if isinstance(argument, Sequence) and not isinstance(argument, str):
+            return argument
+    return None
+
+
+def _empty(func: Any, args: Any, kwargs: Any) -> Tensor:
+    if isinstance(args[0], Tensor):
+        known = {key: value for key, value in kwargs.items() if value is not None and key != "layout"}
+        return torch.empty_like(args[0], **{**known, "memory_format": torch.contiguous_format})
+    size = next(a for a in args if isinstance(a, Sequence))
+    integer = {"dtype": torch.int64} if func in _INTEGER and kwargs.get("dtype") is None else {}
+    return torch.empty(size, **{**kwargs, **integer})

@@ -1,0 +1,44 @@
+"""Products of matrices in bfloat16, everything else in float32."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
+
+
+@contextmanager
+def bfloat16_layers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block the layers that multiply matrices do so in bfloat16, and hand on float32.
+
+    Everything else, every density above all, stays in float32.
+    """
+    found = dict.fromkeys(m for module in modules for m in module.modules())
+    layers = [layer for layer in found if isinstance(layer, _LAYERS)]
+    before = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.__dict__["forward"] = _in_bfloat16(layer.forward)
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            layer.__dict__["forward"] = forward
+            if forward is None:
+                del layer.__dict__["forward"]
+
+
+def _in_bfloat16(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        device = next(t.device.type for t in args if isinstance(t, Tensor))
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+            return tree_map(_as_float32, forward(*args, **kwargs))
+
+    return run
+
+
+def _as_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
