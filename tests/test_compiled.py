@@ -21,12 +21,18 @@ from pyrovae.data import as_data
 from pyrovae.importance import log_weights as weights
 from pyrovae.mcmc import field
 from pyrovae.programs import compilation as engine
-from pyrovae.programs.compilation import Choice, Counted, Work, compiled
+from pyrovae.programs.compilation import Runner
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.state import State
+from pyrovae.programs.tracing import compiled
+from pyrovae.programs.work import Counted, Work
 from pyrovae.training import compiling
-from pyrovae.training.run import Run, find_params
-from pyrovae.training.step import Gradients, State, TorchStepper
+from pyrovae.training.gradients import Gradients
+from pyrovae.training.group import Group
+from pyrovae.training.parameters import find_params
+from pyrovae.training.problem import place, read_problem
+from pyrovae.training.torch_stepper import TorchStepper
 
 slow = pytest.mark.slow
 LATENT = 3
@@ -412,7 +418,7 @@ def test_work_is_counted():
 
 
 def decided(work, calls, functions=1, device="cpu"):
-    choice = Choice("auto", "a call", lambda _: None)
+    choice = Runner("auto", "a call", False)
     choice.decide(work, calls, torch.device(device), functions)
     return choice.chosen
 
@@ -584,11 +590,11 @@ def test_bfloat16_is_of_the_networks_alone():
     runs = {}
     for precision in ("float32", "bfloat16"):
         made = make_vae()
-        run = Run(*made, as_data(x), None, device="cpu", precision=precision, seed=0, batch_size=200)
+        placed = place(*made, as_data(x), None, device="cpu", precision=precision)
         with pyro.get_param_store().scope(), torch.random.fork_rng(), pyro.validation_enabled(False):
-            run.prepare(None)
+            read = read_problem(placed, None, 200, in_parts=False)
             torch.manual_seed(0)
-            step = Gradients(run.pair, run.layout, run.objective, run.params, run.state, run.bfloat16)
+            step = Gradients(read.pair, read.layout, read.objective, read.params, read.state, read.bfloat16)
             runs[precision] = float(step.measure((x, torch.arange(len(x))))[0][1])
     difference = abs(runs["bfloat16"] - runs["float32"])
     assert 0 < difference < 0.02  # 8 bits: rounding of 0.4% in logits of order 1, averaged over 200 x 12
@@ -601,23 +607,23 @@ def test_bfloat16_is_of_the_networks_alone():
 def test_a_step_that_nobody_looks_at_changes_nothing_once_it_is_not_finite():
     fits = {}
     for looks in (True, False):
-        run = Run(*make_vae(), as_data(bits(40)), None, device="cpu", precision="float32", seed=0, batch_size=40)
+        placed = place(*make_vae(), as_data(bits(40)), None, device="cpu", precision="float32")
         with pyro.get_param_store().scope(), torch.random.fork_rng(), pyro.validation_enabled(False):
-            run.prepare(None)
-            optimizer = torch.optim.Adam(run.params.values(), lr=0.01)
-            step = Gradients(run.pair, run.layout, run.objective, run.params, run.state)
-            compiler = compiling.Compiler(False, run.pair, lambda _: 0, False)
-            stepper = TorchStepper(step, compiler, optimizer, 5.0, run.group, False)
+            read = read_problem(placed, None, 40, in_parts=False)
+            optimizer = torch.optim.Adam(read.params.values(), lr=0.01)
+            step = Gradients(read.pair, read.layout, read.objective, read.params, read.state)
+            compiler = compiling.Compiler(False, read.pair, lambda: (0, 1), False)
+            stepper = TorchStepper(step, compiler, optimizer, 5.0, Group(), False)
             stepper.on_host = looks
             torch.manual_seed(0)
             for _ in range(5):
                 stepper.step((bits(40), torch.arange(40)))
-            fits[looks] = [p.detach().clone() for p in run.params.values()]
+            fits[looks] = [p.detach().clone() for p in read.params.values()]
             assert bool(stepper.healthy)
             stepper.step((bits(40) * float("nan"), torch.arange(40)))
             assert not bool(stepper.healthy)
             stepper.step((bits(40) * float("nan"), torch.arange(40)))
-            for p, q in zip(run.params.values(), fits[looks], strict=True):
+            for p, q in zip(read.params.values(), fits[looks], strict=True):
                 assert p.equal(q)
     for p, q in zip(fits[True], fits[False], strict=True):
         assert p.equal(q)

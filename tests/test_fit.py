@@ -33,12 +33,12 @@ from safetensors.torch import load_file
 
 from pyrovae import FitError, FitInterrupted, evaluate, fit, guides, likelihoods, load, models, nn, objectives, priors
 from pyrovae.data import as_data
-from pyrovae.programs.compilation import State
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.state import State
 from pyrovae.saving import files
 from pyrovae.training import storage
-from pyrovae.training.run import find_params
-from pyrovae.training.step import Gradients
+from pyrovae.training.gradients import Gradients
+from pyrovae.training.parameters import find_params
 
 
 def quick(model, guide, data, **options):

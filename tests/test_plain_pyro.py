@@ -12,11 +12,11 @@ from torch.distributions import constraints
 
 from pyrovae import evaluate, fit, guides, load, log_weights
 from pyrovae.data import as_data
-from pyrovae.programs.compilation import State
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.state import State
 from pyrovae.programs.streams import stream_seed
-from pyrovae.training.run import find_params
-from pyrovae.training.step import Gradients
+from pyrovae.training.gradients import Gradients
+from pyrovae.training.parameters import find_params
 
 PIXELS, LATENTS = 12, 3
 

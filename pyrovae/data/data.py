@@ -118,6 +118,11 @@ class Data:
         return self.place if self.mapped else self.tensors[0].device
 
     @property
+    def draws_anew(self) -> bool:
+        """Whether batches of the same data differ from one time to the next."""
+        return self.binarise is not None and self.binarise.random
+
+    @property
     def classes(self) -> pd.Categorical | None:
         """The labels by name, missing where they are -1; None for a set without labels."""
         if self.labels is None:

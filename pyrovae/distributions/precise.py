@@ -13,6 +13,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.internals.torch import standard_gamma
+
 
 class InDouble:
     """Computes the log density and the entropy of a distribution in double precision; goes before it among the bases.
@@ -122,7 +124,7 @@ class StudentT(InDouble, dist.StudentT):
 def _log_gamma(concentration: Tensor) -> Tensor:
     """Draw the logarithm of a gamma variable of rate 1."""
     u = torch.rand_like(concentration).clamp(min=torch.finfo(concentration.dtype).tiny)
-    return torch._standard_gamma(concentration + 1).log() + u.log() / concentration
+    return standard_gamma(concentration + 1).log() + u.log() / concentration
 
 
 MANY = 100.0  # degrees of freedom, from where on the series below are right to 1e-15

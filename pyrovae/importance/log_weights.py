@@ -4,39 +4,29 @@ A guide that is seen to broadcast over particles is run once a datum rather than
 compiled; the random numbers are those of :mod:`pyrovae.importance.particles` either way.
 """
 
+import functools
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.common.checks import at_least
 from pyrovae.common.progress import progress_bar
 from pyrovae.importance.particles import BATCH_SIZE, chunks, other_lengths_explained
 from pyrovae.importance.question import Question, question
-from pyrovae.programs.broadcast import broadcasts, density_once, flattened, guide_once, repeated, tolerance
-from pyrovae.programs.compilation import (
-    CannotCompile,
-    Choice,
-    Counted,
-    Function,
-    State,
-    agree,
-    check_mode,
-    compiled,
-    signature,
-)
+from pyrovae.programs.broadcast import broadcasts, density_once, flattened, guide_once, repeated
+from pyrovae.programs.compilation import Runner, agree, check_mode, signature, tolerance
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.isolation import same_streams
 from pyrovae.programs.noise import DatumNoise, Draw, Given
-from pyrovae.programs.types import Program
-
-CHECKS = 2  # of compiled log weights against eager ones
+from pyrovae.programs.state import State, program_state
+from pyrovae.programs.tracing import CannotCompile, Function, compiled
+from pyrovae.programs.types import Batch, Program
+from pyrovae.programs.work import Counted
 
 
 def log_weights(
@@ -105,7 +95,7 @@ def stream(
     Raises:
         ValueError: when a log weight is not a number, naming the site and the datum.
     """
-    weigher = Weigher(asked, compile, chunks(num_particles), batch_size, progress)
+    weigher = Weigher(asked, compile, chunks(num_particles), batch_size, progress is not None)
     bar = progress_bar(total=len(asked.data), label=progress, unit="data")
     with bar, pyro.validation_enabled(False):
         for indices, batch in asked.data.batches(batch_size):
@@ -128,104 +118,91 @@ class Weigher:
         compile: True, False or "auto".
         parts: of the particles of every datum.
         batch_size: data in a chunk.
-        progress: None says nothing.
+        progress: whether to print what is chosen.
     """
 
     def __init__(
-        self, asked: Question, compile: bool | str, parts: list[tuple[int, int]], batch_size: int, progress: str | None
+        self, asked: Question, compile: bool | str, parts: list[tuple[int, int]], batch_size: int, progress: bool
     ) -> None:
-        self.asked, self.parts, self.progress = asked, parts, progress
+        self.asked, self.parts = asked, parts
         self.batch_size = min(batch_size, len(asked.data))
         self.chunks = len(parts) * -(-len(asked.data) // self.batch_size)
-        self.choice = Choice(compile, "a chunk of log weights", self._say)
+        self.runner = Runner(compile, "a chunk of log weights", progress)
         self._once: bool | None = None  # whether the guide broadcasts over particles
-        self._functions: dict[Any, tuple[Function, list[Draw]]] = {}
-        self._checks: dict[Any, list[tuple[Tensor, ...]]] = {}
-        self._state: State | None = None
+        self._draws: dict[Any, list[Draw]] = {}  # of a compiled chunk, whose random numbers are inputs
+        self._seen: dict[Any, list[Batch]] = {}
 
-    def __call__(self, indices: range, batch: tuple[Tensor, ...]) -> Tensor:
+    @functools.cached_property
+    def _state(self) -> State:
+        return program_state(self.asked.pair.modules.values())
+
+    def __call__(self, indices: range, batch: Batch) -> Tensor:
         """Return log weights ``[K, len(indices)]``."""
-        missing = self.batch_size - len(indices) if self.choice.chosen and self._functions else 0
+        missing = self.batch_size - len(indices) if self.runner.chosen and self._draws else 0
         if missing > 0:  # the last batch, made as long as the others
             batch = tuple(torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for t in batch)
         seeds = [*indices, *[indices[-1]] * max(missing, 0)]
         noise = DatumNoise("particles", self.asked.seed, seeds, self.asked.data.device)
-        found = [self._chunk(batch, noise, repeats) for _, repeats in self.parts]
-        return torch.cat(found)[:, : len(indices)]
+        weights = [self._chunk(batch, noise, repeats) for _, repeats in self.parts]
+        return torch.cat(weights)[:, : len(indices)]
 
-    def _chunk(self, batch: tuple[Tensor, ...], noise: DatumNoise, repeats: int) -> Tensor:
-        if self.choice.chosen is None:
+    def _chunk(self, batch: Batch, noise: DatumNoise, repeats: int) -> Tensor:
+        if self.runner.chosen is None:
             self._decide(batch)
-        if self.choice.chosen:
-            key = repeats, signature(batch)
-            if key not in self._functions and len(batch[0]) == self.batch_size:
-                self._compile(key, batch, repeats)
-            if key in self._functions and self._checked(key, batch, repeats):
-                function, draws = self._functions[key]
-                weights: Tensor = function(*self._inputs(batch, noise, draws, repeats))[0]
+        key = repeats, signature(batch)
+        if self.runner.holds(key) or len(batch[0]) == self.batch_size:
+            function = self.runner.function(
+                key, lambda: self._compiled(key, batch, repeats), lambda f: self._agrees(f, key, batch, repeats)
+            )
+            if function is not None:
+                weights: Tensor = function(*self._inputs(batch, noise, self._draws[key], repeats))[0]
                 return weights
         with other_lengths_explained(self.asked.layout, len(batch[0]) * repeats):
             return self._weights(batch, noise, repeats)
 
-    def _decide(self, batch: tuple[Tensor, ...]) -> None:
+    def _decide(self, batch: Batch) -> None:
         """Count the work of a chunk by that of one particle a datum, with noise that is thrown away."""
         counted = Counted()
         with same_streams(batch[0].device):
             self._weights(batch, counted, 1)
-        self.choice.decide(counted.work.times(1, rows=self.parts[0][1]), self.chunks, batch[0].device)
+        self.runner.decide(counted.work.times(1, rows=self.parts[0][1]), self.chunks, batch[0].device)
 
-    def _compile(self, key: Any, batch: tuple[Tensor, ...], repeats: int) -> None:
+    def _compiled(self, key: Any, batch: Batch, repeats: int) -> Function:
         """Compile a chunk, with its random numbers as inputs."""
-        modules = list(self.asked.pair.modules.values())
-        self._state = self._state or program_state(modules)
-        state, held, taken = self._state, len(self._state.leaves), len(batch)
+        state, size, columns = self._state, len(self._state.leaves), len(batch)
         draws: list[Draw] = []
 
         def pure(*tensors: Tensor) -> list[Tensor]:
-            rows, numbers = tensors[held : held + taken], tensors[held + taken :]
-            with state.replaced(tensors[:held]):
+            rows, numbers = tensors[size : size + columns], tensors[size + columns :]
+            with state.replaced(tensors[:size]):
                 return [self._weights(rows, Given(draws, numbers), repeats)]
 
+        trial = self._trial(batch)
+        trial.record = draws
         try:
-            trial = self._trial(batch)
-            trial.record = draws
-            try:
-                self._weights(batch, trial, repeats)
-            except ValueError as error:
-                raise CannotCompile(str(error)) from error
-            self._functions[key] = compiled(pure, self._inputs(batch, self._trial(batch), draws, repeats)), draws
-            self._checks[key] = []
-        except CannotCompile as error:
-            self._give_up(error)
+            self._weights(batch, trial, repeats)
+        except ValueError as error:
+            raise CannotCompile(str(error)) from error
+        self._draws[key], self._seen[key] = draws, []
+        return compiled(pure, self._inputs(batch, self._trial(batch), draws, repeats))
 
-    def _trial(self, batch: tuple[Tensor, ...]) -> DatumNoise:
+    def _trial(self, batch: Batch) -> DatumNoise:
         return DatumNoise("particles", self.asked.seed, range(len(batch[0])), batch[0].device)
 
-    def _inputs(self, batch: tuple[Tensor, ...], noise: DatumNoise, draws: list[Draw], repeats: int) -> list[Tensor]:
-        assert self._state is not None
+    def _inputs(self, batch: Batch, noise: DatumNoise, draws: list[Draw], repeats: int) -> list[Tensor]:
         self._arrange(noise, repeats)
         return [*self._state.values, *batch, *(noise.numbers(draw) for draw in draws)]
 
-    def _checked(self, key: Any, batch: tuple[Tensor, ...], repeats: int) -> bool:
-        """See that compiled weights are the eager ones, on the batch that they were traced with and on another."""
-        checked = self._checks[key]
-        if len(checked) == CHECKS or any(all(map(torch.equal, batch, other)) for other in checked):
-            return True
-        checked.append(batch)
-        function, draws = self._functions[key]
+    def _agrees(self, function: Function, key: Any, batch: Batch, repeats: int) -> bool | None:
+        """Whether compiled weights are the eager ones; None of a batch by which that was seen already."""
+        if any(all(map(torch.equal, batch, other)) for other in self._seen[key]):
+            return None
+        self._seen[key].append(batch)
         expected = self._weights(batch, self._trial(batch), repeats)
-        if agree(function(*self._inputs(batch, self._trial(batch), draws, repeats)), [expected], tolerance(expected)):
-            return True
-        self._give_up(CannotCompile("compiled, its log weights differ from those computed eagerly"))
-        return False
+        weights = function(*self._inputs(batch, self._trial(batch), self._draws[key], repeats))
+        return agree(weights, [expected], tolerance(expected))
 
-    def _give_up(self, error: CannotCompile) -> None:
-        if self.choice.mode is True:
-            warnings.warn(f"compile=True, but the programs run eagerly: {error}", stacklevel=2)
-        self._functions.clear()
-        self.choice.give_up(str(error))
-
-    def _weights(self, batch: tuple[Tensor, ...], noise: Any, repeats: int) -> Tensor:
+    def _weights(self, batch: Batch, noise: Any, repeats: int) -> Tensor:
         """Return log weights ``[repeats, len(batch[0])]``."""
         pair, size = self.asked.pair, len(batch[0])
         rows = repeated(batch, repeats)
@@ -249,15 +226,3 @@ class Weigher:
         if isinstance(noise, DatumNoise):
             apart = repeats > 1 and bool(self._once)
             noise.repeats, noise.outer = (1, repeats) if apart else (repeats, 0)
-
-    def _say(self, line: str) -> None:
-        if self.progress is not None:
-            tqdm.write(line)
-
-
-def program_state(modules: list[torch.nn.Module]) -> State:
-    """Return what the programs read: their modules' tensors, and the bare parameters in the store."""
-    owned = {id(p) for module in modules for p in module.parameters()}
-    store = pyro.get_param_store().get_state()
-    bare = {name: value for name, value in store["params"].items() if id(value) not in owned}
-    return State(modules, bare, {name: store["constraints"][name] for name in bare})

@@ -196,7 +196,9 @@ class Annealer:
         self.from_prior = isinstance(unwrapped(question.pair.guide), PriorGuide)
         if not self.from_prior:
             _see_that_it_scores(question, self.coordinates)
-        self.field = Field(question, self.ends, compile, -(-len(question.data) // batch_size) * schedule.calls, label)
+        self.field = Field(
+            question, self.ends, compile, -(-len(question.data) // batch_size) * schedule.calls, label is not None
+        )
 
     def batches(self, which: Sequence[int] | None = None) -> Iterator[tuple[Sequence[int], Batch]]:
         """Iterate over data, all of them or those of these numbers; a last one fills a batch of compiled programs."""
@@ -212,7 +214,7 @@ class Annealer:
 
     def filled(self, chosen: Sequence[int], size: int) -> list[int]:
         """Repeat the last of some data until they are as many as compiled programs have met."""
-        return [*chosen, *[chosen[-1]] * (size - len(chosen) if self.field.choice.chosen else 0)]
+        return [*chosen, *[chosen[-1]] * (size - len(chosen) if self.field.runner.chosen else 0)]
 
     def plan(self, indices: Sequence[int], batch: Batch, attempt: int = 0) -> Plan:
         """Learn every datum's temperatures, step sizes and metrics in a pilot run, of longer stages each attempt."""

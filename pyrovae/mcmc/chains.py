@@ -76,7 +76,7 @@ class Sampler:
         self.num_chains, self.num_warmup, self.num_draws = num_chains, num_warmup, num_draws
         self.num_steps, self.dense, self.batch_size, self.label = num_steps, dense, batch_size, label
         calls = -(-len(question.data) // batch_size) * (num_warmup + num_draws) * num_steps
-        self.field = Field(question, self._densities, compile, calls, label)
+        self.field = Field(question, self._densities, compile, calls, label is not None)
 
     def batches(self) -> Iterator[Chains]:
         """Iterate over batches of data."""

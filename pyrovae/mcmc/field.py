@@ -1,20 +1,19 @@
 """Log densities of unconstrained latents and their gradients, eagerly or compiled."""
 
-import warnings
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyrovae.importance.log_weights import program_state
 from pyrovae.importance.question import Question
-from pyrovae.programs.broadcast import tolerance
-from pyrovae.programs.compilation import CannotCompile, Choice, Counted, Function, agree, compiled, signature
+from pyrovae.programs.compilation import Runner, agree, signature, tolerance
 from pyrovae.programs.isolation import same_streams
+from pyrovae.programs.state import State, program_state
+from pyrovae.programs.tracing import Function, compiled
 from pyrovae.programs.types import Batch
+from pyrovae.programs.work import Counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Field:
         densities: of a batch's rows and their unconstrained latents ``[rows, dim]``: E log densities, ``[rows]`` each.
         compile: True, False or "auto".
         calls: how many there will be.
-        progress: None says nothing.
+        progress: whether to print what is chosen.
     """
 
     def __init__(
@@ -59,27 +58,26 @@ class Field:
         densities: Callable[[Batch, Tensor], list[Tensor]],
         compile: bool | str,
         calls: int,
-        progress: str | None,
+        progress: bool,
     ) -> None:
         self.densities, self.calls = densities, calls
-        self.choice = Choice(compile, "a gradient of the latents", tqdm.write if progress else lambda _: None)
+        self.runner = Runner(compile, "a gradient of the latents", progress)
         self._modules = list(question.pair.modules.values())
-        self._functions: dict[Any, Function] = {}
-        self._state: Any = None
+
+    @functools.cached_property
+    def _state(self) -> State:
+        return program_state(self._modules)
 
     def __call__(self, rows: Batch, free: Tensor) -> Point:
         """Return densities and gradients at ``free``."""
-        if self.choice.chosen is None:
+        if self.runner.chosen is None:
             with same_streams(free.device), Counted() as counted:
                 self._eager(rows, free)
-            self.choice.decide(counted.work, self.calls, free.device)
-        if self.choice.chosen:
-            key = signature((*rows, free))
-            if key not in self._functions:
-                self._compile(key, rows, free)
-            if key in self._functions:
-                return Point(free, *self._functions[key](*self._state.values, *rows, free))
-        return Point(free, *self._eager(rows, free))
+            self.runner.decide(counted.work, self.calls, free.device)
+        function = self.runner.function(
+            signature((*rows, free)), lambda: self._compiled(rows, free), lambda f: self._agrees(f, rows, free)
+        )
+        return Point(free, *(self._eager(rows, free) if function is None else function(*self._inputs(rows, free))))
 
     def _eager(self, rows: Batch, free: Tensor) -> list[Tensor]:
         with torch.enable_grad():
@@ -88,24 +86,21 @@ class Field:
             forces = [_gradient(log, free) for log in logs]
         return [torch.stack(logs).detach(), torch.stack(forces).nan_to_num(0, 0, 0)]
 
-    def _compile(self, key: Any, rows: Batch, free: Tensor) -> None:
-        self._state = self._state or program_state(self._modules)
-        state, held = self._state, len(self._state.leaves)
+    def _inputs(self, rows: Batch, free: Tensor) -> list[Tensor]:
+        return [*self._state.values, *rows, free]
+
+    def _compiled(self, rows: Batch, free: Tensor) -> Function:
+        state, size = self._state, len(self._state.leaves)
 
         def pure(*tensors: Tensor) -> list[Tensor]:
-            with state.replaced(tensors[:held]):
-                return self._eager(tensors[held:-1], tensors[-1])
+            with state.replaced(tensors[:size]):
+                return self._eager(tensors[size:-1], tensors[-1])
 
-        try:
-            function = compiled(pure, [*state.values, *rows, free])
-            expected = self._eager(rows, free)
-            if not agree(function(*state.values, *rows, free), expected, tolerance(expected[0])):
-                raise CannotCompile("compiled, it differs from what is computed eagerly")
-            self._functions[key] = function
-        except CannotCompile as error:
-            if self.choice.mode is True:
-                warnings.warn(f"compile=True, but the programs run eagerly: {error}", stacklevel=2)
-            self.choice.give_up(str(error))
+        return compiled(pure, self._inputs(rows, free))
+
+    def _agrees(self, function: Function, rows: Batch, free: Tensor) -> bool:
+        expected = self._eager(rows, free)
+        return agree(function(*self._inputs(rows, free)), expected, tolerance(expected[0]))
 
 
 def _gradient(log: Tensor, free: Tensor) -> Tensor:

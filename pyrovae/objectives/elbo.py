@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.common.checks import flag
+from pyrovae.internals.pyro import mask_of
 from pyrovae.objectives.objective import Drawn, Known, Objective, Weight
 from pyrovae.programs.densities import log_density, per_datum
 from pyrovae.programs.layout import Layout
@@ -195,7 +196,7 @@ def _masks(site: Site) -> Iterator[tuple[Any, int]]:
         yield site["mask"], fn.event_dim
     while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
         if isinstance(fn, MaskedDistribution):
-            yield fn._mask, fn.event_dim
+            yield mask_of(fn), fn.event_dim
         fn = fn.base_dist
 
 

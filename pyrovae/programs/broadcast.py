@@ -6,19 +6,12 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrovae.programs.compilation import agree
+from pyrovae.programs.compilation import agree, tolerance
 from pyrovae.programs.densities import PARTICLES, log_density
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.isolation import same_streams
 from pyrovae.programs.sites import data_frames, sample_sites
 from pyrovae.programs.types import Batch, Program, Trace
-
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of two ways to compute one log density
-
-
-def tolerance(values: Tensor) -> float:
-    """Return what two ways to compute one log density may differ by, relative to the largest."""
-    return TOLERANCE.get(values.dtype, 1e-3)
 
 
 def guide_once(guide: Program, batch: Batch, repeats: int, nesting: int) -> Trace:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyrovae.internals.pyro import handlers_around
+
 SUMMED = "_summed"  # marks sites whose density is part of another's, with discrete latents summed out
 
 
@@ -69,7 +71,7 @@ def enumerated(names: Collection[str], nesting: int) -> Iterator[None]:
 
     Inside of all that gives other latents their values, so that these know which enumerated latents they depend on.
     """
-    if not any(isinstance(handler, _Summing) for handler in poutine.runtime._PYRO_STACK):
+    if not handlers_around(_Summing):
         yield
         return
     with EnumMessenger(first_available_dim=-1 - nesting), _Only(names):

@@ -5,16 +5,15 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.internals.pyro import handlers_around, mark_leaf
 from pyrovae.programs.enumeration import enumerated
 from pyrovae.programs.layout import Layout
-from pyrovae.programs.parameters import leaf_of
 from pyrovae.programs.sites import hidden_from_questions, is_factor
 from pyrovae.programs.types import Batch, Program
 
@@ -25,7 +24,7 @@ class Unrecorded(Messenger):
 
 def is_recorded() -> bool:
     """Whether no :class:`Unrecorded` is around."""
-    return not any(isinstance(handler, Unrecorded) for handler in poutine.runtime._PYRO_STACK)
+    return not handlers_around(Unrecorded)
 
 
 class Repeated(Messenger):
@@ -118,7 +117,7 @@ class Numbers(Messenger):
             self._see_that_all_have_one(str(msg["name"]), value.shape[dim])
             rows = value.index_select(dim, self._rows(plate.size))
             if msg["type"] == "param":
-                rows._pyro_unconstrained_param = leaf_of(value)  # where Pyro's plate keeps it, too
+                mark_leaf(rows, value)
             value = rows
         msg["value"], msg["done"] = value, True
         msg["kwargs"] = {key: known for key, known in msg["kwargs"].items() if key != "event_dim"}
@@ -136,7 +135,7 @@ class Numbers(Messenger):
 
 def same_numbers() -> Any:
     """Return a handler that tells a model run behind a ``block`` the numbers that programs are told outside of it."""
-    known = [handler for handler in poutine.runtime._PYRO_STACK if isinstance(handler, Numbers)]
+    known = handlers_around(Numbers)
     return Numbers(known[-1].numbers, "model", known[-1].batch, known[-1].layout) if known else nullcontext()
 
 

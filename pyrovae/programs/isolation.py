@@ -14,6 +14,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrovae.internals.pyro import constraints_of
+from pyrovae.internals.torch import cuda_generator
 from pyrovae.programs.streams import check_seed, stream_seed
 
 _ONE_AT_A_TIME = threading.RLock()  # random state, flags and the param store are the process's
@@ -52,7 +54,7 @@ def seed_streams(purpose: str, seed: int, device: torch.device | None = None) ->
     seed = stream_seed(purpose, seed)
     torch.default_generator.manual_seed(seed)
     for index in _cuda_indices(device):
-        torch.cuda.default_generators[index].manual_seed(seed)
+        cuda_generator(index).manual_seed(seed)
 
 
 def _cuda_indices(device: torch.device | None) -> list[int]:
@@ -137,7 +139,7 @@ def bare_params(device: torch.device, modules: Iterable[nn.Module] = ()) -> dict
         else value.detach().to(device).requires_grad_(value.requires_grad)
         for name, value in bare.items()
     }
-    return {"params": params, "constraints": {name: store._constraints[name] for name in bare}}
+    return {"params": params, "constraints": {name: constraints_of(store)[name] for name in bare}}
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
+from pyrovae.internals.torch import is_validated
 from pyrovae.programs.densities import plate_size
 from pyrovae.programs.sites import _samples, data_frames, is_enumerated, is_factor, sample_sites, support_of
 from pyrovae.programs.types import Batch, Site
@@ -200,7 +200,7 @@ def _observed(name: str, site: Site, batch: Batch) -> Observed:
     base = site["fn"]
     while hasattr(base, "base_dist"):
         base = base.base_dist
-    checked = isinstance(base, Distribution) and base._validate_args
+    checked = is_validated(base)
     return Observed(name, support_of(site["fn"]) if checked else None, same[0] if same else None)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.internals.torch import TorchDispatchMode
 from pyrovae.programs.streams import datum_seeds
 
 _aten = torch.ops.aten

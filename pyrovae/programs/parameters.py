@@ -11,13 +11,6 @@ from torch import Tensor
 from pyrovae.programs.types import Program
 
 
-def leaf_of(value: Any) -> Tensor:
-    """Return the unconstrained tensor that a parameter's value comes from, or rows of it."""
-    leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
-    found: Tensor = getattr(value, "_pyro_unconstrained_param", leaf)
-    return found
-
-
 class WithParams:
     """A program together with the bare ``pyro.param`` values that it was fitted with.
 

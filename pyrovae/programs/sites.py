@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyrovae.internals.pyro import mask_of
 from pyrovae.programs.enumeration import SUMMED
 from pyrovae.programs.types import Site
 
@@ -108,7 +109,7 @@ def counted(site: Site) -> Tensor | None:
     fn, value = site["fn"], site["value"]
     masks = [(site["mask"], fn.event_dim)]
     while hasattr(fn, "base_dist"):
-        own = getattr(fn, "_mask", None) if hasattr(fn, "_mask") else getattr(fn, "mask_of", None)
+        own = getattr(fn, "mask_of", mask_of(fn))
         masks.append((own, fn.event_dim))
         fn = fn.base_dist
     found: Tensor | None = None

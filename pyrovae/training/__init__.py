@@ -1,7 +1,8 @@
 """Fitting a pair: stochastic variational inference that can be interrupted, resumed, saved and loaded."""
 
+from pyrovae.training.callbacks import Saved, Step, Validated
 from pyrovae.training.errors import FitError, FitInterrupted
 from pyrovae.training.fit import fit
 from pyrovae.training.result import Fit, load
 
-__all__ = ["Fit", "FitError", "FitInterrupted", "fit", "load"]
+__all__ = ["Fit", "FitError", "FitInterrupted", "Saved", "Step", "Validated", "fit", "load"]

@@ -1,40 +1,41 @@
 """Stochastic variational inference for any pair."""
 
-import json
-import signal
-import time
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 
-from pyrovae.common.checks import at_least, check_schedule, not_negative, positive, writable_folder
-from pyrovae.common.progress import progress_bar
+from pyrovae.common.checks import at_least, not_negative, writable_folder
 from pyrovae.data import as_data
 from pyrovae.objectives import Objective
 from pyrovae.programs.compilation import check_mode
-from pyrovae.programs.isolation import default_dtype, isolated
+from pyrovae.programs.isolation import default_dtype, isolated, seed_streams
 from pyrovae.programs.streams import check_seed
 from pyrovae.programs.types import Program
 from pyrovae.saving import lock
 from pyrovae.training import storage
+from pyrovae.training.batches import Batches
+from pyrovae.training.callbacks import Callbacks, ProgressBar, checked
+from pyrovae.training.checkpoints import restore, save
 from pyrovae.training.compiling import Compiler
-from pyrovae.training.described import described, of_an_optimizer
 from pyrovae.training.errors import FitError, FitInterrupted
+from pyrovae.training.failures import Watch
+from pyrovae.training.fitting import Fitting, Position
 from pyrovae.training.group import Group, LostProcess
+from pyrovae.training.history import History
 from pyrovae.training.interrupt import Interrupts
 from pyrovae.training.jitted import said_of
-from pyrovae.training.optimizers import check_optimizer, make_optimizer
-from pyrovae.training.result import Fit
-from pyrovae.training.run import Run
-from pyrovae.training.step import Gradients, PyroStepper, Stepper, TorchStepper
+from pyrovae.training.loop import Plan, run
+from pyrovae.training.optimizers import DEFAULT_LR, Optimization, stepper_of
+from pyrovae.training.problem import Placed, place, read_problem
+from pyrovae.training.result import Fit, carrying
+from pyrovae.training.settings import settings
 
-DEFAULT_LR = 1e-3
 DEFAULT_EPOCHS = 100
 
 
@@ -57,6 +58,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
     resume: bool = False,
+    callback: Any = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -103,6 +105,10 @@ def fit(
         checkpoint_seconds: least time between two checkpoints; one is always written at the end.
         resume: continue from the checkpoint, to the same result (bit for bit on the CPU) as without the interruption;
             starts afresh where the folder holds none.
+        callback: an object, or several in a list, with any of the methods ``on_step``, ``on_validation``,
+            ``on_checkpoint`` and ``on_end``, which are told of a :class:`~pyrovae.training.Step`, a
+            :class:`~pyrovae.training.Validated`, a :class:`~pyrovae.training.Saved` and the :class:`Fit`; the first
+            two can ask the fit to stop, by ``event.stop("reason")``. The history and the progress bar run so, too.
         seed: of parameters that the programs declare, batches and noise.
         device: None means CUDA where there is one.
         progress: whether to show a progress bar.
@@ -123,133 +129,56 @@ def fit(
             good state.
         FitInterrupted: (a KeyboardInterrupt) on SIGINT, SIGTERM or SIGHUP, after saving.
     """
-    group = Group()
+    given, group = checked(callback), Group()
     with ExitStack() as stack:
-        with group.together() as told:
+        with group.together() as noted:
             data = as_data(data)
-            total = _total_steps(len(data), epochs, steps, at_least("batch_size", batch_size, 1))
-            if patience is not None:
-                patience = at_least("patience", patience, 1)
-                if validation_data is None:
-                    raise ValueError("patience needs validation_data, by whose bound the best state is chosen")
-            if clip_norm is not None:
-                clip_norm = positive("clip_norm", clip_norm)
-            checkpoint_seconds = not_negative("checkpoint_seconds", checkpoint_seconds)
-            if checkpoint is not None:
-                checkpoint = writable_folder(checkpoint)
-            elif resume:
-                raise ValueError("resume=True needs a checkpoint folder to continue from")
+            plan = _plan(
+                len(data), epochs, steps, batch_size, patience, validation_data, checkpoint, checkpoint_seconds, resume
+            )
+            optimization = Optimization.checked(optimizer, lr, clip_norm)
             check_mode(compile)
-            check_optimizer(optimizer)
-            check_schedule(lr)
             check_seed(seed)
-            if isinstance(objective, type):
-                raise ValueError(f"objective must be an instance, such as {objective.__name__}(), got the class itself")
-            if objective is not None and not callable(getattr(objective, "loss_and_grads", None)):
-                raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
-            if checkpoint is not None and not group.rank:
-                stack.enter_context(lock(checkpoint))
-            batch_size = int(batch_size)  # which may be NumPy's
-            run = Run(
-                model, guide, data, validation_data, device=device, precision=precision, seed=seed,
-                batch_size=batch_size,
+            _check_objective(objective)
+            if plan.checkpoint is not None and not group.rank:
+                stack.enter_context(lock(plan.checkpoint))
+            placed = place(model, guide, data, validation_data, device=device, precision=precision)
+            stack.enter_context(_isolated(placed, seed))
+            batches = Batches(placed.data, int(batch_size), seed, group)
+            fitting = _prepared(placed, batches, objective, optimization, compile, plan.total, progress)
+            if plan.checkpoint is not None or group.size > 1:
+                plan = replace(plan, settings=settings(fitting, optimization, precision))
+            noted.update(
+                plan.settings, steps=plan.total, patience=plan.patience, compile=compile,
+                checkpoint=plan.checkpoint is not None,
             )  # fmt: skip
-            stack.enter_context(
-                isolated(purpose="fit", seed=seed, device=run.device, modules=[], training=False, params=run.store)
-            )
-            if run.dtype is not None:
-                stack.enter_context(default_dtype(run.dtype))  # of the parameters that functions declare
-            run.prepare(objective)
-            for sentence in run.objective.unfinished(total) if isinstance(run.objective, Objective) else ():
-                warnings.warn(sentence, stacklevel=2)
-            run.compiler = Compiler(compile, run.pair, partial(_left, run, total), progress, run.bfloat16)
-            run.compiler.lines += said_of(objective)
-            run.stepper = _stepper(run, optimizer, lr, clip_norm)
-            run.schedule = lr if callable(lr) else None
-            settings = {}
-            if checkpoint is not None or group.size > 1:
-                settings = _settings(run, lr=lr, optimizer=optimizer, clip_norm=clip_norm, precision=precision)
-            told.update(settings, steps=total, patience=patience, compile=compile, checkpoint=checkpoint is not None)
-            if resume and checkpoint is not None and storage.holds_fit(checkpoint):
-                run.restore(checkpoint, settings)
-                if patience is None or run.epoch - run.best_epoch < patience:
-                    run.stopped = ""
-        run.start_together()
-        with pyro.validation_enabled(False), Interrupts() as interrupts:
-            try:
-                _loop(run, total, patience, checkpoint, checkpoint_seconds, settings, interrupts, progress)
-            except FitError as error:
-                run.group.fail(str(error))
-                error.fit = run.result("failed")
-                if checkpoint is not None and run.group.size == 1:
-                    with suppress(ValueError):  # where it cannot be written, what was written before stays
-                        run.save(checkpoint, settings, "failed")
-                raise
-            except LostProcess as error:
-                kept = f"; the checkpoint in {str(checkpoint)!r} is whole" if checkpoint else ""
-                lost = FitError(
-                    f"the fit stopped at step {run.step}: {error}{kept}", step=run.step, site=None, indices=[]
-                )
-                lost.fit = run.result("failed")
-                raise lost from error
-        if interrupts.received is not None:
-            fit = run.result(interrupts.received.name)
-            where = f"; continue it from {str(checkpoint)!r} with resume=True" if checkpoint else ""
-            raise FitInterrupted(
-                f"{interrupts.received.name}: stopped after step {run.step}{where}", fit, interrupts.received
-            )
-        return run.result(run.stopped)
+            if resume and plan.checkpoint is not None and storage.holds_fit(plan.checkpoint):
+                _go_on(fitting, plan)
+        if group.size > 1:
+            fitting.agree()
+            fitting.kept.good = fitting.copied()
+        bar = stack.enter_context(closing(ProgressBar(plan.total, fitting.position.step, progress)))
+        return _run(fitting, plan, Callbacks([fitting.history, Watch(fitting), *given, bar]))
 
 
-def _loop(
-    run: Run,
-    total: int,
-    patience: int | None,
-    checkpoint: Path | None,
-    checkpoint_seconds: float,
-    settings: dict[str, Any],
-    interrupts: Interrupts,
-    progress: bool,
-) -> None:
-    started, saved = time.monotonic() - run.seconds, time.monotonic()
-    with progress_bar(total=total, label="fit" if progress else None, unit="step", done=run.step) as bar:
-        for epoch, indices, batch in run.batches(total):
-            run.take(epoch, indices, batch, started)
-            if run.step % run.per_epoch == 0:
-                run.end_epoch(patience)
-            run.seconds = time.monotonic() - started
-            bar.update()
-            if progress and bar.n == bar.last_print_n:  # only when the bar was drawn, so that no step waits
-                bar.set_postfix(bound=f"{run.history.last('bound'):.2f}", refresh=False)
-            interrupted = interrupts.received is not None
-            due = interrupted or time.monotonic() - saved >= checkpoint_seconds
-            if run.group.size > 1:
-                run.group.tell(due, interrupted)
-                due, interrupted = run.group.agreed
-            if checkpoint is not None and (due or interrupted):
-                _save(run, checkpoint, settings, interrupts.received.name if interrupts.received else "running")
-                saved = time.monotonic()
-            if interrupted:
-                interrupts.received = interrupts.received or signal.SIGTERM  # another process was told
-                return
-            if run.stopped:
-                break
-    if run.step % run.per_epoch:
-        run.validate()
-    if not run.stopped and (sentence := run.history.diverged(run.per_epoch)):
-        run.stopped = "diverged"
-        warnings.warn(sentence, stacklevel=3)
-    run.finish(patience)
-    if checkpoint is not None:
-        _save(run, checkpoint, settings, run.stopped or "finished")
+def _plan(
+    num_data: int, epochs: int | None, steps: int | None, batch_size: Any, patience: int | None, validation_data: Any,
+    checkpoint: str | Path | None, checkpoint_seconds: float, resume: bool,
+) -> Plan:  # fmt: skip
+    """Check the numbers of a fit.
 
-
-def _save(run: Run, checkpoint: Path, settings: dict[str, Any], stopped: str) -> None:
-    try:
-        run.save(checkpoint, settings, stopped)
-    except ValueError as error:
-        text = f"the fit stopped at step {run.step}: {error}"
-        raise FitError(text, step=run.step, site=None, indices=[]) from error
+    Raises:
+        ValueError: naming what was got and what was expected.
+    """
+    total = _total_steps(num_data, epochs, steps, at_least("batch_size", batch_size, 1))
+    if patience is not None:
+        patience = at_least("patience", patience, 1)
+        if validation_data is None:
+            raise ValueError("patience needs validation_data, by whose bound the best state is chosen")
+    seconds = not_negative("checkpoint_seconds", checkpoint_seconds)
+    if checkpoint is None and resume:
+        raise ValueError("resume=True needs a checkpoint folder to continue from")
+    return Plan(total, patience, None if checkpoint is None else writable_folder(checkpoint), seconds)
 
 
 def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_size: int) -> int:
@@ -260,58 +189,88 @@ def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_siz
     return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * -(-num_data // batch_size)
 
 
-def _settings(run: Run, *, lr: Any, optimizer: Any, clip_norm: float | None, precision: str) -> dict[str, Any]:
-    """Describe what a fit that is resumed must have been, and what all processes of a group must be asked for."""
-    used = run.stepper.optimizer
-    found = {
-        "seed": run.seed,
-        "batch_size": run.batch_size,
-        **run.programs,
-        "objective": described(run.objective),
-        "data": run.data.fingerprint(),
-        "validation_data": None if run.validation is None else run.validation.fingerprint(),
-        "lr": described(lr),
-        "clip_norm": clip_norm,
-        "precision": precision,
-        "optimizer": {"name": _named(optimizer, "Adam"), **of_an_optimizer(used, scheduled=callable(lr))},
-    }
-    return dict(json.loads(json.dumps(found)))  # as it is read back
+def _check_objective(objective: Any) -> None:
+    if isinstance(objective, type):
+        raise ValueError(f"objective must be an instance, such as {objective.__name__}(), got the class itself")
+    if objective is not None and not callable(getattr(objective, "loss_and_grads", None)):
+        raise ValueError(f"objective must be a pyro.infer.ELBO, such as Trace_ELBO(), got {objective!r}")
 
 
-def _left(run: Run, total: int) -> tuple[int, int]:
-    """Return the number of steps left, and of the sizes of their batches: the last of every epoch may be smaller."""
-    ragged = len(run.data) % run.batch_size and run.per_epoch > 1
-    return total - run.step, 2 if ragged else 1
+@contextmanager
+def _isolated(placed: Placed, seed: int) -> Iterator[None]:
+    """Put back all global state; parameters that functions declare have the precision's dtype."""
+    dtype = nullcontext() if placed.dtype is None else default_dtype(placed.dtype)
+    aside = isolated(purpose="fit", seed=seed, device=placed.device, modules=[], training=False, params=placed.store)
+    with aside, dtype:
+        yield
 
 
-def _named(value: Any, default: str) -> str:
-    if value is None:
-        return default
-    wrapped = [getattr(value, f"pt_{part}_constructor", None) for part in ("scheduler", "optim")]  # by one of Pyro's
-    parts = [value, *(part for part in wrapped if part is not None)]
-    return " of ".join(str(getattr(part, "__qualname__", type(part).__qualname__)) for part in parts)
+def _prepared(
+    placed: Placed, batches: Batches, objective: Any, optimization: Optimization, compile: bool | str, total: int,
+    progress: bool,
+) -> Fitting:  # fmt: skip
+    """Read the problem, and make what takes its steps."""
+    in_parts = batches.group.size > 1 or batches.per_epoch > 1
+    problem = read_problem(placed, objective, batches.batch_size, in_parts=in_parts)
+    history = History(list(problem.weights_at(0)))
+    for sentence in problem.objective.unfinished(total) if isinstance(problem.objective, Objective) else ():
+        warnings.warn(sentence, stacklevel=3)
+    position = Position()
+    left = lambda: (total - position.step, batches.num_sizes)  # noqa: E731
+    compiler = Compiler(compile, problem.pair, left, progress, problem.bfloat16)
+    compiler.runner.lines += said_of(objective)
+    stepper = stepper_of(problem, optimization, compiler, batches.group)
+    schedule = optimization.lr if callable(optimization.lr) else None
+    fitting = Fitting(problem, batches, compiler, stepper, history, batches.group, schedule, position)
+    seed_streams("fit", batches.seed, placed.device)
+    fitting.kept.good = fitting.copied()
+    return fitting
 
 
-def _stepper(run: Run, optimizer: Any, lr: Any, clip_norm: float | None) -> Stepper:
-    if not callable(lr):
-        lr = positive("lr", lr)
-    own_lr = isinstance(optimizer, torch.optim.Optimizer | pyro.optim.PyroOptim) or (
-        optimizer is not None and not isinstance(optimizer, type)
-    )
-    if own_lr and not callable(lr) and lr != DEFAULT_LR:
-        raise ValueError(f"lr={lr} would be ignored, since the optimizer that was passed has its own: set it there")
-    if isinstance(optimizer, pyro.optim.PyroOptim):
-        if callable(lr) or clip_norm is not None:
-            raise ValueError("a Pyro optimizer has its own learning rates and clipping: set them there, not in fit")
-        if run.bfloat16:
-            raise ValueError(
-                "Pyro's optimizers take their steps in pyro.infer.SVI, which knows no bfloat16: use torch's"
-            )
-        if run.group.size > 1:
-            raise ValueError("Pyro's optimizers cannot add up the gradients of several processes: use torch's")
-        run.compiler.decline("Pyro's optimizers take their steps in pyro.infer.SVI")
-        return PyroStepper(run.pair, run.layout, run.objective, optimizer)
-    start = float(lr(0)) if callable(lr) else lr
-    made = make_optimizer(optimizer, run.params, start)
-    gradients = Gradients(run.pair, run.layout, run.objective, run.params, run.state, run.bfloat16)
-    return TorchStepper(gradients, run.compiler, made, clip_norm, run.group, run.layout.subsampled)
+def _go_on(fitting: Fitting, plan: Plan) -> None:
+    """Continue from the checkpoint, past a stop that this call would not make."""
+    assert plan.checkpoint is not None
+    restore(fitting, plan.checkpoint, plan.settings)
+    position = fitting.position
+    if plan.patience is None or position.epoch - position.best_epoch < plan.patience:
+        position.stopped = ""
+
+
+def _run(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> Fit:
+    """Run the loop, and return the fit however it ends, or raise with it."""
+    position, group, checkpoint = fitting.position, fitting.group, plan.checkpoint
+    with pyro.validation_enabled(False), Interrupts() as interrupts:
+        try:
+            run(fitting, plan, callbacks, interrupts)
+        except FitError as error:
+            group.fail(str(error))
+            error.fit = _result(fitting, "failed", callbacks)
+            if checkpoint is not None and group.size == 1:
+                with suppress(ValueError):  # where it cannot be written, what was written before stays
+                    save(fitting, checkpoint, plan.settings, "failed")
+            raise
+        except LostProcess as error:
+            kept = f"; the checkpoint in {str(checkpoint)!r} is whole" if checkpoint else ""
+            text = f"the fit stopped at step {position.step}: {error}{kept}"
+            lost = FitError(text, step=position.step, site=None, indices=[])
+            lost.fit = _result(fitting, "failed", callbacks)
+            raise lost from error
+    if interrupts.received is None:
+        return _result(fitting, position.stopped or "finished", callbacks)
+    name = interrupts.received.name
+    where = f"; continue it from {str(checkpoint)!r} with resume=True" if checkpoint else ""
+    text = f"{name}: stopped after step {position.step}{where}"
+    raise FitInterrupted(text, _result(fitting, name, callbacks), interrupts.received)
+
+
+def _result(fitting: Fitting, stopped: str, callbacks: Callbacks) -> Fit:
+    """Return the fit as it stands, and tell of it."""
+    problem, runner = fitting.problem, fitting.compiler.runner
+    for p in problem.params.values():
+        p.grad = None
+    store = pyro.get_param_store().get_state()
+    programs = carrying(problem.pair.model, problem.pair.guide, dict(store), {})
+    said, frame = "; ".join(runner.lines), fitting.history.frame()
+    fit = Fit(*programs, frame, stopped, fitting.position.seconds, said, bool(runner.chosen), dict(problem.bare))
+    callbacks.on_end(fit)
+    return fit

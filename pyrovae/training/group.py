@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.internals.torch import TorchDispatchMode, group_store
 from pyrovae.programs.noise import first_shape, fresh
 from pyrovae.programs.streams import generator
 from pyrovae.training.described import difference
@@ -30,14 +30,14 @@ class Group:
     Attributes:
         rank: of this process.
         size: number of processes.
-        agreed: what :meth:`tell` was told by any process, as of the last sum: (save, stop).
+        agreed: what any process has told, as of the last sum: (save, interrupted, stopped).
     """
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        self.agreed = (False, False)
-        self._told = (False, False)
+        self.agreed = (False, False, False)
+        self._told = (False, False, False)
 
     @contextmanager
     def together(self) -> Iterator[dict[str, Any]]:
@@ -78,16 +78,22 @@ class Group:
         """Leave word for the others of why this process goes: they find it when they miss it."""
         if self.size > 1:
             with suppress(RuntimeError):
-                dist.distributed_c10d._get_default_store().set(_REASON, f"process {self.rank}: {reason}")
+                group_store().set(_REASON, f"process {self.rank}: {reason}")
 
     def share(self, total: int) -> "Share":
         """Return this process's share of a batch of ``total`` data."""
         sizes = [total // self.size + (rank < total % self.size) for rank in range(self.size)]
         return Share(sum(sizes[: self.rank]), sizes[self.rank], total)
 
-    def tell(self, save: bool, stop: bool) -> None:
-        """Tell the others, with the next sum, that it is time to save, or to stop."""
-        self._told = (save and self.rank == 0, stop)
+    def agree_on(self, save: bool, interrupted: bool, stopped: bool) -> tuple[bool, bool, bool]:
+        """Tell the others, with the next sum, that it is time to save or to stop; return what all were told.
+
+        A process alone is answered with what it says; of several, the first alone says when to save.
+        """
+        if self.size == 1:
+            return save, interrupted, stopped
+        self._told = (save and self.rank == 0, interrupted, stopped)
+        return self.agreed
 
     def sum(self, row: Tensor, grads: Sequence[Tensor | None], share: "Share", whole: bool) -> list[Tensor]:
         """Return the batch's row and gradients from those of all shares.
@@ -108,7 +114,8 @@ class Group:
         flat = torch.cat([t.to(row.dtype) for t in scaled])
         self._all_reduce(flat)
         told, row, *summed = flat.split([t.numel() for t in scaled])
-        self.agreed = (bool(told[0] > 0), bool(told[1] > 0))
+        save, interrupted, stopped = (bool(flag > 0) for flag in told)
+        self.agreed = (save, interrupted, stopped)
         found = [s.view_as(g).to(g.dtype) for s, g in zip(summed, given, strict=True)]
         row = row.clone()
         row[-1] = torch.nn.utils.get_total_norm(found)
@@ -135,7 +142,7 @@ def _collective(act: Any) -> None:
 def _word_left() -> str | None:
     """Return what a process that is gone has left word of; None where it could not, or the store went with it."""
     with suppress(RuntimeError):
-        store = dist.distributed_c10d._get_default_store()
+        store = group_store()
         if store.check([_REASON]):
             return str(store.get(_REASON).decode())
     return None

@@ -1,14 +1,15 @@
 """The record of a fit: a row a step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.training.step import MEASURED
+from pyrovae.training.callbacks import Step
+from pyrovae.training.stepper import MEASURED
 
 COLUMNS = ("step", "epoch", "seconds", *MEASURED, "lr", "validation_bound")
 _PENDING = 256
@@ -41,12 +42,10 @@ class History:
         """Names of the weights' columns; one that has the name of another column is marked as a weight."""
         return [f"{name} (weight)" if name in COLUMNS else name for name in self.weights]
 
-    def append(
-        self, step: int, epoch: int, seconds: float, measured: Tensor, lr: float, weights: Mapping[str, float]
-    ) -> None:
+    def on_step(self, step: Step) -> None:
         """Add a step's row."""
-        row = [step, epoch, seconds, lr, math.nan, *(weights[name] for name in self.weights)]
-        self._pending.append((row, measured))
+        row = [step.step, step.epoch, step.seconds, step.lr, math.nan, *(step.weights[name] for name in self.weights)]
+        self._pending.append((row, step.measured))
         if len(self._pending) >= _PENDING:
             self.flush()
 
@@ -58,9 +57,9 @@ class History:
     def cut_at_first_not_finite(self) -> int:
         """Drop the rows from the first whose loss or gradient is not finite; keep these two, and return its step."""
         rows = self.array()
-        judged = rows[:, [COLUMNS.index("loss"), COLUMNS.index("grad_norm")]]
-        bad = int(np.argmin((np.isfinite(judged[:, 0]) & ~np.isinf(judged[:, 1])).astype(int)))
-        self.failed = float(judged[bad, 0]), float(judged[bad, 1])
+        looked_at = rows[:, [COLUMNS.index("loss"), COLUMNS.index("grad_norm")]]
+        bad = int(np.argmin((np.isfinite(looked_at[:, 0]) & ~np.isinf(looked_at[:, 1])).astype(int)))
+        self.failed = float(looked_at[bad, 0]), float(looked_at[bad, 1])
         step = int(rows[bad, 0])
         self._rows = [rows[:bad]] if bad else []
         return step

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -9,6 +10,78 @@ import torch
 from pyro.optim.multi import MultiOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
+
+from pyrovae.common.checks import check_schedule, positive
+from pyrovae.training.compiling import Compiler
+from pyrovae.training.gradients import Gradients
+from pyrovae.training.group import Group
+from pyrovae.training.problem import Problem
+from pyrovae.training.pyro_stepper import PyroStepper
+from pyrovae.training.stepper import Stepper
+from pyrovae.training.torch_stepper import TorchStepper
+
+DEFAULT_LR = 1e-3
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How gradients become steps.
+
+    Attributes:
+        optimizer: None (Adam), a class, a function of the parameters, or an optimizer of torch or Pyro.
+        lr: learning rate, or a function of the step.
+        clip_norm: largest norm of a gradient; None: any.
+    """
+
+    optimizer: Any
+    lr: Any
+    clip_norm: float | None
+
+    @classmethod
+    def checked(cls, optimizer: Any, lr: Any, clip_norm: Any) -> "Optimization":
+        """Return it, all of its parts seen to.
+
+        Raises:
+            ValueError: naming what was got and what was expected.
+        """
+        if clip_norm is not None:
+            clip_norm = positive("clip_norm", clip_norm)
+        check_optimizer(optimizer)
+        check_schedule(lr)
+        return cls(optimizer, lr if callable(lr) else positive("lr", lr), clip_norm)
+
+    @property
+    def has_own_lr(self) -> bool:
+        """Whether the optimizer was made with its learning rates."""
+        made = isinstance(self.optimizer, torch.optim.Optimizer | pyro.optim.PyroOptim)
+        return made or (self.optimizer is not None and not isinstance(self.optimizer, type))
+
+
+def stepper_of(problem: Problem, optimization: Optimization, compiler: Compiler, group: Group) -> Stepper:
+    """Return what takes the steps of a problem.
+
+    Raises:
+        ValueError: for settings that the optimizer would ignore.
+    """
+    optimizer, lr = optimization.optimizer, optimization.lr
+    if optimization.has_own_lr and not callable(lr) and lr != DEFAULT_LR:
+        raise ValueError(f"lr={lr} would be ignored, since the optimizer that was passed has its own: set it there")
+    if isinstance(optimizer, pyro.optim.PyroOptim):
+        if callable(lr) or optimization.clip_norm is not None:
+            raise ValueError("a Pyro optimizer has its own learning rates and clipping: set them there, not in fit")
+        if problem.bfloat16:
+            raise ValueError(
+                "Pyro's optimizers take their steps in pyro.infer.SVI, which knows no bfloat16: use torch's"
+            )
+        if group.size > 1:
+            raise ValueError("Pyro's optimizers cannot add up the gradients of several processes: use torch's")
+        compiler.runner.decline("Pyro's optimizers take their steps in pyro.infer.SVI")
+        return PyroStepper(problem.pair, problem.layout, problem.objective, optimizer)
+    built = make_optimizer(optimizer, problem.params, float(lr(0)) if callable(lr) else lr)
+    gradients = Gradients(
+        problem.pair, problem.layout, problem.objective, problem.params, problem.state, problem.bfloat16
+    )
+    return TorchStepper(gradients, compiler, built, optimization.clip_norm, group, problem.layout.subsampled)
 
 
 def check_optimizer(optimizer: Any) -> None:

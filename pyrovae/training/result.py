@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyro
 import torch
@@ -18,8 +17,7 @@ from pyrovae.programs.types import Program
 from pyrovae.saving import lock
 from pyrovae.saving.configuration import NotConfigurable, build, configuration
 from pyrovae.training import storage
-
-BARE = "param"  # prefix of bare parameters among saved tensors
+from pyrovae.training.tensors import BARE, fitted_tensors, pair_tensors, restore_pair
 
 
 @dataclass(frozen=True)
@@ -84,59 +82,6 @@ def describe(fit: Fit) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except NotConfigurable as error:
             document[role] = {"configuration": None, "why": str(error)}
     return tensors, document
-
-
-def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return every tensor of a pair: its modules' state and its bare parameters, unconstrained.
-
-    Of modules that no other registers the buffers alone are the pair's: their parameters are bare ones, or not fitted.
-    """
-    tensors = {
-        f"{name}/{key}": value
-        for name, module in pair.modules.items()
-        for key, value in module.state_dict().items()
-        if isinstance(value, Tensor)
-    }
-    return {**tensors, **_hidden_buffers(pair), **{f"{BARE}/{name}": value for name, value in bare.items()}}
-
-
-def _hidden_buffers(pair: Pair) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for name, module in pair.hidden.items():
-        parameters = {key for key, _ in module.named_parameters(remove_duplicate=False)}
-        state = {key: t for key, t in module.state_dict().items() if isinstance(t, Tensor) and key not in parameters}
-        found.update({f"{name}/{key}": t for key, t in state.items()})
-    return found
-
-
-def fitted_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return those of a folder's tensors that are the fitted pair's, without history and what resuming needs."""
-    extra = ("history", "optimizer/", "second/", "objective/", "random", "best/", "last/")
-    return {key: value for key, value in tensors.items() if not key.startswith(extra)}
-
-
-def restore_pair(pair: Pair, bare: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
-    """Copy saved tensors into the pair's modules and bare parameters.
-
-    Raises:
-        ValueError: when they do not belong to this pair, naming the first that does not fit.
-    """
-    expected = pair_tensors(pair, bare)
-    for key in _hidden_buffers(pair).keys() - tensors.keys():  # fits saved by version 0.1.0 do not hold them
-        del expected[key]
-    for key in sorted({*expected, *tensors}):
-        saved, wanted = (_shape(group.get(key)) for group in (tensors, expected))
-        if saved != wanted:
-            raise ValueError(
-                f"{source} was saved from another pair: for {key!r} it holds {saved}, but this pair has {wanted}"
-            )
-    with torch.no_grad():
-        for key, value in expected.items():
-            value.copy_(tensors[key])
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
 
 
 def load(folder: str | Path, model: Program | None = None, guide: Program | None = None) -> Fit:
@@ -210,8 +155,3 @@ def _match_dtypes(pair: Pair, tensors: dict[str, Tensor]) -> None:
         dtypes = {t.dtype for key, t in tensors.items() if key.startswith(f"{name}/") and t.is_floating_point()}
         if len(dtypes) == 1:
             module.to(dtypes.pop())
-
-
-def history_rows(tensors: dict[str, Tensor]) -> np.ndarray:
-    """Return a saved fit's history, ``[steps, columns]``."""
-    return np.asarray(tensors["history"].numpy())

@@ -1,0 +1,70 @@
+"""The order of the data, and this process's shares of it, as functions of the seed and the step alone."""
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Data
+from pyrovae.programs.streams import generator
+from pyrovae.programs.types import Batch
+from pyrovae.training.group import Group
+
+
+class Batches:
+    """The batches of a fit.
+
+    Args:
+        data: to fit to.
+        batch_size: data in a step; the last batch of an epoch holds what is left.
+        seed: of the order.
+        group: of processes, each of which takes its share of every batch.
+
+    Attributes:
+        per_epoch: batches in an epoch.
+    """
+
+    def __init__(self, data: Data, batch_size: int, seed: int, group: Group) -> None:
+        self.data, self.batch_size, self.seed, self.group = data, batch_size, seed, group
+        self.per_epoch = -(-len(data) // batch_size)
+
+    @property
+    def num_sizes(self) -> int:
+        """Number of the sizes that batches have: the last of every epoch may be smaller."""
+        return 2 if len(self.data) % self.batch_size and self.per_epoch > 1 else 1
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the data's order in an epoch.
+
+        A batch that holds the whole set is in the set's own order, as under plain Pyro: there a program may have
+        parameters ``[N]`` of every datum, and take none by the plate's indices.
+        """
+        device = self.data.device
+        if self.per_epoch == 1:
+            return torch.arange(len(self.data), device=device)
+        numbers = generator("order", self.seed, epoch)
+        return torch.randperm(len(self.data), generator=numbers, device="cpu").to(device)
+
+    def indices(self, step: int) -> Tensor:
+        """Return the data of a step."""
+        epoch, position = divmod(step, self.per_epoch)
+        return self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def between(self, step: int, total: int) -> Iterator[tuple[int, Tensor, Batch]]:
+        """Iterate over steps: the epoch, the data's indices and this process's share of the batch, made when due."""
+        while step < total:
+            epoch, position = divmod(step, self.per_epoch)
+            parts = self.order(epoch).split(self.batch_size)[position : position + total - step]
+            for one in zip(repeat(epoch), parts, self._shares(parts), strict=False):
+                step += 1
+                yield one
+
+    def _shares(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        if self.group.size == 1:
+            return self.data.stream(parts)
+        shares = [self.group.share(len(part)) for part in parts]
+        if self.data.draws_anew:  # bits are drawn for the whole batch
+            whole = self.data.stream(parts)
+            return (tuple(share.of(t) for t in batch) for share, batch in zip(shares, whole, strict=True))
+        return self.data.stream([share.of(part) for share, part in zip(shares, parts, strict=True)])

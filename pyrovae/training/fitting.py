@@ -1,0 +1,96 @@
+"""A fit under way: its parts, and where it stands."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pyrovae.training.batches import Batches
+from pyrovae.training.compiling import Compiler
+from pyrovae.training.group import Group
+from pyrovae.training.history import History
+from pyrovae.training.problem import Problem
+from pyrovae.training.stepper import Stepper
+from pyrovae.training.tensors import pair_tensors
+
+
+@dataclass
+class Position:
+    """Where a fit stands.
+
+    Attributes:
+        step: number of steps taken.
+        epoch: number of epochs that have ended.
+        seconds: of training.
+        stopped: why it is to stop, or "".
+        best_bound: the highest validation bound.
+        best_epoch: number of epochs after which that was; 0: none yet.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    best_bound: float = -math.inf
+    best_epoch: int = 0
+
+
+@dataclass
+class Kept:
+    """Copies of the pair's tensors.
+
+    Attributes:
+        good: at the last epoch's end, to go back to where a step fails.
+        best: at the highest validation bound.
+        last: at the end, where the fit went back to the best.
+    """
+
+    good: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Fitting:
+    """A fit under way.
+
+    Attributes:
+        problem: what is fitted.
+        batches: of the data.
+        compiler: runs the steps' gradients.
+        stepper: takes the steps.
+        history: a row a step.
+        group: of processes.
+        schedule: learning rate of a step; None: the optimizer's own.
+        position: where the fit stands.
+        kept: copies of tensors.
+    """
+
+    problem: Problem
+    batches: Batches
+    compiler: Compiler
+    stepper: Stepper
+    history: History
+    group: Group
+    schedule: Callable[[int], float] | None
+    position: Position = field(default_factory=Position)
+    kept: Kept = field(default_factory=Kept)
+
+    def copied(self) -> dict[str, Tensor]:
+        """Copy every tensor of the pair."""
+        return {key: t.detach().clone() for key, t in self._tensors().items()}
+
+    @torch.no_grad()
+    def back_to(self, tensors: dict[str, Tensor]) -> None:
+        """Put a copy of the pair's tensors back."""
+        for key, t in self._tensors().items():
+            t.copy_(tensors[key])
+
+    def agree(self) -> None:
+        """Give every process the tensors of the first: batch statistics differ, since each sees its share alone."""
+        self.group.same(self.problem.state.values)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return pair_tensors(self.problem.pair, self.problem.bare)

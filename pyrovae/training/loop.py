@@ -1,0 +1,179 @@
+"""The loop of a fit: take a step, tell of it, evaluate at an epoch's end, write a checkpoint when it is due."""
+
+import math
+import signal
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.common.checks import brief
+from pyrovae.programs.isolation import modes, random_state
+from pyrovae.programs.streams import stream_seed
+from pyrovae.programs.types import Batch
+from pyrovae.training.callbacks import Callbacks, Saved, Step, Validated
+from pyrovae.training.checkpoints import save
+from pyrovae.training.errors import FitError
+from pyrovae.training.failures import fail, look
+from pyrovae.training.fitting import Fitting
+from pyrovae.training.group import LostProcess
+from pyrovae.training.interrupt import Interrupts
+from pyrovae.training.torch_stepper import TorchStepper
+from pyrovae.training.validation import validate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a fit is to go on, and when it is to end.
+
+    Attributes:
+        total: steps in all.
+        patience: epochs without a better validation bound; None: any number.
+        checkpoint: folder to save in; None: none.
+        checkpoint_seconds: least time between two checkpoints.
+        settings: that a resumed fit is held to.
+    """
+
+    total: int
+    patience: int | None
+    checkpoint: Path | None
+    checkpoint_seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def run(fitting: Fitting, plan: Plan, callbacks: Callbacks, interrupts: Interrupts) -> None:
+    """Take the steps that are left.
+
+    Raises:
+        FitError: for a step that fails, or a checkpoint that cannot be written.
+    """
+    position, group = fitting.position, fitting.group
+    started, saved, first, reason = time.monotonic() - position.seconds, time.monotonic(), position.step, ""
+    for epoch, indices, batch in fitting.batches.between(first, first if position.stopped else plan.total):
+        step = _take(fitting, epoch, indices, batch, started, look_first=position.step == first)
+        reason = callbacks.on_step(step) or reason
+        if position.step % fitting.batches.per_epoch == 0:
+            reason = _end_epoch(fitting, plan.patience, callbacks) or reason
+        position.seconds = time.monotonic() - started
+        interrupted = interrupts.received is not None
+        due = interrupted or time.monotonic() - saved >= plan.checkpoint_seconds
+        due, interrupted, stopped = group.agree_on(due, interrupted, bool(reason))
+        position.stopped = position.stopped or (reason or "stopped by another process" if stopped else "")
+        if plan.checkpoint is not None and (due or interrupted):
+            write(fitting, plan, callbacks, interrupts.received.name if interrupts.received else "running")
+            saved = time.monotonic()
+        if interrupted:
+            interrupts.received = interrupts.received or signal.SIGTERM  # another process was told
+            return
+        if position.stopped:
+            break
+    _finish(fitting, plan, callbacks)
+
+
+def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: float, *, look_first: bool) -> Step:
+    """Take a step on a batch, the data at ``indices``."""
+    step, stepper, group = fitting.position.step, fitting.stepper, fitting.group
+    weights = _scheduled(fitting, indices, batch)
+    if look_first:
+        _look(fitting, batch)
+    if group.size > 1 and isinstance(stepper, TorchStepper):
+        stepper.gradients.share = group.share(len(indices))
+        stepper.gradients.seed = stream_seed("share", fitting.batches.seed, step)
+    try:
+        measured = stepper.step(batch)
+    except LostProcess:
+        raise
+    except Exception as error:  # a program may fail in any way; what it was doing is said
+        fail(fitting, f"{type(error).__name__}: {brief(error)}", indices, batch, cause=error)
+    fitting.position.step += 1
+    return Step(step, epoch, time.monotonic() - started, measured, stepper.lr, weights)
+
+
+def _scheduled(fitting: Fitting, indices: Tensor, batch: Batch) -> dict[str, float]:
+    """Set the learning rate and the objective's weights to their values at this step, and return the weights."""
+    step = fitting.position.step
+    if fitting.schedule is not None:
+        lr = fitting.schedule(step)
+        if not 0 <= lr < math.inf:
+            text = f"the learning rate's schedule gives {lr}, where a finite number of at least 0 is needed"
+            fail(fitting, text, indices, batch)
+        fitting.stepper.set_lr(float(lr))
+    try:
+        return fitting.problem.weights_at(step)
+    except ValueError as error:  # of a function of the user's
+        fail(fitting, str(error), indices, batch, cause=error)
+
+
+def _look(fitting: Fitting, batch: Batch) -> None:
+    """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
+    problem = fitting.problem
+    with (
+        modes(problem.modules, training=False),
+        random_state("first look", fitting.batches.seed, problem.data.device),
+        pyro.validation_enabled(True),
+        torch.no_grad(),
+    ):
+        # an objective that has gradients only has no loss
+        with suppress(NotImplementedError), fitting.compiler.counting():
+            problem.loss(fitting.stepper.recorder, batch)
+
+
+def _end_epoch(fitting: Fitting, patience: int | None, callbacks: Callbacks) -> str:
+    """Keep the state, evaluate it on the validation data, and return why to stop, or ""."""
+    look(fitting)
+    position = fitting.position
+    position.epoch += 1
+    fitting.agree()
+    fitting.kept.good = fitting.copied()
+    bound = validate(fitting)
+    has_validation = fitting.problem.validation is not None
+    fitting.stepper.end_epoch(
+        lambda: -bound if has_validation else fitting.history.recent("loss", fitting.batches.per_epoch)
+    )
+    if not has_validation:
+        return ""
+    is_best = bound > position.best_bound
+    if is_best:
+        position.best_bound, position.best_epoch = bound, position.epoch
+        fitting.kept.best = fitting.kept.good
+    elif patience is not None and position.epoch - position.best_epoch >= patience:
+        position.stopped = "patience"
+    return callbacks.on_validation(Validated(position.step, position.epoch, bound, is_best))
+
+
+def _finish(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> None:
+    """Evaluate what is left of an epoch, go back to the best state if there is one, and write the last checkpoint."""
+    position, per_epoch = fitting.position, fitting.batches.per_epoch
+    if position.step % per_epoch:
+        validate(fitting)
+    if not position.stopped and (sentence := fitting.history.diverged(per_epoch)):
+        position.stopped = "diverged"
+        warnings.warn(sentence, stacklevel=4)
+    look(fitting)
+    if plan.patience is not None and fitting.kept.best:
+        fitting.kept.last = fitting.copied()  # for a fit that goes on from here
+        fitting.back_to(fitting.kept.best)
+    if plan.checkpoint is not None:
+        write(fitting, plan, callbacks, position.stopped or "finished")
+
+
+def write(fitting: Fitting, plan: Plan, callbacks: Callbacks, stopped: str) -> None:
+    """Write a checkpoint, and tell of it.
+
+    Raises:
+        FitError: where it cannot be written; what was written before stays.
+    """
+    assert plan.checkpoint is not None
+    look(fitting)
+    step = fitting.position.step
+    try:
+        save(fitting, plan.checkpoint, plan.settings, stopped)
+    except ValueError as error:
+        raise FitError(f"the fit stopped at step {step}: {error}", step=step, site=None, indices=[]) from error
+    callbacks.on_checkpoint(Saved(step, plan.checkpoint))

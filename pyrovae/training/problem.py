@@ -1,0 +1,224 @@
+"""What is fitted: a pair, its data and an objective, placed on the device and read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceTMC_ELBO
+from torch import Tensor, nn
+
+from pyrovae.data import Data
+from pyrovae.importance.question import placed_data
+from pyrovae.importance.reading import read
+from pyrovae.objectives import Objective
+from pyrovae.programs.isolation import default_device, modes
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.parameters import Restore, WithParams
+from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.state import State
+from pyrovae.programs.types import Program, Trace
+from pyrovae.training.described import of_a_program
+from pyrovae.training.jitted import without_jit
+from pyrovae.training.parameters import Params, find_params, first_traces
+
+PRECISIONS = {"float32": None, "float64": torch.float64, "bfloat16": None}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Programs and data on the device, before any of them is run.
+
+    Attributes:
+        pair: of the programs as their author made them.
+        data: to fit to.
+        validation: to evaluate on after every epoch; None: none.
+        device: that all of them are on.
+        precision: "float32", "float64" or "bfloat16".
+        store: bare parameters that fitted programs bring, as the state of a param store.
+        pending: those of loaded programs, which take their places when they are first met.
+    """
+
+    pair: Pair
+    data: Data
+    validation: Data | None
+    device: torch.device
+    precision: str
+    store: dict[str, Any]
+    pending: dict[str, Tensor]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of modules and data; None leaves them as they are."""
+        return PRECISIONS[self.precision]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A placed pair that was read: everything that a step needs, and nothing that changes but tensors.
+
+    Attributes:
+        pair: of the programs.
+        data: to fit to.
+        validation: to evaluate on; None: none.
+        layout: of the pair.
+        objective: to be maximised, a copy of the caller's.
+        params: trainable parameters, by name.
+        bare: those among them that belong to no module.
+        programs: descriptions of both programs, which a resumed fit is held to.
+        state: every tensor that the programs read.
+        bfloat16: whether layers that multiply matrices do so in bfloat16.
+    """
+
+    pair: Pair
+    data: Data
+    validation: Data | None
+    layout: Layout
+    objective: Any
+    params: Params
+    bare: dict[str, Tensor]
+    programs: dict[str, Any]
+    state: State
+    bfloat16: bool
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules of the pair and of the objective."""
+        return [*self.pair.all_modules, *_own(self.objective)]
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Give the objective's weights their values at a step, and return them by name; Pyro's objectives have none."""
+        return self.objective.at(step) if isinstance(self.objective, Objective) else {}
+
+    def loss(self, recorder: Any, batch: tuple[Tensor, ...]) -> float:
+        """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
+        return float(self.objective.loss(recorder.model, recorder.guide, *recorder.given(batch)))
+
+
+def place(model: Program, guide: Program, data: Data, validation_data: Any, *, device: Any, precision: str) -> Placed:
+    """Move programs and data to the device.
+
+    Raises:
+        ValueError: for a precision, a device or data that cannot be.
+    """
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    store: dict[str, Any] = {"params": {}, "constraints": {}}
+    pending: dict[str, Tensor] = {}
+    pair = Pair(*(_unpacked(program, store, pending) for program in (model, guide)))
+    where = default_device(device)
+    for module in pair.all_modules:
+        module.to(where, PRECISIONS[precision])
+    validation = None
+    if validation_data is not None:
+        validation = _explained(lambda: placed_data(pair, validation_data, where).fixed().numbered(assumed=True))
+    return Placed(
+        pair, placed_data(pair, data, where).numbered(assumed=True), validation, where, precision, store, pending
+    )
+
+
+def _unpacked(program: Program, store: dict[str, Any], pending: dict[str, Tensor]) -> Program:
+    """Unpack a fitted program, and go on from the bare parameters that it carries."""
+    while isinstance(program, WithParams):
+        for name, value in program.store["params"].items():
+            if store["params"].setdefault(name, value) is not value:
+                raise ValueError(f"model and guide carry different parameters named {name!r}: rename one of them")
+        store["constraints"].update(program.store["constraints"])
+        pending.update(program.pending)
+        program = program.program
+    return program
+
+
+def _explained(act: Callable[[], Any]) -> Any:
+    """Do something with the validation data, and say of what fails that it was with these."""
+    try:
+        return act()
+    except ValueError as error:
+        raise ValueError(f"validation_data: {error}") from error
+
+
+def read_problem(placed: Placed, objective: Any, batch_size: int, *, in_parts: bool) -> Problem:
+    """Read a pair with its data and objective, and find its parameters.
+
+    Args:
+        placed: programs and data.
+        objective: any ``pyro.infer.ELBO``; None: ``Trace_ELBO()``.
+        batch_size: data in a step.
+        in_parts: whether a step sees a part of the data alone.
+
+    Raises:
+        ValueError: for what cannot be fitted, naming the site.
+    """
+    pair, data, validation = placed.pair, placed.data, placed.validation
+    with modes(pair.all_modules, training=False), torch.no_grad(), Restore(placed.pending):
+        layout = read(pair, data, batch_size)
+        if validation is not None:
+            _explained(lambda: read(pair, validation, batch_size))
+    _see_that_scales_agree(layout, len(data), in_parts)
+    objective = without_jit(Trace_ELBO() if objective is None else objective)
+    traces = first_traces(pair, data, layout)
+    _see_that_unguided_are_summed(layout, objective, traces[0])
+    for module in _own(objective):
+        module.to(placed.device, placed.dtype)
+    params, bare = find_params(pair, data, layout, traces)
+    if not params:
+        raise ValueError(
+            "the pair has no trainable parameter: pass modules, or register them with pyro.module or pyro.param"
+        )
+    constraints = pyro.get_param_store().get_state()["constraints"]
+    state = State([*pair.all_modules, *_own(objective)], bare, {name: constraints[name] for name in bare})
+    programs = _described(pair, traces)
+    return Problem(
+        pair, data, validation, layout, objective, params, bare, programs, state, placed.precision == "bfloat16"
+    )
+
+
+def _own(objective: Any) -> list[nn.Module]:
+    return [objective.own] if isinstance(objective, Objective) else []
+
+
+def _described(pair: Pair, traces: tuple[Trace, Trace]) -> dict[str, Any]:
+    return {
+        "model": of_a_program(pair.model, "model", traces[0]),
+        "guide": of_a_program(pair.guide, "guide", traces[1], model=pair.model),
+    }
+
+
+def _see_that_scales_agree(layout: Layout, num_data: int, in_parts: bool) -> None:
+    if layout.uneven:
+        raise ValueError(
+            f"latent site {layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
+            "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
+        )
+    if in_parts and layout.global_latents and not layout.subsampled:
+        raise ValueError(
+            f"latent site {layout.global_latents[0]!r} is shared by all {num_data} data, and the data "
+            f"plate is as long as a batch: write pyro.plate('data', {num_data}, subsample_size=len(x)), so "
+            "that the loss of a part stands for all data, or fit all of them in one batch"
+        )
+
+
+def _see_that_unguided_are_summed(layout: Layout, objective: Any, model_trace: Trace) -> None:
+    """See that the objective does with latents that the guide does not sample what they are marked for.
+
+    Raises:
+        ValueError: where one would be drawn from its prior and its density counted, which is no bound.
+    """
+    sites = dict(sample_sites(model_trace))
+    for name in layout.unguided:
+        marks = sites[name]["infer"]
+        if marks.get("enumerate") != "parallel":
+            raise ValueError(
+                f"latent site {name!r} of the model is not sampled by the guide: sample it in the guide, or mark "
+                'it infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
+            )
+        what, right = "summed out", TraceEnum_ELBO  # which takes several draws for all values
+        if marks.get("num_samples"):
+            what, right = "drawn several times", TraceTMC_ELBO  # which takes all values for several draws
+        if not isinstance(objective, right):
+            raise ValueError(
+                f"latent site {name!r} of the model is marked to be {what}, which {type(objective).__name__} "
+                f"does not do: use objective={right.__name__}(), or sample it in the guide"
+            )

@@ -1,0 +1,49 @@
+"""The bound of the validation data."""
+
+import math
+
+import torch
+
+from pyrovae.data import Data
+from pyrovae.importance.log_weights import stream
+from pyrovae.importance.question import Question
+from pyrovae.programs.isolation import modes, random_state
+from pyrovae.training.errors import FitError
+from pyrovae.training.fitting import Fitting
+
+DATA_AT_ONCE = 256
+
+
+def validate(fitting: Fitting) -> float:
+    """Write the validation bound into the last row of the history, and return it; NaN without validation data.
+
+    Raises:
+        FitError: when it is not a number.
+    """
+    data, step = fitting.problem.validation, fitting.position.step
+    if data is None:
+        return math.nan
+    try:
+        shared = torch.tensor(_bound(fitting, data), dtype=torch.float64, device=data.device)
+        fitting.group.same([shared])  # so that all processes take the same decision
+    except ValueError as error:
+        text = f"the fit stopped at step {step}: the validation bound cannot be computed: {error}"
+        raise FitError(text, step=step, site=None, indices=[]) from error
+    fitting.history.validated(float(shared))
+    return float(shared)
+
+
+@torch.no_grad()
+def _bound(fitting: Fitting, data: Data) -> float:
+    """Return the mean bound, nats per datum; the same noise at every call."""
+    problem, layout, seed = fitting.problem, fitting.problem.layout, fitting.batches.seed
+    with modes(problem.modules, training=False), random_state("validation", seed, data.device):
+        if not layout.global_latents and not layout.unguided:
+            asked = Question(problem.pair.numbered(layout), data, layout, seed)
+            return float(torch.cat([part[0] for _, part in stream(asked, 1, DATA_AT_ONCE)]).double().mean())
+        recorder, total = fitting.stepper.recorder, 0.0
+        for indices, batch in data.batches(DATA_AT_ONCE):
+            loss = problem.loss(recorder, batch)
+            total -= loss / recorder.loss_size(layout, len(indices)) * len(indices)
+            recorder.clear()
+        return total / len(data)
