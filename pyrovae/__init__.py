@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pyrovae.arviz.ranks import ranks_to_arviz
     from pyrovae.diagnostics.calibration.ranks import Ranks
     from pyrovae.diagnostics.calibration.sbc import Calibration, sbc
-    from pyrovae.diagnostics.evidence.ais import Annealing, Sandwich, ais, bdmc
+    from pyrovae.diagnostics.evidence.ais import Annealing, ais
+    from pyrovae.diagnostics.evidence.bdmc import Sandwich, bdmc
     from pyrovae.diagnostics.evidence.elpd import elpd, elpd_comparison
     from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate, worst
     from pyrovae.diagnostics.evidence.evidence import Evidence, evidence
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.posterior.globals_to_arviz import globals_to_arviz
     from pyrovae.diagnostics.posterior.guide_error import guide_error
     from pyrovae.diagnostics.posterior.to_arviz import to_arviz
-    from pyrovae.diagnostics.predictive.checks import pit, posterior_predictive_check, prior_predictive_check
+    from pyrovae.diagnostics.predictive.checks import posterior_predictive_check, prior_predictive_check
+    from pyrovae.diagnostics.predictive.pit import pit
     from pyrovae.diagnostics.predictive.sample_quality import sample_quality
     from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
     from pyrovae.importance.log_weights import log_weights
@@ -48,12 +50,12 @@ _NAMES = {
     "Gaps": "diagnostics.evidence.gaps",
     "PriorTest": "diagnostics.latents.prior",
     "Ranks": "diagnostics.calibration.ranks",
-    "Sandwich": "diagnostics.evidence.ais",
+    "Sandwich": "diagnostics.evidence.bdmc",
     "Simulation": "diagnostics.predictive.simulate",
     "Usage": "diagnostics.latents.usage",
     "aggregate": "diagnostics.latents.aggregate",
     "ais": "diagnostics.evidence.ais",
-    "bdmc": "diagnostics.evidence.ais",
+    "bdmc": "diagnostics.evidence.bdmc",
     "codes": "diagnostics.latents.codes",
     "compare": "app.comparison",
     "comparison": "app.comparison",
@@ -74,7 +76,7 @@ _NAMES = {
     "load": "training",
     "log_weights": "importance.log_weights",
     "pareto_khat": "importance.psis",
-    "pit": "diagnostics.predictive.checks",
+    "pit": "diagnostics.predictive.pit",
     "posterior_predictive_check": "diagnostics.predictive.checks",
     "prior_against_posterior": "diagnostics.latents.prior",
     "prior_predictive_check": "diagnostics.predictive.checks",

@@ -34,7 +34,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Splits, data_root
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.guides import Flow, FullRank, Guide, MeanField
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.importance.question import placed_data, question
 from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
 from pyrovae.models import VAE

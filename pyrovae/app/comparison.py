@@ -20,9 +20,9 @@ from pyrovae.diagnostics.latents.aggregate import Aggregate, aggregate
 from pyrovae.diagnostics.latents.codes import codes
 from pyrovae.diagnostics.latents.labels import label_scores
 from pyrovae.diagnostics.latents.usage import Usage, usage
-from pyrovae.diagnostics.predictive.checks import pit
+from pyrovae.diagnostics.predictive.pit import pit
 from pyrovae.diagnostics.predictive.sample_quality import sample_quality
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.importance.psis import trusted_on_average
 from pyrovae.programs.types import Program
 from pyrovae.training import Fit

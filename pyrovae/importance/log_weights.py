@@ -7,18 +7,18 @@ compiled; the random numbers are those of :mod:`pyrovae.importance.particles` ei
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
-from pyrovae.common.progress import progress_bar
-from pyrovae.importance.particles import BATCH_SIZE, chunks, other_lengths_explained
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
+from pyrovae.importance.particles import chunks, other_lengths_explained
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.broadcast import broadcasts, density_once, flattened, guide_once, repeated
-from pyrovae.programs.compilation import Runner, agree, check_mode, signature, tolerance
+from pyrovae.programs.compilation import Runner, agree, signature, tolerance
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.isolation import same_streams
@@ -29,17 +29,14 @@ from pyrovae.programs.types import Batch, Program
 from pyrovae.programs.work import Counted
 
 
+@shared_keywords(batch_size=BATCH_SIZE, compile="auto")
 def log_weights(
     model: Program,
     guide: Program,
     data: Any,
     *,
     num_particles: int,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    compile: bool | str = "auto",
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per datum.
 
@@ -51,12 +48,8 @@ def log_weights(
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
         num_particles: K.
-        batch_size: data held by a call of the programs, each with up to 256 particles at once.
-        seed: of the particles.
-        compile: whether the programs are traced once and compiled; "auto" does so where it saves more time than it
-            costs. The random numbers are the same.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, compile, device and progress, as all questions take them
+            (:class:`pyrovae.Options`).
 
     Returns:
         Tensor ``[K, N]`` on the CPU.
@@ -75,30 +68,20 @@ def log_weights(
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
     num_particles = at_least("num_particles", num_particles, 1)
-    batch_size = at_least("batch_size", batch_size, 1)
-    check_mode(compile)
-    with question(model, guide, data, seed=seed, device=device) as asked:
-        label = "log weights" if progress else None
-        parts = stream(asked, num_particles, batch_size, label, compile)
+    with question(model, guide, data, **options) as asked:
+        parts = stream(asked, num_particles, "log weights")
         return torch.cat([part.cpu() for _, part in parts], dim=1)
 
 
-def stream(
-    asked: Question,
-    num_particles: int,
-    batch_size: int = BATCH_SIZE,
-    progress: str | None = None,
-    compile: bool | str = False,
-) -> Iterator[tuple[range, Tensor]]:
+def stream(asked: Question, num_particles: int, label: str | None = None) -> Iterator[tuple[range, Tensor]]:
     """Iterate over batches: the data's indices and their log weights ``[K, len(indices)]``.
 
     Raises:
         ValueError: when a log weight is not a number, naming the site and the datum.
     """
-    weigher = Weigher(asked, compile, chunks(num_particles), batch_size, progress is not None)
-    bar = progress_bar(total=len(asked.data), label=progress, unit="data")
-    with bar, pyro.validation_enabled(False):
-        for indices, batch in asked.data.batches(batch_size):
+    weigher = Weigher(asked, chunks(num_particles))
+    with asked.bar(label) as bar, pyro.validation_enabled(False):
+        for indices, batch in asked.data.batches(asked.batch_size):
             weights = weigher(indices, batch)
             if not bool((weights < math.inf).all()):  # NaN is not below infinity
                 asked.name_what_is_not_finite(indices, batch, num_particles)
@@ -115,19 +98,14 @@ class Weigher:
 
     Args:
         asked: the pair and its data.
-        compile: True, False or "auto".
         parts: of the particles of every datum.
-        batch_size: data in a chunk.
-        progress: whether to print what is chosen.
     """
 
-    def __init__(
-        self, asked: Question, compile: bool | str, parts: list[tuple[int, int]], batch_size: int, progress: bool
-    ) -> None:
+    def __init__(self, asked: Question, parts: list[tuple[int, int]]) -> None:
         self.asked, self.parts = asked, parts
-        self.batch_size = min(batch_size, len(asked.data))
+        self.batch_size = min(asked.batch_size, len(asked.data))
         self.chunks = len(parts) * -(-len(asked.data) // self.batch_size)
-        self.runner = Runner(compile, "a chunk of log weights", progress)
+        self.runner = Runner(asked.compile, "a chunk of log weights", asked.progress)
         self._once: bool | None = None  # whether the guide broadcasts over particles
         self._draws: dict[Any, list[Draw]] = {}  # of a compiled chunk, whose random numbers are inputs
         self._seen: dict[Any, list[Batch]] = {}

@@ -16,8 +16,6 @@ from pyrovae.common.checks import brief
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.sites import sample_sites, site_rows
 
-BATCH_SIZE = 32
-
 PARTICLES_PER_CALL = 256  # fixed, so that a datum's particles do not depend on the batch size
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyrovae.common.progress import progress_bar
 from pyrovae.data import Data, as_data
+from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.importance.particles import (
-    BATCH_SIZE,
     Particles,
     chunks,
     non_finite_site,
@@ -32,24 +32,43 @@ from pyrovae.programs.types import Program
 
 @dataclass(frozen=True)
 class Question:
-    """A pair and the data that it is asked about, read and checked, on the device."""
+    """A pair and the data that it is asked about, read and checked, on the device.
+
+    Attributes:
+        pair: of the programs.
+        data: that are asked about.
+        layout: of the pair.
+        seed: of all that is drawn.
+        batch_size: observations held by a call of the programs.
+        compile: True, False or "auto".
+        progress: whether to show progress bars.
+    """
 
     pair: Pair
     data: Data
     layout: Layout
     seed: int
+    batch_size: int = BATCH_SIZE
+    compile: bool | str = False
+    progress: bool = False
 
-    def particles(
-        self, num_particles: int, batch_size: int = BATCH_SIZE, progress: str | None = None
-    ) -> Iterator[Particles]:
+    def bar(self, label: str | None, *, total: int | None = None, unit: str = "data") -> Any:
+        """Return a progress bar, by default over the data; None as a label shows none."""
+        shown = label if self.progress else None
+        return progress_bar(total=len(self.data) if total is None else total, label=shown, unit=unit)
+
+    def particles(self, num_particles: int, label: str | None = None) -> Iterator[Particles]:
         """Draw particles for every datum, batch by batch, at most ``PARTICLES_PER_CALL`` a datum at once.
+
+        Args:
+            num_particles: of a datum.
+            label: of the progress bar; None shows none.
 
         Raises:
             ValueError: when a log weight is not a number, naming the site and the datum.
         """
-        bar = progress_bar(total=len(self.data), label=progress, unit="data")
-        with bar, pyro.validation_enabled(False):
-            for indices, batch in self.data.batches(batch_size):
+        with self.bar(label) as bar, pyro.validation_enabled(False):
+            for indices, batch in self.data.batches(self.batch_size):
                 noise = DatumNoise("particles", self.seed, indices, self.data.device)
                 for start, repeats in chunks(num_particles):
                     yield self._draw(indices, batch, noise, start, repeats)
@@ -84,7 +103,17 @@ class Question:
 
 
 @contextmanager
-def question(model: Program, guide: Program, data: Any, *, seed: int, device: Any) -> Iterator[Question]:
+def question(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    seed: int,
+    device: Any,
+    batch_size: int = BATCH_SIZE,
+    compile: bool | str = False,
+    progress: bool = False,
+) -> Iterator[Question]:
     """Read a pair and data for a per-datum question: in eval mode, without gradients, all global state put back.
 
     Data with a random protocol (dynamic binarisation) are drawn once, the same for every pair and seed. Bare
@@ -113,7 +142,7 @@ def question(model: Program, guide: Program, data: Any, *, seed: int, device: An
         layout = read(pair, data)
         layout.require_per_datum()
         _name_what_is_left_out(layout)
-        yield Question(pair.numbered(layout), data, layout, seed)
+        yield Question(pair.numbered(layout), data, layout, seed, batch_size, compile, progress)
 
 
 def _name_what_is_left_out(layout: Layout) -> None:

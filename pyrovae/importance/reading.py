@@ -14,13 +14,14 @@ from torch.distributions import constraints
 from pyrovae.common.checks import brief
 from pyrovae.data import Data
 from pyrovae.distributions.supports import before_affine
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated, WithinBounds
 from pyrovae.programs.isolation import same_streams
 from pyrovae.programs.layout import Layout, Observed
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.sites import beside_densities, sample_sites, support_of
+from pyrovae.programs.sites import beside_densities, counted, sample_sites, support_of
+from pyrovae.programs.types import Batch
 
 
 def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
@@ -179,38 +180,36 @@ def _innermost(support: Any) -> Any:
 
 
 def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
-    checked = [
-        site
-        for site in layout.observed
-        if site.support is not None and site.source is not None and not _varies(site.support)
-    ]
-    if not checked:
-        return
-    for indices, batch in data.batches(max(layout.num_data, 1)):
-        for site in checked:
-            assert site.support is not None
-            assert site.source is not None
-            value = batch[site.source]
-            inside = site.support.check(value)
+    sites = [s for s in layout.observed if s.support is not None and s.reading is not None and not _varies(s.support)]
+    for indices, batch in data.batches(max(layout.num_data, 1)) if sites else ():
+        for site in sites:
+            value = site.required_reading().of(batch)
+            if bool(site.support.check(value).all()):  # type: ignore[union-attr]
+                continue
+            inside = _inside_its_own(pair, site, batch)
             if not bool(inside.all()):
-                inside = _inside_its_own(pair, site, batch)
-            if not bool(inside.all()):
-                bad = ~inside if inside.dim() == 1 else (~inside).flatten(1).any(1)
-                row = int(bad.nonzero()[0])
-                low, high = float(value[row].min()), float(value[row].max())
+                row = int((~inside).nonzero()[0])
+                bad = value.movedim(value.dim() + site.required_reading().data_dim, 0)[row]
+                low, high = float(bad.min()), float(bad.max())
                 raise ValueError(
                     f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside "
-                    f"the likelihood's support {site.support}: {_advice(site.support, value[row])}"
+                    f"the likelihood's support {site.support}: {_advice(site.support, bad)}"
                 )
 
 
-def _inside_its_own(pair: Pair, site: Observed, batch: tuple[Tensor, ...]) -> Tensor:
-    """Return what of a batch is inside the support that the model gives to that batch: bounds may depend on it."""
-    assert site.source is not None
+def _inside_its_own(pair: Pair, site: Observed, batch: Batch) -> Tensor:
+    """Return which data of a batch are inside the support that the model gives to that batch, ``[N]``.
+
+    Bounds may depend on it, and what a mask leaves out may have any value.
+    """
     with Repeated():
-        model_trace, _ = pair.numbered().traces(batch)
-    found: Tensor = model_trace.nodes[site.name]["fn"].support.check(batch[site.source])
-    return found
+        node = pair.numbered().traces(batch)[0].nodes[site.name]
+    value, support = node["value"], node["fn"].support
+    inside: Tensor = support.check(value)
+    cells = counted(node)
+    if cells is not None:
+        inside = inside | ~(cells.flatten(-support.event_dim).all(-1) if support.event_dim else cells)
+    return inside.movedim(support.event_dim - 1 - node["fn"].event_dim, 0).reshape(len(batch[0]), -1).all(1)
 
 
 def _advice(support: Any, values: Tensor) -> str:

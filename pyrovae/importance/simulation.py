@@ -1,7 +1,9 @@
 """Data drawn from the model, in the form of a batch."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from pyro import poutine
 from torch import Tensor
 
@@ -9,22 +11,70 @@ from pyrovae.importance.question import Question
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.noise import DatumNoise
 from pyrovae.programs.sites import as_observed, released
+from pyrovae.programs.types import Batch, Program, Trace
 
 
-def simulated(asked: Question, batch: tuple[Tensor, ...], noise: DatumNoise) -> tuple[tuple[Tensor, ...], Any]:
+def simulated(asked: Question, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
     """Draw latents and data from the model; return the batch with these data, and the trace.
 
     What is missing of the batch is missing of the data that take its place: NaN, masked cells, labels of -1.
 
+    Args:
+        asked: the pair and its data.
+        batch: whose covariates and missing cells are taken.
+        noise: returns the random numbers of the batch's data, the same at every call.
+
     Raises:
-        ValueError: for an observation that is not a tensor of the batch.
+        ValueError: for an observation that is no cells of the batch, or data that depend on each other in a circle.
     """
-    with noise, Repeated():
-        trace = poutine.trace(released(asked.pair.model)).get_trace(*batch)
-    made = list(batch)
     for site in asked.layout.observed:
-        if site.source is None:
-            raise ValueError(f"observed site {site.name!r} is not a tensor of the batch, so no data can take its place")
-        known, node = batch[site.source], trace.nodes[site.name]
-        made[site.source] = as_observed(node, node["value"].to(known.dtype), known)
-    return tuple(made), trace
+        site.required_reading()
+    return drawn_anew(asked, released(asked.pair.model), batch, noise)
+
+
+def drawn_anew(asked: Question, program: Program, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
+    """Run a program that draws what the model observes; return the batch with the draws in their places, and the trace.
+
+    A model that computes with what it observes (a decoder that is given the data so far) is run again on what it has
+    drawn, with the same random numbers, until the data stay as they are: each run settles what depends on data that
+    are settled, so that the draws are those that it would make one after another.
+
+    Args:
+        asked: the pair and its data.
+        program: the model, observing nothing.
+        batch: that it is run on first.
+        noise: returns the random numbers of the batch's data, the same at every call.
+
+    Raises:
+        ValueError: for data that depend on each other in a circle.
+    """
+    given, layout = batch, asked.layout
+    rounds = 2 + max((t[0].numel() for t in batch), default=0) if layout.feeds_back else 1
+    for _ in range(rounds):
+        with noise(), Repeated():
+            trace = poutine.trace(program).get_trace(*given)
+        filled = _filled(asked, batch, trace)
+        if not layout.feeds_back or _same(filled, given):
+            return filled, trace
+        given = filled
+    raise ValueError(
+        f"what the model observes ({', '.join(repr(site.name) for site in layout.observed)}) depends on itself in a "
+        "circle, so that no data can be drawn from it: let each observation depend on earlier ones alone"
+    )
+
+
+def _filled(asked: Question, batch: Batch, trace: Trace) -> Batch:
+    """Return the batch with draws in the place of what is observed, what is missing still missing."""
+    for site in asked.layout.observed:
+        if site.reading is not None:
+            node, known = trace.nodes[site.name], site.reading.of(batch)
+            batch = site.reading.into(batch, as_observed(node, node["value"].to(known.dtype), known))
+    return batch
+
+
+def _same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(_plain(a), _plain(b)) for a, b in zip(one, other, strict=True))
+
+
+def _plain(tensor: Tensor) -> Any:
+    return tensor.nan_to_num() if tensor.is_floating_point() else tensor

@@ -180,25 +180,23 @@ class Annealer:
     Args:
         question: the pair and its data; the guide is where chains start.
         schedule: of the run.
-        batch_size: data held at once.
-        compile: True, False or "auto".
-        label: said before whether the gradient is compiled; None says nothing.
 
     Raises:
         ValueError: for a latent without unconstrained coordinates, or a guide that cannot score a z from elsewhere.
     """
 
-    def __init__(
-        self, question: Question, schedule: Schedule, batch_size: int, compile: bool | str, label: str | None
-    ) -> None:
-        self.question, self.schedule, self.batch_size = question, schedule, batch_size
+    def __init__(self, question: Question, schedule: Schedule) -> None:
+        self.question, self.schedule, self.batch_size = question, schedule, question.batch_size
         self.coordinates = Coordinates(question)
         self.from_prior = isinstance(unwrapped(question.pair.guide), PriorGuide)
         if not self.from_prior:
             _see_that_it_scores(question, self.coordinates)
-        self.field = Field(
-            question, self.ends, compile, -(-len(question.data) // batch_size) * schedule.calls, label is not None
-        )
+        calls = -(-len(question.data) // question.batch_size) * schedule.calls
+        self.field = Field(question, self.ends, calls)
+
+    def bar(self, label: str, total: int) -> Any:
+        """Return a progress bar over data."""
+        return self.question.bar(label, total=total)
 
     def batches(self, which: Sequence[int] | None = None) -> Iterator[tuple[Sequence[int], Batch]]:
         """Iterate over data, all of them or those of these numbers; a last one fills a batch of compiled programs."""
@@ -319,7 +317,8 @@ class Annealer:
 
     def simulate(self, indices: Sequence[int], batch: Batch) -> tuple[Batch, Tensor]:
         """Draw latents and data from the model; return the batch with these data, and the latents ``[data, dim]``."""
-        made, trace = simulated(self.question, batch, self._noise(indices, "simulation", 1))
+        noise = functools.partial(self._noise, indices, "simulation", 1)
+        made, trace = simulated(self.question, batch, noise)
         return made, self.coordinates.of(trace, len(made[0]))
 
     def _noise(self, indices: Sequence[int], purpose: str, repeats: int) -> DatumNoise:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.common.progress import progress_bar
 from pyrovae.importance.question import Question
 from pyrovae.mcmc.coordinates import Coordinates
 from pyrovae.mcmc.field import Field, Point
@@ -63,27 +62,23 @@ class Sampler:
         num_draws: transitions that are kept.
         num_steps: leapfrog steps of a transition.
         dense: whether the metric knows correlations, or scales alone.
-        batch_size: data whose chains move at once.
-        compile: True, False or "auto".
-        label: of the progress bar; None shows none.
     """
 
     def __init__(
-        self, question: Question, num_chains: int, num_warmup: int, num_draws: int, num_steps: int, dense: bool,
-        batch_size: int, compile: bool | str, label: str | None,
-    ) -> None:  # fmt: skip
+        self, question: Question, num_chains: int, num_warmup: int, num_draws: int, num_steps: int, dense: bool
+    ) -> None:
         self.question, self.coordinates = question, Coordinates(question)
         self.num_chains, self.num_warmup, self.num_draws = num_chains, num_warmup, num_draws
-        self.num_steps, self.dense, self.batch_size, self.label = num_steps, dense, batch_size, label
-        calls = -(-len(question.data) // batch_size) * (num_warmup + num_draws) * num_steps
-        self.field = Field(question, self._densities, compile, calls, label is not None)
+        self.num_steps, self.dense = num_steps, dense
+        calls = -(-len(question.data) // question.batch_size) * (num_warmup + num_draws) * num_steps
+        self.field = Field(question, self._densities, calls)
 
     def batches(self) -> Iterator[Chains]:
         """Iterate over batches of data."""
         data = self.question.data
         work = len(data) * (self.num_warmup + self.num_draws)
-        with progress_bar(total=work, label=self.label or None, unit="draw") as bar:
-            for indices, batch in data.batches(self.batch_size):
+        with self.question.bar("hmc", total=work, unit="draw") as bar:
+            for indices, batch in data.batches(self.question.batch_size):
                 yield self._run(indices, batch, bar)
 
     def _densities(self, rows: Batch, free: Tensor) -> list[Tensor]:

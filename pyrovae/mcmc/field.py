@@ -47,21 +47,17 @@ class Field:
     Args:
         question: the pair and its data.
         densities: of a batch's rows and their unconstrained latents ``[rows, dim]``: E log densities, ``[rows]`` each.
-        compile: True, False or "auto".
         calls: how many there will be.
-        progress: whether to print what is chosen.
     """
 
     def __init__(
         self,
         question: Question,
         densities: Callable[[Batch, Tensor], list[Tensor]],
-        compile: bool | str,
         calls: int,
-        progress: bool,
     ) -> None:
         self.densities, self.calls = densities, calls
-        self.runner = Runner(compile, "a gradient of the latents", progress)
+        self.runner = Runner(question.compile, "a gradient of the latents", question.progress)
         self._modules = list(question.pair.modules.values())
 
     @functools.cached_property

@@ -1,6 +1,6 @@
 """Reference posteriors by Hamiltonian Monte Carlo, labelled for ArviZ."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import pyro
 import torch
@@ -8,12 +8,13 @@ import torch
 from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
 from pyrovae.arviz.mixing import mixing
 from pyrovae.common.checks import at_least
+from pyrovae.importance.options import Options, shared_keywords
 from pyrovae.importance.question import question
 from pyrovae.mcmc.chains import Sampler
-from pyrovae.programs.compilation import check_mode
 from pyrovae.programs.types import Program
 
 
+@shared_keywords(batch_size=256, compile="auto")
 def hmc(
     model: Program,
     guide: Program,
@@ -25,11 +26,7 @@ def hmc(
     num_steps: int = 8,
     dense: bool = True,
     max_bytes: int = 4 * 2**30,
-    batch_size: int = 256,
-    seed: int = 0,
-    compile: bool | str = "auto",
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Any:
     """Sample the exact posterior of every datum's latents, given the model's parameters, by Hamiltonian Monte Carlo.
 
@@ -59,12 +56,8 @@ def hmc(
         dense: whether a metric holds correlations (memory grows with the square of the number of latents of a datum),
             or scales alone.
         max_bytes: refuse draws that take more memory than this.
-        batch_size: data whose chains move at once.
-        seed: of the chains.
-        compile: whether the model's gradient is traced once and compiled; "auto" does so where it saves more time than
-            it costs.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, compile, device and progress, as all questions take them
+            (:class:`pyrovae.Options`).
 
     Returns:
         ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x.
@@ -77,12 +70,9 @@ def hmc(
     num_warmup = at_least("num_warmup", num_warmup, 20)
     num_draws = at_least("num_draws", num_draws, 8)
     num_steps = at_least("num_steps", num_steps, 1)
-    batch_size = at_least("batch_size", batch_size, 1)
-    check_mode(compile)
-    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+    with question(model, guide, data, **options) as asked, pyro.validation_enabled(False):
         asked.layout.require_latents()
-        label = "hmc" if progress else None
-        sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense, batch_size, compile, label)
+        sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense)
         alone: dict[str, list[str]] = {site.name: [] for site in asked.layout.observed}
         refuse_names({**alone, **sampler.coordinates.plates})
         refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))

@@ -65,11 +65,11 @@ class WakeSleep(Objective):
         with Unrecorded():
             with torch.no_grad():
                 dream = poutine.trace(released(model)).get_trace(*batch)
-            seen = list(batch)
+            seen = batch
             for site in known.layout.observed:
-                assert site.source is not None
-                node, data = dream.nodes[site.name], batch[site.source]
-                seen[site.source] = as_observed(node, node["value"].to(data.dtype), data)
+                reading, node = site.required_reading(), dream.nodes[site.name]
+                data = reading.of(batch)
+                seen = reading.into(seen, as_observed(node, node["value"].to(data.dtype), data))
             given = poutine.Trace()
             for name, drawn_site in sample_sites(dream):
                 if name in known.layout.latents:
@@ -91,8 +91,8 @@ class WakeSleep(Objective):
             raise ValueError(f"WakeSleep has no draws for the guide's auxiliary site {layout.auxiliary[0]!r}: use IWAE")
         if self.sleep != 0:
             for site in layout.observed:
-                if site.source is None:
-                    raise ValueError(
-                        f"sleep needs dreams in the place of data, but observed site {site.name!r} is not a tensor of "
-                        "the batch as it is: use sleep=0"
-                    )
+                site.required_reading()
+            if layout.feeds_back:
+                raise ValueError(
+                    "the model computes with what it observes, so that one run of it makes no dream: use sleep=0"
+                )

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrovae.programs.sites import _samples, data_frames, sample_sites
+from pyrovae.programs.sites import data_frames, density_sites, sample_sites
 from pyrovae.programs.types import Site, Trace
 
 PARTICLES = "num_particles_vectorized"  # Pyro's plate of particles
@@ -27,7 +27,7 @@ def per_datum(site: Site, num_data: int) -> Tensor:
 
 def plate_size(trace: Any, plate: str) -> int:
     """Return the full size of the data plate in a trace: the batch's length, or more where the program subsamples."""
-    frame = next(f for site in _samples(trace) for f in data_frames(site) if f.name == plate)
+    frame = next(f for site in density_sites(trace) for f in data_frames(site) if f.name == plate)
     return int(frame.full_size or frame.size)
 
 
@@ -52,7 +52,7 @@ def num_rows(trace: Trace, plate: str, num_data: int) -> int:
 
     The batch's, ``num_data``, where a program has nothing in the plate: a guide of a model without latents.
     """
-    sizes = (int(f.size) for site in _samples(trace) for f in data_frames(site) if f.name == plate)
+    sizes = (int(f.size) for site in density_sites(trace) for f in data_frames(site) if f.name == plate)
     return next(sizes, num_data)
 
 

@@ -14,10 +14,12 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.common.checks import brief
+from pyrovae.programs.contract import read_layout
 from pyrovae.programs.enumeration import summed_out
 from pyrovae.programs.handlers import Numbered
-from pyrovae.programs.layout import Layout, _layout
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.modules import held_modules, reachable_modules
+from pyrovae.programs.origins import Origins
 from pyrovae.programs.sites import sample_sites
 from pyrovae.programs.types import Batch, Program, Trace
 
@@ -105,8 +107,9 @@ class Pair:
             if site["is_observed"]:
                 drawn.remove_node(name)
         replayed = poutine.replay(self.model, trace=drawn)
-        model_trace = _run("model", replayed, self.model, batch, self.given(batch))
-        return _layout(model_trace, guide_trace, batch), model_trace, guide_trace
+        with Origins(batch) as origins:
+            model_trace = _run("model", replayed, self.model, batch, self.given(batch))
+        return read_layout(model_trace, guide_trace, batch, origins), model_trace, guide_trace
 
 
 def _run(role: str, program: Program, bare: Program, batch: Batch, given: Batch) -> Any:

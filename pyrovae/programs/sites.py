@@ -38,7 +38,8 @@ def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
                 yield name, site
 
 
-def _samples(trace: Any) -> Iterator[Site]:
+def density_sites(trace: Any) -> Iterator[Site]:
+    """Iterate over a trace's sample sites, factors and deterministic values among them; subsampling is left out."""
     return (site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site))
 
 

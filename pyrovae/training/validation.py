@@ -39,8 +39,8 @@ def _bound(fitting: Fitting, data: Data) -> float:
     problem, layout, seed = fitting.problem, fitting.problem.layout, fitting.batches.seed
     with modes(problem.modules, training=False), random_state("validation", seed, data.device):
         if not layout.global_latents and not layout.unguided:
-            asked = Question(problem.pair.numbered(layout), data, layout, seed)
-            return float(torch.cat([part[0] for _, part in stream(asked, 1, DATA_AT_ONCE)]).double().mean())
+            asked = Question(problem.pair.numbered(layout), data, layout, seed, DATA_AT_ONCE)
+            return float(torch.cat([part[0] for _, part in stream(asked, 1)]).double().mean())
         recorder, total = fitting.stepper.recorder, 0.0
         for indices, batch in data.batches(DATA_AT_ONCE):
             loss = problem.loss(recorder, batch)

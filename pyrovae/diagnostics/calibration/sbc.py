@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.calibration.ranks import Ranks, Tally, rank
 from pyrovae.diagnostics.predictive.draws import coordinates
 from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
-from pyrovae.importance.particles import BATCH_SIZE, Particles
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
+from pyrovae.importance.particles import Particles
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated
@@ -155,6 +156,7 @@ class Calibration:
         return plots.calibration(self.everything, self.density, self.distance)
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def sbc(
     model: Program,
     guide: Program,
@@ -163,10 +165,7 @@ def sbc(
     num_simulations: int = 1000,
     num_draws: int = 99,
     quantities: Mapping[str, Quantity] | None = None,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Calibration:
     """Simulate latents and data from the model, and rank the latents among the guide's draws given the data.
 
@@ -188,10 +187,7 @@ def sbc(
         num_draws: K, of the guide for each simulated datum, independent.
         quantities: by name, further functions of the latents and the data to be ranked: ``f(latents, *batch)`` takes a
             dict of latents by site, ``[rows, ...]``, and the batch's tensors, ``[rows, ...]``, and returns ``[rows]``.
-        batch_size: data held by a call of the programs.
-        seed: of simulations, draws and ties.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, an observation that is not a tensor
@@ -208,28 +204,26 @@ def sbc(
     """
     num_simulations = at_least("num_simulations", num_simulations, 2)
     num_draws = at_least("num_draws", num_draws, 2)
-    batch_size = at_least("batch_size", batch_size, 1)
     own = dict(quantities or {})
-    options: dict[str, Any] = {"device": device, "progress": progress}
+    simulating = without(options, "batch_size")
     # one more half of simulations, whose latents are the points that distances are taken from
-    made = simulate(model, data, num_simulations=2 * num_simulations, seed=seed, **options)
+    made = simulate(model, data, num_simulations=2 * num_simulations, **simulating)
     if not made.latents:
         raise ValueError("the model has no latents that it draws, so there is nothing to calibrate")
     first, others = made.part(slice(0, num_simulations)), made.part(slice(num_simulations, None))
     points = _Points.of(first, others)
-    label = "sbc" if progress else None
     tally, scored = Tally(), True
-    with question(model, guide, first.data, seed=seed, device=device) as asked:
+    with question(model, guide, first.data, **options) as asked:
         asked.layout.require_latents()
         latents = asked.layout.latents
         names = [name for site in latents for name in coordinates(site, made.latents[site][0])]
         _see_names(own, [*names, JOINT, DENSITY, DISTANCE])
-        for part in asked.particles(num_draws, batch_size, label):
+        for part in asked.particles(num_draws, "sbc"):
             truth = _truth(asked, part, first.latents, points, own)
             drawn = _drawn(asked, part, points, own)
             tally.add(part.indices.start, *rank(truth, drawn, _tolerance(part, latents, truth, len(names))))
             scored = scored and not bool(truth[:, len(names) + 1].isnan().any())
-    ranks = tally.ranks("ties of sbc", seed)
+    ranks = tally.ranks("ties of sbc", asked.seed)
     labels = [*names, JOINT, DENSITY, DISTANCE, *own]
     chosen = lambda *wanted: Ranks(ranks, num_draws, tuple(labels)).select(wanted)  # noqa: E731
     return Calibration(

@@ -4,21 +4,20 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least, positive
-from pyrovae.common.progress import progress_bar
 from pyrovae.data import as_data
 from pyrovae.diagnostics.evidence.evaluate import combined_error, interval, log_mean, standard_error
 from pyrovae.diagnostics.evidence.trust import agree, described, distance_below, effective, normal_part, unreliable
+from pyrovae.importance.options import Options, shared_keywords
 from pyrovae.importance.psis import PRACTICAL, pareto_khat
 from pyrovae.importance.question import question
 from pyrovae.mcmc.annealing import Annealer, Schedule, prior_guide
-from pyrovae.programs.compilation import check_mode
 from pyrovae.programs.types import Batch, Program
 
 DATA_AT_ONCE = 128
@@ -107,40 +106,7 @@ class Annealing:
         return described("annealed importance sampling", self)
 
 
-@dataclass(frozen=True)
-class Sandwich:
-    """Bounds of each simulated datum's log p(x), from chains run both ways. Nats.
-
-    Attributes:
-        lower: from chains that ran from the guide to the posterior, ``[N]``, below log p(x) in expectation.
-        lower_se: its standard error over the chains, ``[N]``.
-        upper: from chains that ran from the draw that the datum came from back to the guide, ``[N]``, above log p(x) in
-            expectation.
-        upper_se: its standard error over the chains, ``[N]``, given that draw.
-        data: the simulated batch.
-    """
-
-    lower: Tensor
-    lower_se: Tensor
-    upper: Tensor
-    upper_se: Tensor
-    data: tuple[Tensor, ...]
-
-    def __len__(self) -> int:
-        return len(self.lower)
-
-    def summary(self) -> dict[str, float]:
-        """Return means over the data, and ``width``, which both errors together do not exceed in expectation."""
-        width = self.upper - self.lower
-        return {
-            "num_data": len(self),
-            "lower": float(self.lower.mean()),
-            "upper": float(self.upper.mean()),
-            "width": float(width.mean()),
-            "width_se": standard_error(width),
-        }
-
-
+@shared_keywords(batch_size=DATA_AT_ONCE, compile="auto")
 def ais(
     model: Program,
     data: Any,
@@ -151,11 +117,7 @@ def ais(
     max_temperatures: int = MOST_TEMPERATURES,
     num_steps: int = 1,
     step_size: float = 0.5,
-    batch_size: int = DATA_AT_ONCE,
-    seed: int = 0,
-    compile: bool | str = "auto",
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Annealing:
     """Estimate each datum's log evidence by annealed importance sampling with Hamiltonian transitions.
 
@@ -184,12 +146,8 @@ def ais(
         max_temperatures: the most that "auto" chooses.
         num_steps: leapfrog steps of a transition.
         step_size: that adaptation starts from, in units of the metric.
-        batch_size: data held at once, each with all of its chains.
-        seed: of the chains.
-        compile: whether the model's gradient is traced once and compiled; "auto" does so where it saves more time than
-            it costs.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, compile, device and progress, as all questions take them
+            (:class:`pyrovae.Options`).
 
     Returns:
         Estimates per datum, on the CPU in float64.
@@ -210,11 +168,11 @@ def ais(
     """
     return anneal(
         model, data, guide=guide, num_chains=num_chains, num_temperatures=num_temperatures,
-        max_temperatures=max_temperatures, num_steps=num_steps, step_size=step_size, batch_size=batch_size, seed=seed,
-        compile=compile, device=device, progress=progress,
+        max_temperatures=max_temperatures, num_steps=num_steps, step_size=step_size, **options,
     )  # fmt: skip
 
 
+@shared_keywords(batch_size=DATA_AT_ONCE, compile="auto")
 def anneal(
     model: Program,
     data: Any,
@@ -225,24 +183,17 @@ def anneal(
     max_temperatures: int = MOST_TEMPERATURES,
     num_steps: int = 1,
     step_size: float = 0.5,
-    batch_size: int = DATA_AT_ONCE,
-    seed: int,
-    compile: bool | str = "auto",
-    device: torch.device | str | None,
-    progress: bool,
     only: Sequence[int] | None = None,
+    **options: Unpack[Options],
 ) -> Annealing:
     """Do what :func:`ais` does, for the data of these numbers, in their order; None: for all."""
     max_temperatures = at_least("max_temperatures", max_temperatures, 1)
     tries = _tries(num_temperatures, max_temperatures)
-    schedule = _schedule(num_chains, num_steps, step_size, tries[0])
+    schedule = schedule_of(num_chains, num_steps, step_size, tries[0])
     data = as_data(data).fixed()
     rest: list[int] = list(range(len(data)) if only is None else only)
     runs: dict[int, _One] = {}
-    with (
-        _annealer(model, guide, data, schedule, batch_size, seed, compile, device, progress) as annealer,
-        progress_bar(total=len(rest), label="ais" if progress else None, unit="data") as bar,
-    ):
+    with annealing(model, guide, data, schedule, **options) as annealer, annealer.bar("ais", len(rest)) as bar:
         if not annealer.coordinates.dim:
             return _exact(annealer, only, num_chains)
         for attempt, temperatures in enumerate(tries):
@@ -320,7 +271,7 @@ def _attempt(
     some = [indices[i] for i in rows.tolist()]
     run = annealer.forwards(some, tuple(t[rows] for t in batch), plan.of(rows), temperatures, f"whole {attempt}")
     missed = annealer.missed(some, tuple(t[rows] for t in batch), plan.of(rows), run).cpu()
-    log_weights = _finite(run.log_weights.cpu(), some)
+    log_weights = finite(run.log_weights.cpu(), some)
     ratios = torch.cat([run.ratios, half.ratios[:, rows]]).cpu()
     halves = half.log_weights[:, rows].cpu().nan_to_num(-torch.inf)
     acceptance = run.acceptance.cpu().double()
@@ -375,69 +326,7 @@ def _error(log_weights: Tensor, halves: Tensor) -> Tensor:
     return torch.maximum(log_mean(log_weights)[1], lognormal)
 
 
-def bdmc(
-    model: Program,
-    data: Any,
-    *,
-    guide: Program | None = None,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
-    num_steps: int = 1,
-    step_size: float = 0.5,
-    batch_size: int = DATA_AT_ONCE,
-    seed: int = 0,
-    compile: bool | str = "auto",
-    device: torch.device | str | None = None,
-    progress: bool = True,
-) -> Sandwich:
-    """Bracket log p(x) of data that the model simulates: bidirectional Monte Carlo.
-
-    The latent that a simulated datum came from is an exact draw of its posterior. Chains that start there and run
-    backwards bound log p(x) from above, as :func:`ais` bounds it from below; the width of the sandwich proves how good
-    the settings are, for data like those that the model makes.
-
-    Source: Grosse, Ghahramani and Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015.
-
-    Args:
-        model: generative program ``model(*batch)``.
-        data: as many data are simulated as there are here; covariates are taken from it, observations are replaced.
-        guide: where forward chains start, or None for the prior.
-        num_chains: chains a datum, each way.
-        num_temperatures: of the path, each way.
-        num_steps: leapfrog steps of a transition.
-        step_size: that adaptation starts from, in units of the metric.
-        batch_size: data held at once.
-        seed: of data and chains.
-        compile: as :func:`ais` has it.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
-
-    Raises:
-        ValueError: as :func:`ais` does, and for an observation that is not a tensor of the batch.
-    """
-    num_temperatures = at_least("num_temperatures", num_temperatures, 1)
-    schedule = _schedule(num_chains, num_steps, step_size, num_temperatures)
-    data = as_data(data).fixed()
-    lower, upper, simulated = [], [], []
-    with (
-        _annealer(model, guide, data, schedule, batch_size, seed, compile, device, progress) as annealer,
-        progress_bar(total=len(data), label="bdmc" if progress else None, unit="data") as bar,
-    ):
-        for indices, batch in annealer.batches():
-            made, exact = annealer.simulate(indices, batch)
-            plan = annealer.plan(indices, made)
-            forwards = annealer.forwards(indices, made, plan, num_temperatures)
-            backwards = annealer.backwards(indices, made, exact, plan, num_temperatures)
-            lower.append(_finite(forwards.log_weights.cpu(), indices))
-            upper.append(_finite(backwards.log_weights.cpu(), indices))
-            simulated.append(tuple(t.cpu() for t in annealer.question.pair.given(made)))
-            bar.update(len(indices))
-    below, below_se = log_mean(torch.cat(lower, dim=1))
-    above, above_se = log_mean(torch.cat(upper, dim=1))
-    return Sandwich(below, below_se, -above, above_se, tuple(torch.cat(t) for t in zip(*simulated, strict=True)))
-
-
-def _finite(log_weights: Tensor, names: Sequence[int]) -> Tensor:
+def finite(log_weights: Tensor, names: Sequence[int]) -> Tensor:
     """Refuse log weights, ``[C, N]``, of which no mean can be taken."""
     bad = (log_weights.isnan() | (log_weights == torch.inf)).any(0) | (log_weights == -torch.inf).all(0)
     if bool(bad.any()):
@@ -448,7 +337,8 @@ def _finite(log_weights: Tensor, names: Sequence[int]) -> Tensor:
     return log_weights
 
 
-def _schedule(chains: int, steps: int, step_size: float, temperatures: int) -> Schedule:
+def schedule_of(chains: int, steps: int, step_size: float, temperatures: int) -> Schedule:
+    """Check the numbers of a run."""
     num_steps = at_least("num_steps", steps, 1)
     return Schedule(
         num_chains=at_least("num_chains", chains, 1),
@@ -459,14 +349,12 @@ def _schedule(chains: int, steps: int, step_size: float, temperatures: int) -> S
 
 
 @contextmanager
-def _annealer(
-    model: Program, guide: Any, data: Any, schedule: Schedule, batch_size: int, seed: int, compile: bool | str,
-    device: Any, progress: bool,
-) -> Iterator[Annealer]:  # fmt: skip
-    batch_size = at_least("batch_size", batch_size, 1)
-    check_mode(compile)
+def annealing(
+    model: Program, guide: Any, data: Any, schedule: Schedule, **options: Unpack[Options]
+) -> Iterator[Annealer]:
+    """Put a question that chains answer, from the guide, or from the prior where it is None."""
     with (
-        question(model, prior_guide(model, guide), data, seed=seed, device=device) as asked,
+        question(model, prior_guide(model, guide), data, **options) as asked,
         pyro.validation_enabled(False),
     ):
-        yield Annealer(asked, schedule, batch_size, compile, "ais" if progress else None)
+        yield Annealer(asked, schedule)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pyrovae.common.checks import at_least
 from pyrovae.importance.log_weights import stream
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
 from pyrovae.importance.question import question
-from pyrovae.programs.compilation import check_mode
 from pyrovae.programs.types import Program
 
 COARSE = 0.1  # nats to which a log weight must be held for the tail of the weights to be seen
@@ -176,17 +175,14 @@ def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     }
 
 
+@shared_keywords(batch_size=BATCH_SIZE, compile="auto")
 def evaluate(
     model: Program,
     guide: Program,
     data: Any,
     *,
     num_particles: int = 1000,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    compile: bool | str = "auto",
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Evaluation:
     """Estimate each datum's ELBO and log evidence, and how far the estimates can be trusted.
 
@@ -197,12 +193,8 @@ def evaluate(
         guide: recognition program ``guide(*batch)``, the proposal of importance sampling.
         data: a tensor, a tuple of tensors, or a data set.
         num_particles: K.
-        batch_size: data held by a call of the programs; memory grows with it, not with ``num_particles``.
-        seed: of the particles.
-        compile: whether the programs are traced once and compiled; "auto" does so where it saves more time than it
-            costs. The random numbers are the same.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, compile, device and progress, as all questions take them
+            (:class:`pyrovae.Options`).
 
     Returns:
         Estimates per datum, on the CPU in float64.
@@ -218,11 +210,8 @@ def evaluate(
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
     num_particles = at_least("num_particles", num_particles, 1)
-    batch_size = at_least("batch_size", batch_size, 1)
-    check_mode(compile)
-    with question(model, guide, data, seed=seed, device=device) as asked:
-        label = "evaluate" if progress else None
-        parts = [weigh(part) for _, part in stream(asked, num_particles, batch_size, label, compile)]
+    with question(model, guide, data, **options) as asked:
+        parts = [weigh(part) for _, part in stream(asked, num_particles, "evaluate")]
     fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     _say_what_rounding_decides(fields)
     return Evaluation(**fields, num_particles=num_particles)

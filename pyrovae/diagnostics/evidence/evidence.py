@@ -1,9 +1,8 @@
 """Log evidence per datum, cheaply where that is reliable and by annealing where it is not."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least, positive
@@ -12,7 +11,7 @@ from pyrovae.diagnostics.evidence.ais import check_temperatures
 from pyrovae.diagnostics.evidence.evaluate import combined_error, evaluate, standard_error
 from pyrovae.diagnostics.evidence.supported import supported
 from pyrovae.diagnostics.evidence.trust import described, unreliable
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
 from pyrovae.programs.types import Program
 
 
@@ -53,6 +52,7 @@ class Evidence:
         return described("importance sampling, and annealing where that fails", self)
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def evidence(
     model: Program,
     guide: Program,
@@ -63,10 +63,7 @@ def evidence(
     num_chains: int = 16,
     num_temperatures: int | str = "auto",
     anneal_from_guide: bool = True,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Evidence:
     """Estimate each datum's log evidence: importance sampling first, annealed importance sampling where it fails.
 
@@ -86,10 +83,7 @@ def evidence(
         num_temperatures: of annealing, as :func:`pyrovae.ais` has it.
         anneal_from_guide: start annealing from the guide, and from the prior what fails; False: the other way round, as
             guides need that cannot score a z that they did not draw.
-        batch_size: data held by a call of the programs in importance sampling; annealing holds 128.
-        seed: of particles and chains.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: as :func:`~pyrovae.evaluate` and, where a datum has to be annealed, :func:`~pyrovae.ais` do.
@@ -98,8 +92,7 @@ def evidence(
     num_chains = at_least("num_chains", num_chains, 1)
     check_temperatures(num_temperatures)
     data = as_data(data).fixed()
-    options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-    weighted = evaluate(model, guide, data, num_particles=num_particles, batch_size=batch_size, **options)
+    weighted = evaluate(model, guide, data, num_particles=num_particles, **options)
     trusted = weighted.reliable & (weighted.log_evidence_se <= tolerance)
     log_evidence, error = weighted.log_evidence.clone(), weighted.log_evidence_se.clone()
     reliable = trusted.clone()
@@ -108,6 +101,6 @@ def evidence(
         starts = [guide, None] if anneal_from_guide else [None, guide]
         chains: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
         bounds = [(bound[rest], se[rest]) for bound, se in weighted.bounds]
-        found = supported(model, starts, data, rest.tolist(), bounds, **chains, **options)
+        found = supported(model, starts, data, rest.tolist(), bounds, **chains, **without(options, "batch_size"))
         log_evidence[rest], error[rest], reliable[rest] = found.log_evidence, found.log_evidence_se, found.reliable
     return Evidence(log_evidence, error, weighted.khat, ~trusted, reliable)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import pyro
 import torch
@@ -10,7 +10,6 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common.checks import at_least, positive
-from pyrovae.common.progress import progress_bar
 from pyrovae.data import as_data
 from pyrovae.diagnostics.evidence.ais import Annealing
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, combined_error, standard_error, weigh
@@ -18,6 +17,7 @@ from pyrovae.diagnostics.evidence.evidence import Evidence
 from pyrovae.diagnostics.evidence.family import Member, member
 from pyrovae.diagnostics.evidence.supported import Supported, held_against, supported
 from pyrovae.diagnostics.evidence.trust import doubt, unreliable
+from pyrovae.importance.options import Options, shared_keywords, without
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated
@@ -112,6 +112,7 @@ class Gaps:
         )
 
 
+@shared_keywords(batch_size=DATA_AT_ONCE)
 def gaps(
     model: Program,
     guide: Program,
@@ -122,10 +123,7 @@ def gaps(
     num_steps: int = 500,
     particles_per_step: int = 8,
     lr: float = 0.03,
-    batch_size: int = DATA_AT_ONCE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Gaps:
     """Split each datum's log p(x) - ELBO into an approximation gap and an amortization gap.
 
@@ -152,10 +150,7 @@ def gaps(
         num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
         particles_per_step: a datum.
         lr: Adam's first step length, in units of the parameters.
-        batch_size: data fitted at once.
-        seed: of all particles.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, a discrete latent, or a guide whose
@@ -173,15 +168,14 @@ def gaps(
     num_particles = at_least("num_particles", num_particles, 2)
     num_steps = at_least("num_steps", num_steps, 1)
     particles_per_step = at_least("particles_per_step", particles_per_step, 1)
-    batch_size = at_least("batch_size", batch_size, 1)
     lr = positive("lr", lr)
     data = as_data(data).fixed()
     given = _given(log_evidence, len(data))
     weighed: list[list[dict[str, Tensor]]] = []
-    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+    with question(model, guide, data, **options) as asked, pyro.validation_enabled(False):
         _refuse_discrete(asked)
-        with progress_bar(total=len(data), label="gaps" if progress else None, unit="data") as bar:
-            for indices, batch in asked.data.batches(batch_size):
+        with asked.bar("gaps") as bar:
+            for indices, batch in asked.data.batches(asked.batch_size):
                 start = member(asked, batch)
                 noise = DatumNoise("best member, fitted", asked.seed, indices, asked.data.device)
                 fitted = _fitted(asked, batch, start, noise, num_steps, particles_per_step, lr)
@@ -194,9 +188,8 @@ def gaps(
     )
     bounds = [*optimal.bounds, *own.bounds]
     if given is None:
-        options: dict[str, Any] = {"num_chains": 16, "num_temperatures": "auto"}
-        options |= {"seed": seed, "device": device, "progress": progress}
-        known = supported(model, [None, guide], data, range(len(data)), bounds, **options)
+        chains: dict[str, Any] = {"num_chains": 16, "num_temperatures": "auto", **without(options, "batch_size")}
+        known = supported(model, [None, guide], data, range(len(data)), bounds, **chains)
     else:
         known = held_against(given, bounds)
     return Gaps(known.log_evidence, known.log_evidence_se, optimal, own, known.reliable, known.refuted)

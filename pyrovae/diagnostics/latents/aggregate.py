@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import pyro
@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyrovae.common.checks import at_least
-from pyrovae.common.progress import progress_bar
 from pyrovae.data import as_data
 from pyrovae.diagnostics.evidence.evaluate import standard_error
 from pyrovae.diagnostics.latents.marginals import marginals
 from pyrovae.diagnostics.latents.scoring import FEW, conditioned, draws_of_its_own, refuse_masked
 from pyrovae.diagnostics.predictive.draws import coordinates
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.densities import log_density, per_datum
 from pyrovae.programs.handlers import Repeated
@@ -107,16 +106,14 @@ _TERMS = (
 )  # fmt: skip
 
 
+@shared_keywords(batch_size=8 * BATCH_SIZE)
 def aggregate(
     model: Program,
     guide: Program,
     data: Any,
     *,
     num_draws: int = 2,
-    batch_size: int = 8 * BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Aggregate:
     """Split the rate into mutual information, total correlation and dimension-wise KL.
 
@@ -133,10 +130,7 @@ def aggregate(
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set; at least 2 data.
         num_draws: of every datum's posterior.
-        batch_size: data held by a call of the programs.
-        seed: of the draws.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers; for a prior that differs between data
@@ -152,11 +146,10 @@ def aggregate(
         True
     """
     num_draws = at_least("num_draws", num_draws, 1)
-    batch_size = at_least("batch_size", batch_size, 1)
     data = as_data(data).fixed()
     if len(data) < 2:
         raise ValueError("the aggregate posterior of one datum is its own: give at least 2 data")
-    with question(model, guide, data, seed=seed, device=device) as asked, pyro.validation_enabled(False):
+    with question(model, guide, data, **options) as asked, pyro.validation_enabled(False):
         asked.layout.require_guided("divergences")
         if asked.layout.auxiliary:
             raise ValueError(
@@ -168,11 +161,10 @@ def aggregate(
                 "density is not known, and they would count as information: ask about the family that it starts from "
                 "(of SemiAmortized, guide.family), or use another guide"
             )
-        drawn = _drawn(asked, num_draws, batch_size)
-        label = "aggregate" if progress else None
-        log_q, without, single = _aggregated(asked, drawn, num_draws, batch_size, label)
-        log_p_single = _prior_marginals(asked, drawn, batch_size)
-        log_q_single = _by_moments(asked, drawn, batch_size) if single is None else single
+        drawn = _drawn(asked, num_draws)
+        log_q, without, single = _aggregated(asked, drawn)
+        log_p_single = _prior_marginals(asked, drawn)
+        log_q_single = _by_moments(asked, drawn) if single is None else single
     independent = log_q_single.sum(1)
     terms = {
         "distortion": -drawn.log_likelihood,
@@ -226,10 +218,10 @@ class _Drawn:
     supports: dict[str, Any]
 
 
-def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
+def _drawn(asked: Question, num_draws: int) -> _Drawn:
     latents: dict[str, list[Tensor]] = {name: [] for name in asked.layout.latents}
     logs: dict[str, list[Tensor]] = {"log_q": [], "log_p": [], "log_likelihood": []}
-    for part in asked.particles(num_draws, batch_size):
+    for part in asked.particles(num_draws):
         if part.start:
             raise ValueError(f"num_draws must be at most {len(part.log_weight)}, got {num_draws}")
         size, sites = len(part.rows[0]), part.guide_trace.nodes
@@ -250,16 +242,14 @@ def _drawn(asked: Question, num_draws: int, batch_size: int) -> _Drawn:
     return _Drawn(joined, flat, **densities, names=names, plates=plates, supports=supports)
 
 
-def _aggregated(
-    asked: Question, drawn: _Drawn, num_draws: int, batch_size: int, label: str | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _aggregated(asked: Question, drawn: _Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return log q(z), the same without the datum that z came from, and every log q(z_d) where it is known."""
     size, count = len(asked.data), len(drawn.log_q)
     host: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     total, without = (torch.full((count,), -math.inf, **host) for _ in range(2))
     single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, **host)
-    with progress_bar(total=size, label=label, unit="data") as bar:
-        for indices, batch in asked.data.batches(batch_size):
+    with asked.bar("aggregate") as bar:
+        for indices, batch in asked.data.batches(asked.batch_size):
             for draws in _chunks(count, len(indices), drawn.flat.shape[1]):
                 latents = {name: value[draws] for name, value in drawn.latents.items()}
                 logs, parts = _scores(asked, latents, drawn.plates, batch)
@@ -304,13 +294,13 @@ def _scores(
     return log_density(trace, len(rows[0])).unflatten(0, (count, size)), None
 
 
-def _prior_marginals(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
+def _prior_marginals(asked: Question, drawn: _Drawn) -> Tensor:
     """Return log p(z_d) of every draw, ``[draws, D]``; NaN where it is not known.
 
     Raises:
         ValueError: for a prior that differs between data.
     """
-    for indices, batch in asked.data.batches(batch_size):
+    for indices, batch in asked.data.batches(asked.batch_size):
         size = len(indices)
         first = {name: value[:1].expand(size, *value.shape[1:]) for name, value in drawn.latents.items()}
         trace = conditioned(asked.pair.model, first, drawn.plates, batch)
@@ -331,7 +321,7 @@ def _prior_marginals(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _by_moments(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
+def _by_moments(asked: Question, drawn: _Drawn) -> Tensor:
     """Return log q(z_d) of every draw, ``[draws, D]``, each q(z_d | x) taken as a Gaussian; NaN if discrete.
 
     It is one of z_d on its unconstrained scale, u_d: log q(z_d) = log q(u_d) - log |dz_d / du_d|. Its mean and standard
@@ -339,7 +329,7 @@ def _by_moments(asked: Question, drawn: _Drawn, batch_size: int) -> Tensor:
     """
     if any(support.is_discrete for support in drawn.supports.values()):
         return torch.full_like(drawn.flat, math.nan)
-    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS, batch_size)
+    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS)
     own = _unconstrained(again)[0].unflatten(0, (MOMENTS, -1))
     loc, scale = own.mean(0), own.std(0).clamp(min=1e-9)  # [N, D]
     free, log_jacobian = _unconstrained(drawn)

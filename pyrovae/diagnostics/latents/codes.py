@@ -1,16 +1,17 @@
 """The codes of data: means of q(z | x)."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import question
 from pyrovae.programs.types import Program
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def codes(
     model: Program,
     guide: Program,
@@ -18,10 +19,7 @@ def codes(
     *,
     site: str | None = None,
     num_draws: int = 100,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Return the mean of q(z | x) of every datum, as plots, probes and metrics of codes take them.
 
@@ -31,10 +29,7 @@ def codes(
         data: a tensor, a tuple of tensors, or a data set.
         site: latent site; None: all of them, side by side, in the model's order.
         num_draws: that a mean is taken of; its error is sd / sqrt(num_draws).
-        batch_size: data held by a call of the programs.
-        seed: of the draws.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         Tensor ``[N, D]`` on the CPU; of a class index, its mean, of a one-hot vector, the shares of its classes.
@@ -49,14 +44,13 @@ def codes(
         torch.Size([7, 2])
     """
     num_draws = at_least("num_draws", num_draws, 1)
-    batch_size = at_least("batch_size", batch_size, 1)
     sums: dict[int, Tensor] = {}
-    with question(model, guide, data, seed=seed, device=device) as asked:
+    with question(model, guide, data, **options) as asked:
         asked.layout.require_latents()
         if site is not None and site not in asked.layout.latents:
             raise ValueError(f"site {site!r} is not a latent: the model has {list(asked.layout.latents)}")
         names = asked.layout.latents if site is None else (site,)
-        for part in asked.particles(num_draws, batch_size, "codes" if progress else None):
+        for part in asked.particles(num_draws, "codes"):
             values = [part.values(part.guide_trace.nodes[name]) for name in names]
             found = torch.cat([v.sum(0).reshape(len(part.indices), -1).double() for v in values], dim=1).cpu()
             start = part.indices.start

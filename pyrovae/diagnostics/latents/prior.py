@@ -1,7 +1,7 @@
 """The aggregate posterior beside the prior: by coordinate, and as a whole."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,20 +17,17 @@ from pyrovae.common.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.diagnostics.latents.scoring import refuse_masked
 from pyrovae.diagnostics.predictive.draws import draw
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import question
 from pyrovae.programs.types import Program
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def prior_against_posterior(
     model: Program,
     guide: Program,
     data: Any,
-    *,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Compare the aggregate posterior, one draw of q(z | x) a datum, with as many draws of the prior.
 
@@ -42,10 +39,7 @@ def prior_against_posterior(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        batch_size: data held by a call of the programs.
-        seed: of the draws.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         A row a latent coordinate: means and standard deviations of both, the Kolmogorov-Smirnov distance (between 0 and
@@ -54,7 +48,7 @@ def prior_against_posterior(
     Raises:
         ValueError: for a pair that breaks the contract, or bad data.
     """
-    drawn = _drawn(model, guide, as_data(data), batch_size, seed, device, progress)
+    drawn = _drawn(model, guide, as_data(data), **options)
     rows = {}
     for name, (q, p) in drawn.items():
         for d in range(q.shape[1]):
@@ -90,6 +84,7 @@ class PriorTest:
     kl_se: float
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def prior_test(
     model: Program,
     guide: Program,
@@ -98,10 +93,7 @@ def prior_test(
     num_permutations: int = 999,
     classifier: Any = None,
     max_data: int = 2000,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> PriorTest:
     """Test whether codes, one draw of q(z | x) a datum, are distributed as the prior is: all latents together.
 
@@ -120,10 +112,7 @@ def prior_test(
         classifier: of scikit-learn's, with probabilities; None: gradient-boosted trees, their leaves by the number of
             data; their odds end at about 40, a KL of 3.7 nats, for what lies further apart.
         max_data: of larger sets, this many data are taken at random, since distances take its square in memory.
-        batch_size: data held by a call of the programs.
-        seed: of draws, permutations and folds.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
@@ -133,9 +122,8 @@ def prior_test(
     whole = as_data(data).fixed()
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
-    drawn = _drawn(
-        model, guide, whole.numbered(assumed=True).sampled(max_data, seed), batch_size, seed, device, progress
-    )
+    seed = options["seed"]
+    drawn = _drawn(model, guide, whole.sampled(max_data, seed), **options)
     q, p = (np.concatenate([pair[i] for pair in drawn.values()], axis=1) for i in (0, 1))
     scale = np.concatenate([q, p]).std(axis=0)  # of both: the labels must not be in it
     scaled = np.concatenate([q, p]) / np.where(scale > 0, scale, 1)
@@ -173,12 +161,12 @@ def _energy(points: np.ndarray, count: int, num_permutations: int, seed: int) ->
 
 
 def _drawn(
-    model: Program, guide: Program, data: Any, batch_size: int, seed: int, device: Any, progress: bool
+    model: Program, guide: Program, data: Any, **options: Unpack[Options]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return a draw of q(z | x) and one of the prior for every datum, by site, ``[N, D]`` each."""
     kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    with question(model, guide, data, seed=seed, device=device) as asked:
-        for part in draw(asked, 1, ("posterior", "prior"), batch_size, "draws" if progress else None):
+    with question(model, guide, data, **options) as asked:
+        for part in draw(asked, 1, ("posterior", "prior"), "draws"):
             refuse_masked(asked.layout.latents, *part.traces)
             for name in asked.layout.latents:
                 pair = (part.groups["posterior"][name][0], part.groups["prior"][name][0])

@@ -1,28 +1,26 @@
 """The rate of every latent site: where a model of several latents keeps what it knows of the data."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
 
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import standard_error
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import question
 from pyrovae.programs.densities import per_datum
 from pyrovae.programs.types import Program
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def rates(
     model: Program,
     guide: Program,
     data: Any,
     *,
     num_particles: int = 100,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Return E_q[log q(z_l | ...) - log p(z_l | ...)] of every latent site, in nats per datum.
 
@@ -38,10 +36,7 @@ def rates(
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
         num_particles: draws a datum.
-        batch_size: data held by a call of the programs.
-        seed: of the particles.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         A row a site, in the model's order: ``rate``, and ``rate_se``, its standard error over the data.
@@ -58,11 +53,11 @@ def rates(
     """
     num_particles = at_least("num_particles", num_particles, 1)
     sums: dict[str, list[torch.Tensor]] = {}
-    with question(model, guide, data, seed=seed, device=device) as asked:
+    with question(model, guide, data, **options) as asked:
         asked.layout.require_guided("rates")
         if asked.layout.auxiliary:
             raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
-        for part in asked.particles(num_particles, batch_size, "rates" if progress else None):
+        for part in asked.particles(num_particles, "rates"):
             size = len(part.rows[0])
             for name in asked.layout.latents:
                 log_q, log_p = (per_datum(t.nodes[name], size) for t in (part.guide_trace, part.model_trace))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
@@ -14,7 +14,8 @@ from pyrovae.diagnostics.evidence.evaluate import standard_error
 from pyrovae.diagnostics.latents.marginals import marginals
 from pyrovae.diagnostics.latents.scoring import draws_of_its_own, refuse_masked
 from pyrovae.diagnostics.predictive.draws import coordinates
-from pyrovae.importance.particles import BATCH_SIZE, Particles
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
+from pyrovae.importance.particles import Particles
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.densities import per_datum
 from pyrovae.programs.handlers import Repeated
@@ -110,6 +111,7 @@ def _state(rate: _Number, most: _Number, moves: _Number, threshold: float) -> st
     return "used" if moves.above(threshold) and (rate.above(threshold) or not rate.known) else "unclear"
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def usage(
     model: Program,
     guide: Program,
@@ -117,10 +119,7 @@ def usage(
     *,
     num_draws: int = 32,
     threshold: float = 0.01,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Usage:
     """Report which latents, and which layers of them, hold anything of the data, and which have collapsed.
 
@@ -161,10 +160,7 @@ def usage(
         data: a tensor, a tuple of tensors, or a data set; at least 2 data.
         num_draws: of every datum's posterior; at least 2.
         threshold: in nats per datum for rates and information, a share of the variance for activity.
-        batch_size: data held by a call of the programs.
-        seed: of the draws, and of the data that information is estimated from.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, or a guide with auxiliary sites.
@@ -176,16 +172,15 @@ def usage(
         {'z': 2}
     """
     num_draws = at_least("num_draws", num_draws, 2)
-    batch_size = at_least("batch_size", batch_size, 1)
     threshold = positive("threshold", threshold)
     parts: dict[int, dict[str, _Sums]] = {}
-    with question(model, guide, data, seed=seed, device=device) as asked:
+    with question(model, guide, data, **options) as asked:
         asked.layout.require_guided("rates")
         if asked.layout.auxiliary:
             raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
         if len(asked.data) < 2:
             raise ValueError("which latents are used cannot be told from one datum: give at least 2")
-        for part in asked.particles(num_draws, batch_size, "usage" if progress else None):
+        for part in asked.particles(num_draws, "usage"):
             refuse_masked(asked.layout.latents, part.guide_trace, part.model_trace)
             found = {name: _Sums.of(part, name) for name in asked.layout.latents}
             kept = parts.get(part.indices.start)

@@ -1,15 +1,15 @@
 """What all data share as an ArviZ object."""
 
-from typing import Any
-
-import torch
+from typing import Any, Unpack
 
 from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_names
 from pyrovae.diagnostics.posterior.global_draws import shared
+from pyrovae.importance.options import Options, shared_keywords, without
 from pyrovae.programs.isolation import default_device, same_streams
 from pyrovae.programs.types import Program
 
 
+@shared_keywords()
 def globals_to_arviz(
     model: Program,
     guide: Any,
@@ -17,9 +17,7 @@ def globals_to_arviz(
     *,
     num_draws: int = 200,
     num_particles: int = 200,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Any:
     """Return draws of what all data share as an ArviZ object, for leave-one-out comparison.
 
@@ -40,19 +38,16 @@ def globals_to_arviz(
         data: what the pair was fitted to.
         num_draws: of the global latents; each costs an ``evaluate`` of all data.
         num_particles: importance samples a datum, for each draw.
-        seed: of all draws.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a guide without global latents, a site with the name of a dimension, and for what
             :func:`pyrovae.evaluate` refuses.
     """
     if hasattr(guide, "draw"):
-        with same_streams(default_device(device)):
+        with same_streams(default_device(options["device"])):
             refuse_names({name: [] for name in guide.draw()})
-    options: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-    found = shared(model, guide, data, num_draws=num_draws, num_particles=num_particles, **options)
+    found = shared(model, guide, data, num_draws=num_draws, num_particles=num_particles, **without(options))
     posterior = {
         name: (("chain", "draw", *own_dims(name, value.dim() - 1, [])[1:]), value[None].numpy())
         for name, value in found.values.items()

@@ -1,6 +1,6 @@
 """The guide beside a reference posterior, datum by datum."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,14 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.predictive.draws import Draws, draw
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import question
 from pyrovae.programs.types import Program
 
 FOLDS = 5
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def guide_error(
     model: Program,
     guide: Program,
@@ -25,10 +26,7 @@ def guide_error(
     *,
     num_draws: int = 1000,
     classifier: Any = None,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: Any = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Compare draws of q(z | x) with a reference sample of p(z | x), for every datum.
 
@@ -44,10 +42,7 @@ def guide_error(
             with dimensions ``chain``, ``draw``, ``datum``, ....
         num_draws: of the guide, a datum; the reference is thinned to at most as many for the classifier.
         classifier: of scikit-learn's; None: quadratic discriminant analysis, which sees means, scales and correlations.
-        batch_size: data held by a call of the programs.
-        seed: of the guide's draws, and of the classifier's folds.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         A row a datum:
@@ -65,17 +60,17 @@ def guide_error(
     """
     at_least("num_draws", num_draws, 2 * FOLDS)
     parts: dict[int, list[np.ndarray]] = {}
-    with question(model, guide, data, seed=seed, device=device) as asked:
+    with question(model, guide, data, **options) as asked:
         exact = _reference(reference, asked.layout.latents, len(asked.data))
         known = getattr(reference, "observed_data", None)
-        for part in draw(asked, num_draws, ("posterior",), batch_size, "draws" if progress else None):
+        for part in draw(asked, num_draws, ("posterior",), "draws"):
             _same_data(known, part)
             sites = [part.groups["posterior"][name] for name in asked.layout.latents]
             flat = [site.reshape(*site.shape[:2], -1).double().numpy() for site in sites]
             parts.setdefault(part.indices.start, []).append(np.concatenate(flat, axis=2))
     approximate = np.concatenate([np.concatenate(own, axis=0) for own in parts.values()], axis=1)
     found = classifier or QuadraticDiscriminantAnalysis(reg_param=1e-3)
-    rows = [_compared(approximate[:, i], exact[:, i], clone(found), seed) for i in range(exact.shape[1])]
+    rows = [_compared(approximate[:, i], exact[:, i], clone(found), asked.seed) for i in range(exact.shape[1])]
     return pd.DataFrame(rows, columns=["mean", "scale", "correlation", "accuracy"]).rename_axis("datum")
 
 

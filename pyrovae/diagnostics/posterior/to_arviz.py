@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-import torch
 import xarray as xr
 
 from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
@@ -13,12 +12,13 @@ from pyrovae.arviz.psis import smoothed
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw
-from pyrovae.importance.particles import BATCH_SIZE
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.isolation import importing
 from pyrovae.programs.types import Program
 
 
+@shared_keywords(batch_size=BATCH_SIZE)
 def to_arviz(
     model: Program,
     guide: Program,
@@ -29,10 +29,7 @@ def to_arviz(
     groups: tuple[str, ...] = GROUPS,
     corrected: bool = False,
     max_bytes: int = 4 * 2**30,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> Any:
     """Return draws, densities and diagnostics of a pair on data as an ArviZ object.
 
@@ -66,10 +63,7 @@ def to_arviz(
             Pareto-smoothed importance weights, so that they follow p(z | x) instead of q(z | x). A datum whose ``khat``
             is above :func:`pyrovae.khat_limit` is not put right by that.
         max_bytes: refuse to build groups of draws larger than this in memory.
-        batch_size: data held by a call of the programs.
-        seed: of all draws.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x.
@@ -78,22 +72,20 @@ def to_arviz(
         ValueError: for a pair that breaks the contract, bad data or bad numbers, draws beyond ``max_bytes``, a site or
             plate with the name of a dimension, or ``log_likelihood`` of a model with latents that are summed out.
     """
-    for name, count in {"num_draws": num_draws, "num_particles": num_particles, "batch_size": batch_size}.items():
+    for name, count in {"num_draws": num_draws, "num_particles": num_particles}.items():
         at_least(name, count, 1)
     known = (*GROUPS, CONDITIONAL)
     unknown = set(groups) - set(known)
     if unknown:
         raise ValueError(f"groups must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
-    asking: dict[str, Any] = {"seed": seed, "device": device}
-    with question(model, guide, data, **asking) as asked:
+    with question(model, guide, data, **options) as asked:
         collected = _Collected(asked, num_draws, groups, max_bytes)
     evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
-    with question(model, guide, data, **asking) as asked:
-        for part in draw(asked, num_draws, groups, batch_size, "draws" if progress else None):
+    with question(model, guide, data, **options) as asked:
+        for part in draw(asked, num_draws, groups, "draws"):
             collected.add(part)
     if corrected:
-        collected.resample(seed)
+        collected.resample(options["seed"])
     return assemble(collected.datasets(evaluation))
 
 
@@ -112,7 +104,7 @@ class _Collected:
 
     def __init__(self, asked: Question, num_draws: int, groups: tuple[str, ...], max_bytes: int) -> None:
         self.data, self.num_draws, self.filled = asked.data, num_draws, 0
-        (one,) = draw(replace(asked, data=asked.data.subset(slice(0, 1))), 1, groups, 1, None)
+        (one,) = draw(replace(asked, data=asked.data.subset(slice(0, 1)), batch_size=1), 1, groups, None)
         self.plates = one.plates
         sites = (*asked.layout.latents, *asked.layout.summed, *one.observed)
         refuse_names({name: one.plates.get(name, []) for name in sites})

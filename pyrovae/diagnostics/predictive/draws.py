@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.importance.particles import Particles
 from pyrovae.importance.question import Question
+from pyrovae.importance.simulation import drawn_anew
 from pyrovae.programs.densities import per_datum
 from pyrovae.programs.enumeration import drawn_back
 from pyrovae.programs.handlers import Repeated
@@ -44,9 +45,7 @@ class Draws:
     traces: tuple[Any, ...] = ()
 
 
-def draw(
-    asked: Question, num_draws: int, groups: tuple[str, ...], batch_size: int, progress: str | None
-) -> Iterator[Draws]:
+def draw(asked: Question, num_draws: int, groups: tuple[str, ...], label: str | None) -> Iterator[Draws]:
     """Iterate over draws, a part of the data and of the draws at a time.
 
     The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
@@ -59,7 +58,7 @@ def draw(
             f"latent site {asked.layout.summed[0]!r} is summed out, so that there is no log p(x | z) of single draws: "
             f"leave {CONDITIONAL!r} out of groups"
         )
-    for part in asked.particles(num_draws, batch_size, progress):
+    for part in asked.particles(num_draws, label):
         traces: dict[str, Any] = {"posterior": part.guide_trace}
         if asked.layout.summed:
             traces["posterior"] = _with_drawn_back(asked, part)
@@ -117,10 +116,26 @@ def _log_likelihood(part: Particles, name: str) -> Tensor:
 
 def _run(asked: Question, program: Any, part: Particles, purpose: str) -> Any:
     seed = stream_seed(purpose, asked.seed, part.start)  # every part of a datum's draws has its own
-    noise = DatumNoise(purpose, seed, part.indices, asked.data.device)
-    noise.repeats = part.log_weight.shape[0]
-    with noise, Repeated(), torch.no_grad():
-        return poutine.trace(program).get_trace(*part.rows)
+
+    def noise() -> DatumNoise:
+        own = DatumNoise(purpose, seed, part.indices, asked.data.device)
+        own.repeats = part.log_weight.shape[0]
+        return own
+
+    with torch.no_grad():
+        return drawn_anew(asked, program, part.rows, noise)[1]
+
+
+def observed_sites(asked: Question, site: str | None) -> list[str]:
+    """Return the names of the observed sites, or the one that was asked for.
+
+    Raises:
+        ValueError: for a site that is not observed.
+    """
+    names = [observed.name for observed in asked.layout.observed]
+    if site is not None and site not in names:
+        raise ValueError(f"site {site!r} is not observed: the model observes {names}")
+    return names if site is None else [site]
 
 
 def coordinates(site: str, one: Tensor) -> list[str]:

@@ -1,7 +1,7 @@
 """How close drawn data are to the user's: precision, recall, density, coverage, Fréchet distance."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -11,25 +11,25 @@ from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
-from pyrovae.data import as_data
-from pyrovae.diagnostics.predictive.simulate import simulate
-from pyrovae.programs.streams import check_seed, generator, stream_seed
+from pyrovae.data import Data, as_data
+from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
+from pyrovae.importance.options import Options, shared_keywords
+from pyrovae.programs.streams import generator, stream_seed
 from pyrovae.programs.types import Program
 
-Features = Callable[[Tensor], Any]
+Features = Callable[..., Any]
 MOST_FEATURES = 32
 RESAMPLES = 60
 
 
+@shared_keywords()
 def sample_quality(
     model: Program,
     data: Any,
     *,
     features: Features | None = None,
     neighbours: int = 5,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Compare draws of the model with data that it was not fitted to, in a space of features.
 
@@ -49,15 +49,13 @@ def sample_quality(
 
     Args:
         model: generative program ``model(*batch)``.
-        data: held-out data: a tensor, a tuple of tensors, or a data set; what the model draws takes the place of the
-            first tensor, the others are given.
-        features: function from data ``[n, ...]`` to features ``[n, P]``, such as a classifier's last layer, made
-            without these data (features fitted to either half would favour it); None: the columns themselves, of more
-            than 32 their projection onto as many random directions, which keeps distances.
+        data: held-out data: a tensor, a tuple of tensors, or a data set; what the model draws takes the place of
+            the tensors that it observes, the others are given.
+        features: function from the observed tensors ``[n, ...]`` to features ``[n, P]``, such as a classifier's last
+            layer, made without these data (features fitted to either half would favour it); None: the columns
+            themselves, of more than 32 their projection onto as many random directions, which keeps distances.
         neighbours: k.
-        seed: of halves, draws and resamples.
-        device: None means CUDA where there is one.
-        progress: whether to show a progress bar.
+        **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         A row a score: ``model`` and its standard error ``model_se`` over draws and data, ``data`` and ``data_se``.
@@ -75,7 +73,7 @@ def sample_quality(
         True
     """
     neighbours = at_least("neighbours", neighbours, 1)
-    check_seed(seed)
+    seed = options["seed"]
     whole = as_data(data).fixed().to(torch.device("cpu"))
     half = len(whole) // 2
     if half < 2 * neighbours:
@@ -83,30 +81,40 @@ def sample_quality(
     order = torch.randperm(len(whole), generator=generator("halves", seed), device="cpu")
     compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
     apart = stream_seed("quality", seed)  # data that were themselves simulated with this seed must not come again
-    drawn, masked = (simulate(model, one, seed=apart, device=device, progress=progress) for one in (other, compared))
-    tensors = (compared.batch(slice(0, half))[0], drawn.seen[0], other.batch(slice(0, half))[0])
-    holes = (masked.seen[0].isnan(), drawn.seen[0].isnan(), drawn.seen[0].isnan())
-    sets = [t.masked_fill(hole, 0) for t, hole in zip(tensors, holes, strict=True)]
-    real, *others = _features(features, sets, seed)
+    simulating: Options = {**options, "seed": apart}
+    drawn, masked = (simulate(model, one, **simulating) for one in (other, compared))
+    real, *others = _features(features, _sets(compared, other, drawn, masked), seed)
     columns = {}
     for name, made in zip(("model", "data"), others, strict=True):
         columns[name], columns[f"{name}_se"] = _scores(real, made, neighbours, seed)
     return pd.DataFrame(columns).rename_axis("score")
 
 
-def _features(features: Features | None, sets: list[Tensor], seed: int) -> list[np.ndarray]:
+def _sets(compared: Data, other: Data, drawn: Simulation, masked: Simulation) -> list[tuple[Tensor, ...]]:
+    """Return what is observed of the data, the draws and the other data, 0 where it is missing or masked."""
+    whole, sets = slice(0, len(compared)), []
+    for batch, seen in (
+        (compared.batch(whole), masked.seen), (drawn.seen, drawn.seen), (other.batch(whole), drawn.seen)
+    ):  # fmt: skip
+        sets.append(tuple(batch[k].masked_fill(seen[k].isnan(), 0) for k in drawn.observed))
+    return sets
+
+
+def _features(features: Features | None, sets: list[tuple[Tensor, ...]], seed: int) -> list[np.ndarray]:
     """Return every set's features, ``[n, P]``."""
     if features is None:
-        flat = [one.flatten(1).double().numpy() for one in sets]
+        flat = [np.concatenate([t.reshape(len(t), -1).double().numpy() for t in one], axis=1) for one in sets]
         if flat[0].shape[1] <= MOST_FEATURES:
             return flat
         projection = GaussianRandomProjection(MOST_FEATURES, random_state=seed).fit(flat[0])  # takes the width alone
         return [projection.transform(one) for one in flat]
     with torch.no_grad():
-        found = [np.asarray(torch.as_tensor(features(one)).detach().cpu(), dtype=float) for one in sets]
+        found = [np.asarray(torch.as_tensor(features(*one)).detach().cpu(), dtype=float) for one in sets]
     for values, one in zip(found, sets, strict=True):
-        if values.ndim != 2 or len(values) != len(one) or not np.isfinite(values).all():
-            raise ValueError(f"features must be finite numbers [{len(one)}, P], got an array of shape {values.shape}")
+        if values.ndim != 2 or len(values) != len(one[0]) or not np.isfinite(values).all():
+            raise ValueError(
+                f"features must be finite numbers [{len(one[0])}, P], got an array of shape {values.shape}"
+            )
     return found
 
 

@@ -1,0 +1,195 @@
+"""Where in the batch the cells of an observed value come from, whatever a program did to get at them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.internals.torch import TorchDispatchMode, tree_leaves
+from pyrovae.programs.types import Batch
+
+_aten = torch.ops.aten
+_MOVES = {  # operations whose result holds cells of their first argument, moved
+    _aten.clone.default, _aten.contiguous.default, _aten.index.Tensor, _aten.index_select.default,
+    _aten.gather.default, _aten.take.default, _aten.flip.default, _aten.roll.default, _aten.repeat.default,
+    _aten.masked_fill.Scalar, _aten.nan_to_num.default, _aten.constant_pad_nd.default, _aten._unsafe_view.default,
+    _aten.lift_fresh.default, _aten.detach.default,
+}  # fmt: skip
+_JOINS = {_aten.cat.default, _aten.stack.default}
+_NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an observed site reads the batch: a tensor of it as it is, or some of its cells.
+
+    Attributes:
+        source: position of the tensor in the batch.
+        columns: of a row of that tensor, laid out flat, in the shape that the site has for one observation; None: the
+            whole tensor as it is. A cell that is no cell of the batch (padding) has column -1.
+        data_dim: dimension of the data in what the site observes, counted from the right.
+        dtype: of what the site observes.
+    """
+
+    source: int
+    columns: Tensor | None
+    data_dim: int
+    dtype: torch.dtype
+
+    def of(self, batch: Batch) -> Tensor:
+        """Return what the site observes of a batch, as far as it is of the batch."""
+        tensor = batch[self.source]
+        if self.columns is None:
+            return tensor
+        columns = self.columns.to(tensor.device)
+        cells = tensor.reshape(len(tensor), -1)[:, columns.clamp(min=0)].to(self.dtype)
+        return cells.movedim(0, self.data_dim + cells.dim())
+
+    def into(self, batch: Batch, value: Tensor) -> Batch:
+        """Return a batch with a value in the place of what the site observes."""
+        tensor = batch[self.source]
+        if self.columns is None:
+            return (*batch[: self.source], value.to(tensor.dtype), *batch[self.source + 1 :])
+        columns = self.columns.to(tensor.device)
+        shape = (len(tensor), *columns.shape)
+        rows = value.movedim(value.dim() + self.data_dim, 0).expand(shape)
+        kind = tensor.dtype if tensor.is_floating_point() or not rows.isnan().any() else rows.dtype
+        filled = tensor.to(kind).reshape(len(tensor), -1).clone()
+        filled[:, columns[columns >= 0]] = rows[:, columns >= 0].to(kind)
+        return (*batch[: self.source], filled.reshape(tensor.shape), *batch[self.source + 1 :])
+
+
+class Origins(TorchDispatchMode):
+    """Follows the cells of a batch through what a program does inside the block.
+
+    Slices, reshapes, indices, masks that fill, casts, stacks and the like move cells; whatever else is done with them
+    computes something.
+
+    Args:
+        batch: the tensors that the program is given.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self._batch = batch
+        self._starts: list[int] = []
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # tensors by id, held so that no id is given twice
+        self._made_by: dict[int, tuple[Tensor, str, int]] = {}
+        size = 0
+        for tensor in batch:
+            self._starts.append(size)
+            cells = torch.arange(size, size + tensor.numel(), device=tensor.device).reshape(tensor.shape)
+            self._kept.setdefault(id(tensor), (tensor, cells))
+            size += tensor.numel()
+        self._used = torch.zeros(size, dtype=torch.bool, device="cpu")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and note what became of the cells."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(id(t) in self._kept or id(t) in self._made_by for t in given):
+            self._note(func, args, kwargs, given, out)
+        return out
+
+    def reading(self, value: Tensor, data_dim: int) -> Reading | str:
+        """Return how a value that a program observes reads the batch, or why it does not, in a few words.
+
+        Args:
+            value: that was observed.
+            data_dim: its dimension of the data, counted from the right.
+        """
+        if id(value) in self._made_by:
+            _, operation, source = self._made_by[id(value)]
+            return f"is a function ({operation}) of tensor {source} of the batch"
+        if id(value) not in self._kept:
+            return "is not a tensor of the batch"
+        cells = self._kept[id(value)][1].cpu()
+        if value.dim() < -data_dim or not bool((cells >= 0).any()):
+            return "is not a tensor of the batch"
+        return self._regular(cells.movedim(value.dim() + data_dim, 0), value, data_dim)
+
+    def is_used(self, reading: Reading) -> bool:
+        """Whether the program computed with what a site observes, beside observing it."""
+        tensor, start = self._batch[reading.source], self._starts[reading.source]
+        rows = self._used[start : start + tensor.numel()].reshape(len(tensor), -1)
+        columns = slice(None) if reading.columns is None else reading.columns[reading.columns >= 0]
+        return bool(rows[:, columns].any())
+
+    def _regular(self, cells: Tensor, value: Tensor, data_dim: int) -> Reading | str:
+        """Return the reading of cells that are the same columns in every row, ``[N, ...]``."""
+        first = cells[cells >= 0].min()
+        source = self._source(int(first))
+        tensor, start = self._batch[source], self._starts[source]
+        width, count = tensor[0].numel(), len(tensor)
+        rows = torch.arange(count, device="cpu").reshape(-1, *[1] * (cells.dim() - 1)) * width
+        columns = torch.where(cells >= 0, cells - start - rows, _NOWHERE)
+        known = columns[columns != _NOWHERE]
+        same = len(cells) == count and bool((columns == columns[:1]).all())
+        if not same or int(known.min()) < 0 or int(known.max()) >= width:
+            return "reads other cells of the batch for one observation than for another"
+        if len(known := columns[0][columns[0] >= 0].unique()) < int((columns[0] >= 0).sum()):
+            return "reads a cell of the batch twice"
+        whole = tuple(value.shape) == tuple(tensor.shape) and bool((columns[0].flatten() == torch.arange(width)).all())
+        return Reading(source, None if whole and value.dtype == tensor.dtype else columns[0], data_dim, value.dtype)
+
+    def _source(self, cell: int) -> int:
+        """Return the position of the tensor that a cell is of."""
+        return max(k for k, start in enumerate(self._starts) if start <= cell)
+
+    def _note(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], out: Any) -> None:
+        results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if self._moves(func, args):
+            moved = func(*self._as_cells(func, args), **{k: v for k, v in kwargs.items() if k != "dtype"})
+            for tensor, cells in zip(results, tree_leaves(moved), strict=True):
+                self._kept.setdefault(id(tensor), (tensor, cells))
+        else:
+            self._compute(func, given, results)
+
+    def _moves(self, func: Any, args: Any) -> bool:
+        if func in _JOINS:
+            return any(id(t) in self._kept for t in args[0])
+        if func is _aten.where.self:
+            return any(id(t) in self._kept for t in args[1:])
+        first = args[0] if args else None
+        moving = func.is_view or func in _MOVES or func is _aten._to_copy.default
+        return moving and isinstance(first, Tensor) and id(first) in self._kept
+
+    def _as_cells(self, func: Any, args: Any) -> Any:
+        """Return the arguments of an operation that moves cells, with the numbers of cells in the place of cells."""
+
+        def numbers(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return (
+                self._kept[id(value)][1] if id(value) in self._kept else torch.full_like(value, -1, dtype=torch.int64)
+            )
+
+        if func in _JOINS:
+            return ([numbers(t) for t in args[0]], *args[1:])
+        if func is _aten.where.self:
+            return (args[0], *map(numbers, args[1:]))
+        if func is _aten.masked_fill.Scalar:
+            return (numbers(args[0]), args[1], _NOWHERE)
+        if func is _aten.constant_pad_nd.default:
+            return (numbers(args[0]), args[1], _NOWHERE)
+        if func is _aten.nan_to_num.default:
+            return (numbers(args[0]),)
+        return (numbers(args[0]), *args[1:])
+
+    def _compute(self, func: Any, given: list[Tensor], results: list[Tensor]) -> None:
+        """Note that something was computed with cells of the batch."""
+        source = 0
+        for tensor in given:
+            if id(tensor) in self._kept:
+                cells = self._kept[id(tensor)][1].cpu()
+                cells = cells[cells >= 0]
+                self._used[cells] = True
+                source = max(
+                    (k for k, start in enumerate(self._starts) if len(cells) and start <= int(cells[0])), default=0
+                )
+            elif id(tensor) in self._made_by:
+                source = self._made_by[id(tensor)][2]
+        for tensor in results:
+            self._made_by[id(tensor)] = (tensor, str(func._schema.name).removeprefix("aten::"), source)
