@@ -22,6 +22,8 @@ class Draw(dist.TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"value": constraints.real_vector, "log_density": constraints.real}
     has_rsample = True
+    can_score = False  # at other values
+    reparametrised = False  # by parameters of its own: what it draws was drawn before
 
     def __init__(
         self,

@@ -829,7 +829,7 @@ DAMAGE = {
     "truncated": "truncated or altered",
     "flipped": "truncated or altered",
     "missing": "cannot be read",
-    "newer": "has format 99, this version of pyrovae reads 2",
+    "newer": "has format 99, this version of pyrovae reads 3",
     "garbled": "cannot be read as a saved fit",
     "class": "names 'os.system', but only modules of pyrovae are built",
 }

@@ -17,7 +17,7 @@ import pyrovae
 from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
 from pyrovae.app import comparison as strategies
 from pyrovae.diagnostics.latents.aggregate import _of_one_number
-from pyrovae.diagnostics.latents.marginals import marginals
+from pyrovae.distributions.marginals import marginals
 
 QUIET = {"progress": False}
 

@@ -174,7 +174,7 @@ def test_a_document_that_was_written_by_hand_is_refused_in_a_sentence(tmp_path):
     whole = json.loads((tmp_path / "fit.json").read_text())
     changes = {
         "columns": ["a"], "stopped": None, "seconds": "x", "model": 3,
-        "guide": {"configuration": {"class": "models.VAE"}},
+        "guide": {"configuration": {"class": "pyrovae.models.VAE"}},
         "tensors": {"file": 3, "sha256": 4}, "format": "2",
     }  # fmt: skip
     for key, value in changes.items():

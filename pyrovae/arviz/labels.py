@@ -49,10 +49,16 @@ def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
 
 
 @importing()
-def labelled(variables: dict[str, Any]) -> xr.Dataset:
-    """Return variables ``{name: (dims, values)}`` as a dataset whose dimensions are numbered from 0."""
+def labelled(variables: dict[str, Any], index: np.ndarray | None = None) -> xr.Dataset:
+    """Return variables ``{name: (dims, values)}`` as a dataset whose dimensions are numbered from 0.
+
+    Args:
+        variables: by name.
+        index: numbers of the observations within the whole set; None: from 0, too.
+    """
     dataset = xr.Dataset(variables, attrs=_attributes())
-    return dataset.assign_coords({str(dim): np.arange(size) for dim, size in dataset.sizes.items()})
+    coords = {str(dim): np.arange(size) for dim, size in dataset.sizes.items()}
+    return dataset.assign_coords({**coords, **({"datum": index} if index is not None and "datum" in coords else {})})
 
 
 def own_dims(name: str, ndim: int, plates: list[str]) -> tuple[str, ...]:

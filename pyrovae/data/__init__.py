@@ -3,6 +3,7 @@
 from pyrovae.data.binarisation import Binarisation, Dynamic, Static
 from pyrovae.data.data import Data, Splits, as_data
 from pyrovae.data.digits import Digits
+from pyrovae.data.field import Field
 from pyrovae.data.files import CSV, Array
 from pyrovae.data.mnist import MNIST, FashionMNIST, data_root
 from pyrovae.data.sprites import DSprites, Sprites
@@ -18,6 +19,7 @@ __all__ = [
     "Digits",
     "Dynamic",
     "FashionMNIST",
+    "Field",
     "Splits",
     "Sprites",
     "Static",

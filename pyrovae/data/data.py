@@ -1,8 +1,8 @@
 """A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.common.checks import at_least, positive
-from pyrovae.data.binarisation import Binarisation, Static
+from pyrovae.common.checks import at_least
+from pyrovae.data.binarisation import Binarisation
+from pyrovae.data.field import Field, Moments, list_of_names
 from pyrovae.data.tensors import FEWEST, LARGEST_LOSS, ROWS, as_tensor, check, instead_of, lost_by_rounding
 from pyrovae.programs.streams import generator
 
@@ -30,11 +31,11 @@ class Splits(NamedTuple):
 class Data:
     """Tensors of one length, and what is known about them.
 
-    Pictures are kept flat, ``[N, C * H * W]``, beside their ``image_shape``; integer grey levels stay integers until a
-    batch is made.
+    Each is a :class:`Field`, or a tensor or array, of which nothing is known beside its values; of the first, what is
+    known may be given here. Pictures are kept flat, ``[N, C * H * W]``, beside their ``image_shape``.
 
     Args:
-        *tensors: each ``[N, ...]``, tensors or arrays of numbers; a batch holds their rows, in this order.
+        *tensors: each ``[N, ...]``; a batch holds their rows, in this order.
         image_shape: (channels, rows, columns) that a row of the first tensor makes up.
         labels: of the data, ``[N]``, numbered from 0, -1 where unknown; not part of a batch.
         label_names: of the labels, in the order of their numbers.
@@ -55,11 +56,14 @@ class Data:
         >>> data = Data(torch.rand(100, 3), feature_names=["a", "b", "c"])
         >>> [len(part) for part in data.splits(validation=0.1, test=0.2)]
         [70, 10, 20]
+        >>> views = Data(Field(torch.rand(100, 3), name="left"), Field(torch.rand(100, 2), name="right"))
+        >>> [tuple(t.shape) for t in views.batch(slice(0, 5))]
+        [(5, 3), (5, 2)]
     """
 
     def __init__(
         self,
-        *tensors: Tensor | np.ndarray,
+        *tensors: Tensor | np.ndarray | Field,
         image_shape: tuple[int, int, int] | None = None,
         labels: Tensor | None = None,
         label_names: Sequence[str] | None = None,
@@ -71,41 +75,62 @@ class Data:
         missing: bool = False,
         mapped: bool = False,
     ) -> None:
-        self.tensors = tuple(as_tensor(t, f"tensor {position} of the data") for position, t in enumerate(tensors))
-        check(self.tensors, missing)
-        first = self.tensors[0]
-        count, columns = len(first), math.prod(first.shape[1:])
-        self.image_shape = None if image_shape is None else _image_shape(image_shape, columns)
+        known = {
+            "image_shape": image_shape, "feature_names": feature_names, "levels": levels, "binarise": binarise,
+            "missing": missing or None,
+        }  # fmt: skip
+        self.fields = _fields(tensors, {name: value for name, value in known.items() if value is not None})
+        count = len(self.tensors[0])
         self.labels = None if labels is None else _labels(labels, count)
         self.label_names = None if label_names is None else _label_names(label_names, self.labels)
         self.factors, self.factor_names = _factors(factors, factor_names, count)
-        self.feature_names = None if feature_names is None else _names("feature_names", feature_names)
-        if self.feature_names is not None and len(self.feature_names) != columns:
-            raise ValueError(
-                f"there must be a name a feature: got {len(self.feature_names)} names for {columns} features"
-            )
-        self.levels = None if levels is None else positive("levels", levels)
-        if binarise is not None and not isinstance(binarise, Binarisation):
-            got = f"the class {binarise.__name__}" if isinstance(binarise, type) else repr(binarise)
-            raise ValueError(f"binarise must be an instance such as Static() or Dynamic(), got {got}")
-        self.binarise = binarise
-        self.missing = missing
-        self.mapped, self.place = mapped, first.device
+        self.mapped, self.place = mapped, self.tensors[0].device
         self.rows = torch.arange(count if mapped else 0, device="cpu")  # of a mapped file, those of this set
-        self.standardise = False
-        self._moments: tuple[Tensor, Tensor] | None = None
         self.dtype: torch.dtype | None = None
-        self.numbers: Tensor | None = None  # of the data within the whole set
+        self.numbers: Tensor | None = None  # of the data within the whole set, handed to programs
+        self.origin: Tensor | None = None  # likewise, of a part, by which results name them; None: it is the whole set
         self.assumed: int | None = None  # length of the set that was taken for the whole one, if nobody said so
-        if binarise is not None:
-            _check_intensities(self._decode(first))
-            if mapped:
-                raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
-            if not binarise.random:
-                self._draw_once(binarise)
+        if mapped and any(field.binarise is not None for field in self.fields):
+            raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
+        self.fields = tuple(field.ready() for field in self.fields)
 
     def __len__(self) -> int:
         return len(self.rows) if self.mapped else len(self.tensors[0])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The values of all fields, as they are stored."""
+        return tuple(field.tensor for field in self.fields)
+
+    @property
+    def first(self) -> Field:
+        """The first field, which a set of one kind of data has alone."""
+        return self.fields[0]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Of the first field: (channels, rows, columns) that a row makes up."""
+        return self.first.image_shape
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """Of the first field's columns."""
+        return self.first.feature_names
+
+    @property
+    def missing(self) -> bool:
+        """Whether NaN marks a missing value in some field."""
+        return any(field.missing for field in self.fields)
+
+    @property
+    def standardise(self) -> bool:
+        """Whether some field is standardised."""
+        return any(field.standardise for field in self.fields)
+
+    @property
+    def moments(self) -> Moments | None:
+        """Of the first field: mean and standard deviation of every column that batches are standardised by."""
+        return self.first.scale
 
     @property
     def shape(self) -> Shape:
@@ -120,7 +145,7 @@ class Data:
     @property
     def draws_anew(self) -> bool:
         """Whether batches of the same data differ from one time to the next."""
-        return self.binarise is not None and self.binarise.random
+        return any(field.draws_anew for field in self.fields)
 
     @property
     def classes(self) -> pd.Categorical | None:
@@ -132,19 +157,16 @@ class Data:
         return found.rename_categories(dict(enumerate(self.label_names or ())))
 
     @property
-    def moments(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of every column that batches are standardised by, its own unless it was given."""
-        if self.standardise and self._moments is None:
-            self._moments = self.own_moments()
-        return self._moments
+    def index(self) -> np.ndarray:
+        """The numbers of the data within the whole set that they are a part of, ``[N]``, by which results name them."""
+        return np.arange(len(self)) if self.origin is None else self.origin.numpy()
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
         """Return the rows at ``indices``, decoded, and their numbers, if any; a dynamic binarisation draws anew."""
-        first, *others = self._at(indices)
-        first = self._decode(first)
-        if self.binarise is not None:
-            first = self.binarise.draw(first)
-        return (first, *(self._cast(t) for t in others), *self._numbered(indices))
+        return (*self._decoded(self._at(indices)), *self._numbered(indices))
+
+    def _decoded(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
+        return (field.batch(values, self.dtype) for field, values in zip(self.fields, rows, strict=True))
 
     def _numbered(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
         return () if self.numbers is None else (self.numbers[indices],)
@@ -171,8 +193,8 @@ class Data:
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Data":
         """Return the set on ``device``; its batches have floating tensors of ``dtype`` (None: as they are)."""
-        moved = self.tensors if self.mapped else tuple(t.to(device) for t in self.tensors)
-        other = self._copy(moved, self.labels)
+        moved = self.fields if self.mapped else tuple(replace(f, tensor=f.tensor.to(device)) for f in self.fields)
+        other = self._copy(moved)
         other.place = self.place if device is None else device
         other.dtype = self.dtype if dtype is None else dtype
         other.numbers = None if self.numbers is None else self.numbers.to(other.device)
@@ -191,7 +213,7 @@ class Data:
         """
         if self.numbers is not None:
             return self
-        other = self._copy(self.tensors, self.labels)
+        other = self._copy(self.fields)
         other.numbers = torch.arange(len(self), device=self.device)
         other.assumed = len(self) if assumed else None
         return other
@@ -199,7 +221,7 @@ class Data:
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
         """Return the data at ``indices``, in that order."""
         chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices, device="cpu"))
-        check(chosen.tensors, self.missing)
+        check(chosen.tensors, [field.missing for field in chosen.fields])
         return chosen
 
     def sampled(self, count: int, seed: int = 0) -> "Data":
@@ -213,12 +235,8 @@ class Data:
         return self.subset(order[:count])
 
     def fixed(self, seed: int = 0) -> "Data":
-        """Return the set with every random protocol drawn once, so that all who judge by it judge by the same data."""
-        if self.binarise is None or not self.binarise.random:
-            return self
-        other = self._copy(self.tensors, self.labels)
-        other._draw_once(Static(seed=seed))
-        return other
+        """Return the set with every random protocol drawn once, so that all who evaluate on it have the same data."""
+        return self._copy(tuple(field.fixed(seed) for field in self.fields)) if self.draws_anew else self
 
     def labelled(self, known: Tensor | None = None) -> "Data":
         """Return the set with its labels as a second tensor of every batch, as semi-supervised models take them.
@@ -229,7 +247,7 @@ class Data:
         if self.labels is None:
             raise ValueError("the set has no labels")
         labels = self.labels if known is None else torch.where(known.to(self.labels.device), self.labels, -1)
-        return self._copy((*self.tensors, labels), self.labels)
+        return self._copy((*self.fields, Field(labels, name="labels")))
 
     def splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
         """Split at random into train, validation and test sets.
@@ -253,12 +271,16 @@ class Data:
     def fingerprint(self) -> str:
         """Return a checksum of the tensors, with their shapes and dtypes, and of how they are decoded."""
         checksum = hashlib.sha256()
-        for tensor in [*self.tensors, *(self.moments or ()), self.rows]:
+        scales = [moment for field in self.fields for moment in field.scale or ()]
+        held: list[Tensor] = [*self.tensors, *scales, self.rows]
+        for tensor in held:
             checksum.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
             for part in tensor.split(ROWS) if tensor.dim() else (tensor,):
-                checksum.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        decoding = [self.levels, type(self.binarise).__name__, str(self.dtype), len(self)]
-        return f"{checksum.hexdigest()[:16]} {decoding}"
+                content: Any = part.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+                checksum.update(content)
+        decoding: list[Any] = [self.first.levels, type(self.first.binarise).__name__, str(self.dtype), len(self)]
+        more = [(f.levels, type(f.binarise).__name__) for f in self.fields[1:] if f.levels or f.binarise]
+        return f"{checksum.hexdigest()[:16]} {decoding}" + (f" {more}" if more else "")
 
     def see_that_rounding_is_harmless(self) -> None:
         """See that batches in a narrower dtype than the tensors' keep the spread of every column.
@@ -268,13 +290,11 @@ class Data:
         Raises:
             ValueError: for a column that loses more than a thousandth of its standard deviation, by name.
         """
-        for position, tensor in enumerate(self.tensors if len(self) >= FEWEST else ()):
-            dtype = self._cast(tensor[:0]).dtype if position else self._decoded_dtype(tensor)
-            if position == 0 and (self.standardise or self._moments is not None):
-                continue  # that is done in double precision
-            if not _is_narrower(dtype, tensor.dtype):
-                continue
-            loss = lost_by_rounding(self._rows_of(tensor), dtype)
+        for position, field in enumerate(self.fields if len(self) >= FEWEST else ()):
+            dtype = field.batch_dtype(self.dtype)
+            if field.scale is not None or not _is_narrower(dtype, field.tensor.dtype):
+                continue  # what is standardised is so in double precision
+            loss = lost_by_rounding(self._rows_of(field.tensor), dtype)
             if not bool((loss <= LARGEST_LOSS).all()):
                 raise ValueError(self._said_of_loss(position, loss, dtype))
 
@@ -284,88 +304,84 @@ class Data:
         return (held[rows] for rows in self.rows.split(ROWS)) if self.mapped else iter(held.split(ROWS))
 
     def _said_of_loss(self, position: int, loss: Tensor, dtype: torch.dtype) -> str:
-        column = int((~(loss <= LARGEST_LOSS)).nonzero()[0])
-        name = repr(self.feature_names[column]) if self.feature_names and not position else str(column)
-        which = "" if len(self.tensors) == 1 else f" of tensor {position}"
-        finite = bool(loss[column].isfinite())
-        amount = f"{float(loss[column]):.2g} standard deviations" if finite else "all of its spread"
+        number = int((~(loss <= LARGEST_LOSS)).nonzero()[0])
+        which = "" if len(self.fields) == 1 else f" of {self.name_of(position)}"
+        finite = bool(loss[number].isfinite())
+        amount = f"{float(loss[number]):.2g} standard deviations" if finite else "all of its spread"
         return (
-            f"column {name}{which} of the data loses {amount} by rounding to {str(dtype).removeprefix('torch.')}, as "
-            "its numbers are large beside their spread: standardise it, or fit with precision='float64'"
+            f"column {self.fields[position].column(number)}{which} of the data loses {amount} by rounding to "
+            f"{str(dtype).removeprefix('torch.')}, as its numbers are large beside their spread: standardise it, or "
+            "fit with precision='float64'"
         )
+
+    def name_of(self, position: int) -> str:
+        """Return how a message names a tensor."""
+        name = self.fields[position].name
+        return f"tensor {position}" + (f" ({name})" if name else "")
 
     def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
         num_train = len(order) - num_validation - num_test
         train, validation, test = (self._rows(part) for part in order.split([num_train, num_validation, num_test]))
         if self.standardise:  # the held-out parts must not leak into the scale that they are seen on
-            train, validation, test = (part.with_moments(train.own_moments()) for part in (train, validation, test))
+            scales = [f.own_moments() if f.standardise else None for f in train.fields]
+            train, validation, test = (part._on(scales) for part in (train, validation, test))
         return Splits(train, validation, test)
 
     def standardised(self) -> "Data":
         """Return the set with every column of the first tensor less its mean, in units of its standard deviation.
 
         Both are the set's own where it is used whole, and those of the training set for all parts of :meth:`splits`,
-        so that nothing held out decides the scale that it is judged on.
+        so that nothing held out decides the scale that it is evaluated on.
 
         Raises:
             ValueError: for a column that does not vary, and for a set that is binarised or mapped.
         """
-        if self.binarise is not None or self.mapped:
-            kind = "binarised" if self.binarise is not None else "mapped"
+        if self.first.binarise is not None or self.mapped:
+            kind = "binarised" if self.first.binarise is not None else "mapped"
             raise ValueError(f"a set that is {kind} cannot be standardised: standardise the array before it is a set")
         return self.with_moments(self.own_moments())
 
-    def own_moments(self) -> tuple[Tensor, Tensor]:
+    def own_moments(self) -> Moments:
         """Return the mean and the standard deviation of every column of the first tensor."""
-        values = self.tensors[0].double()
-        mean = values.nanmean(0)
-        high, low = values.nan_to_num(nan=-torch.inf).amax(0), values.nan_to_num(nan=torch.inf).amin(0)
-        constant = ~(high > low).flatten()  # also a column that has no value at all
-        if bool(constant.any()):
-            column = int(constant.nonzero()[0])
-            name = repr(self.feature_names[column]) if self.feature_names else column
-            raise ValueError(f"column {name} of {len(self)} data is constant, so it cannot be standardised: drop it")
-        return mean, (values - mean).square().nanmean(0).sqrt()
+        return self.first.own_moments()
 
-    def with_moments(self, moments: tuple[Tensor, Tensor] | None) -> "Data":
-        """Return the set standardised by ``moments``, a mean and a standard deviation for each column."""
-        other = self._copy(self.tensors, self.labels)
-        other.standardise, other._moments = moments is not None, moments
-        return other
+    def with_moments(self, moments: Moments | None) -> "Data":
+        """Return the set standardised by ``moments``, a mean and a standard deviation for each column of the first."""
+        return self._on([moments, *(field.scale for field in self.fields[1:])])
+
+    def _on(self, scales: Sequence[Moments | None]) -> "Data":
+        pairs = zip(self.fields, scales, strict=True)
+        return self._copy(tuple(replace(f, moments=scale, standardise=scale is not None) for f, scale in pairs))
 
     def _rows(self, indices: Tensor | slice) -> "Data":
-        labels, factors = (None if known is None else known[indices] for known in (self.labels, self.factors))
-        other = self._copy(self.tensors if self.mapped else tuple(t[indices] for t in self.tensors), labels)
-        other.factors, other._moments = factors, self.moments
+        other = self._copy(self.fields if self.mapped else tuple(field.part(indices) for field in self.fields))
+        other.labels = None if self.labels is None else self.labels[indices]
+        other.factors = None if self.factors is None else self.factors[indices]
+        whole = torch.arange(len(self), device="cpu") if self.origin is None else self.origin
+        other.origin = whole[indices.cpu() if isinstance(indices, Tensor) else indices]
         other.numbers = None if self.numbers is None else self.numbers[indices]
         if self.mapped:
             other.rows = self.rows[indices]
         return other
 
-    def _copy(self, tensors: tuple[Tensor, ...], labels: Tensor | None) -> "Data":
+    def _copy(self, fields: tuple[Field, ...]) -> "Data":
         other = object.__new__(type(self) if self.mapped else Data)
-        other.__dict__.update(self.__dict__, tensors=tensors, labels=labels)
+        other.__dict__.update(self.__dict__, fields=fields)
         return other
 
-    def _draw_once(self, protocol: Binarisation) -> None:
-        bits = protocol.draw(self._decode(self.tensors[0])).to(torch.uint8)
-        self.tensors, self.levels, self.binarise = (bits, *self.tensors[1:]), 1, None
 
-    def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
-
-    def _decode(self, first: Tensor) -> Tensor:
-        if self.moments is not None:
-            mean, deviation = (m.to(first.device) for m in self.moments)
-            return ((first.double() - mean) / deviation).to(self.dtype or torch.get_default_dtype())
-        decoded = first.to(self._decoded_dtype(first))
-        return decoded if self.levels is None else decoded / self.levels
-
-    def _decoded_dtype(self, first: Tensor) -> torch.dtype:
-        """Return the dtype of batches of the first tensor."""
-        if self.levels is None and not first.is_floating_point():
-            return first.dtype
-        return self.dtype or (first.dtype if self.levels is None else torch.get_default_dtype())
+def _fields(tensors: Sequence[Any], known: dict[str, Any]) -> tuple[Field, ...]:
+    """Return the fields of a set, of the first of which something is known."""
+    fields = [t if isinstance(t, Field) else Field(t) for t in tensors]
+    if known and fields and isinstance(tensors[0], Field):
+        raise ValueError(
+            f"{next(iter(known))} was given beside a Field: say it there, Field(x, {next(iter(known))}=...)"
+        )
+    if fields:
+        fields[0] = replace(fields[0], **known)
+    tensors = [as_tensor(field.tensor, f"tensor {position} of the data") for position, field in enumerate(fields)]
+    check(tensors, [field.missing for field in fields])
+    return tuple(field.checked(position) for position, field in enumerate(fields))
 
 
 def as_data(data: Any) -> Data:
@@ -400,19 +416,6 @@ def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:
     return stored != torch.bool and torch.iinfo(stored).max > 2 / torch.finfo(dtype).eps
 
 
-def _image_shape(image_shape: Any, columns: int) -> tuple[int, int, int]:
-    whole = isinstance(image_shape, tuple | list | torch.Size) and all(
-        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in image_shape
-    )
-    if not whole or len(image_shape) != 3 or math.prod(image_shape) != columns:
-        raise ValueError(
-            "image_shape must be (channels, rows, columns), three whole numbers whose product is the number of "
-            f"columns of the first tensor, {columns}, got {image_shape!r}"
-        )
-    channels, rows, across = image_shape
-    return channels, rows, across
-
-
 def _labels(labels: Any, count: int) -> Tensor:
     numbers = as_tensor(labels, "labels")
     if numbers.dim() != 1 or numbers.is_floating_point() or numbers.dtype == torch.bool:
@@ -425,15 +428,8 @@ def _labels(labels: Any, count: int) -> Tensor:
     return numbers
 
 
-def _names(argument: str, names: Any) -> list[str]:
-    listed = [] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
-    if (not listed and not isinstance(names, list | tuple)) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{argument} must be a list of strings, got {names!r}")
-    return listed
-
-
 def _label_names(label_names: Any, labels: Tensor | None) -> list[str]:
-    names = _names("label_names", label_names)
+    names = list_of_names("label_names", label_names)
     if labels is None or int(labels.max()) >= len(names):
         largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"
         raise ValueError(f"there must be a name a label: got {len(names)} names for {largest}")
@@ -441,7 +437,7 @@ def _label_names(label_names: Any, labels: Tensor | None) -> list[str]:
 
 
 def _factors(factors: Any, factor_names: Any, count: int) -> tuple[Tensor | None, list[str]]:
-    names = None if factor_names is None else _names("factor_names", factor_names)
+    names = None if factor_names is None else list_of_names("factor_names", factor_names)
     if factors is None:
         if names:
             raise ValueError(f"factor_names {names} were given without factors: give factors=, their levels [N, F]")
@@ -452,9 +448,3 @@ def _factors(factors: Any, factor_names: Any, count: int) -> tuple[Tensor | None
     if tuple(levels.shape) != (count, len(names)):
         raise ValueError(f"factors must be [{count}, {len(names)}], got {list(levels.shape)}")
     return levels, names
-
-
-def _check_intensities(intensities: Tensor) -> None:
-    low, high = float(intensities.min()), float(intensities.max())
-    if low < 0 or high > 1:
-        raise ValueError(f"intensities between 0 and 1 were expected to binarise, got {low:g} to {high:g}")

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -148,4 +149,5 @@ class CSV(Data):
             binarise=binarise,
             missing=missing,
         )
-        self.standardise, self.path = standardise, Path(path)
+        self.fields = (replace(self.first, standardise=standardise),)
+        self.path = Path(path)

@@ -51,7 +51,7 @@ class Stream(Data):
             )
         if not len(dataset):
             raise ValueError("the data set is empty: at least one datum is needed")
-        self.dataset, self.fields, self.num_workers, self.image_shape = dataset, fields, num_workers, image_shape
+        self.dataset, self.num_workers, self._flat = dataset, num_workers, image_shape is not None
         self._chosen = _chosen(dataset[0], fields)
         super().__init__(*self._fetch(torch.arange(1, device="cpu")), image_shape=image_shape, mapped=True)
         self.rows = torch.arange(len(dataset), device="cpu")
@@ -71,8 +71,8 @@ class Stream(Data):
         with torch.device("cpu"):  # whatever the caller's default is, the loader's own numbers are there
             batches = iter(loader)
         for indices, batch in zip(parts, batches, strict=True):
-            first, *others = (t.to(self.place, non_blocking=True) for t in batch)
-            yield (self._decode(first), *(self._cast(t) for t in others), *self._numbered(indices))
+            moved = (t.to(self.place, non_blocking=True) for t in batch)
+            yield (*self._decoded(moved), *self._numbered(indices))
 
     def fingerprint(self) -> str:
         """Return a checksum of a few items, and their number."""
@@ -87,7 +87,7 @@ class Stream(Data):
 
     def _collate(self, items: list[Any]) -> list[Tensor]:
         first, *others = (default_collate([_members(item)[name] for item in items]) for name in self._chosen)
-        return [first.flatten(1) if self.image_shape else first, *others]
+        return [first.flatten(1) if self._flat else first, *others]
 
 
 def _members(item: Any) -> Any:

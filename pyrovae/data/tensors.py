@@ -96,12 +96,12 @@ def _see_that_it_is_plain(tensor: Tensor, name: str) -> None:
         raise ValueError(f"{name} has dtype {tensor.dtype}, which torch hardly computes with: give x.float()")
 
 
-def check(tensors: Sequence[Tensor], missing: bool = False) -> None:
+def check(tensors: Sequence[Tensor], missing: Sequence[bool] = ()) -> None:
     """See that tensors make up a set.
 
     Raises:
         ValueError: for no tensors, no rows, no columns, different lengths, values that are not finite, or, where
-            ``missing``, a row of the first tensor without a value.
+            ``missing`` says so of a tensor, a row of it without a value.
     """
     if not tensors or any(t.dim() == 0 for t in tensors):
         raise ValueError("data must be tensors whose dimension 0 is the datum")
@@ -114,7 +114,7 @@ def check(tensors: Sequence[Tensor], missing: bool = False) -> None:
         raise ValueError(f"the first tensor of the data, {list(tensors[0].shape)}, has no columns: give at least one")
     for position, tensor in enumerate(tensors):
         if tensor.is_floating_point():
-            _see_that_it_is_finite(tensor, position, missing and position == 0)
+            _see_that_it_is_finite(tensor, position, bool(missing) and missing[position])
 
 
 def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None:

@@ -42,6 +42,7 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
     layout = replace(layout, num_all=len(data))
     _see_that_numbers_are_known(pair, data, layout, plates, batch)
     layout = replace(layout, positions=_asking_for_positions(pair, data, layout, plates, batch_size))
+    _check_roles(layout, data)
     _check_support(pair, layout, data)
     for name in layout.latents:
         _check_latent(name, model_trace.nodes[name], guide_trace.nodes[name])
@@ -179,6 +180,27 @@ def _innermost(support: Any) -> Any:
     return support
 
 
+def _check_roles(layout: Layout, data: Data) -> None:
+    """Refuse a pair that observes what the data call a covariate, or does not observe what they say it does.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    sources = {site.source for site in layout.observed}
+    known = all(site.reading is not None for site in layout.observed)
+    for position, field in enumerate(data.fields):
+        if field.role == "covariate" and position in sources:
+            raise ValueError(
+                f"{data.name_of(position)} of the data is a covariate by its role, but the model observes it: give it "
+                'role="observed", or leave it out of obs='
+            )
+        if field.role == "observed" and position not in sources and known:
+            raise ValueError(
+                f"{data.name_of(position)} of the data is observed by its role, but no site of the model observes it: "
+                'give it role="covariate", or observe it'
+            )
+
+
 def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
     sites = [s for s in layout.observed if s.support is not None and s.reading is not None and not _varies(s.support)]
     for indices, batch in data.batches(max(layout.num_data, 1)) if sites else ():
@@ -215,7 +237,7 @@ def _inside_its_own(pair: Pair, site: Observed, batch: Batch) -> Tensor:
 def _advice(support: Any, values: Tensor) -> str:
     if bool(values.isnan().any()):
         return "where values are missing, wrap the likelihood in likelihoods.Missing and the encoder in nn.Observed"
-    if type(_innermost(support)).__name__ == "_IntegerInterval":
+    if isinstance(_innermost(support), constraints.integer_interval):
         return "code categories and labels within these bounds, both included, or choose another likelihood"
     if support.is_discrete and _innermost(support) is not constraints.boolean:
         return "give whole numbers from there on, or choose another likelihood"

@@ -129,7 +129,7 @@ class Missing(nn.Module):
     def forward(self, features: Tensor) -> TorchDistribution:
         """Return the distribution of x, NaN marking what is missing."""
         base: Any = self.likelihood(features)
-        if type(base).__name__ != "Independent":
+        if not isinstance(base, torch.distributions.Independent):
             raise ValueError(
                 f"a {type(base).__name__} has no density of single columns, so that none of them can be missing: "
                 "use a likelihood of independent columns, Independent(..., 1)"

@@ -77,6 +77,7 @@ def hmc(
         refuse_names({**alone, **sampler.coordinates.plates})
         refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
         parts = list(sampler.batches())
+        index = asked.data.index
         plates = sampler.coordinates.plates
     posterior: dict[str, Any] = {}
     for name in parts[0].values:
@@ -89,11 +90,11 @@ def hmc(
         "diverging": (drawn, torch.cat([part.divergent for part in parts], dim=2).numpy()),
         "step_size": ("datum", torch.cat([part.step_size for part in parts]).numpy()),
     }
-    draws = labelled(posterior)
+    draws = labelled(posterior, index)
     stats.update(mixing(draws))
     seen = {}
     for name, plates_of in parts[0].plates.items():
         values = torch.cat([part.observed[name] for part in parts]).numpy()
         seen[name] = own_dims(name, values.ndim - 1, plates_of), values
-    groups = {"posterior": draws, "sample_stats": labelled(stats), "observed_data": labelled(seen)}
+    groups = {"posterior": draws, "sample_stats": labelled(stats, index), "observed_data": labelled(seen, index)}
     return assemble(groups)

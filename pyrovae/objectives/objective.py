@@ -21,6 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.common.checks import at_least
+from pyrovae.distributions.traits import can_score
 from pyrovae.objectives.schedules import Schedule, unfinished
 from pyrovae.programs.broadcast import broadcasts, density_once, flattened, guide_once, repeated
 from pyrovae.programs.densities import PARTICLES, log_density, plate_size
@@ -374,10 +375,7 @@ def require_scorable(named: str, guide_trace: Trace, why: str) -> None:
         ValueError: naming the site.
     """
     for name, site in sample_sites(guide_trace):
-        fn = site["fn"]
-        while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
-            fn = fn.base_dist
-        known = type(fn).__name__ not in ("Delta", "Draw")
+        known = can_score(site["fn"])
         try:
             site["fn"].log_prob(site["value"].clone())
         except (KeyError, NotImplementedError):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from pyrovae.common.checks import at_least, flag, not_a_class, widths
+from pyrovae.distributions.traits import can_score
 from pyrovae.priors.prior import Prior
 
 
@@ -99,7 +100,7 @@ class VampPrior(Prior):
             made = _posterior(guide)(self.inputs.to(device))
             try:
                 made.log_prob(made.sample().clone())
-                known = type(made).__name__ != "Draw"
+                known = can_score(made)
             except (KeyError, NotImplementedError):
                 known = False
         if not known:

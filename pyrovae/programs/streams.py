@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 
 LARGEST_SEED = 2**62
@@ -34,6 +35,16 @@ def stream_seed(purpose: str, *numbers: int) -> int:
 def generator(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator of its own for a purpose and numbers."""
     return torch.Generator(device).manual_seed(stream_seed(purpose, *numbers))
+
+
+def numpy_generator(purpose: str, *numbers: int) -> np.random.Generator:
+    """Return a generator of NumPy's own for a purpose and numbers."""
+    return np.random.default_rng(stream_seed(purpose, *numbers))
+
+
+def library_seed(purpose: str, *numbers: int) -> int:
+    """Return a seed for a purpose and numbers that libraries take who know 32 bits alone."""
+    return stream_seed(purpose, *numbers) % _SEEDS
 
 
 def datum_seeds(purpose: str, seed: int, indices: Iterable[int]) -> list[int]:

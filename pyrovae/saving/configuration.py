@@ -20,7 +20,7 @@ class NotConfigurable(ValueError):
 
 
 def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
-    """Describe ``value`` by JSON values, modules of pyrovae as ``{"class": ..., "arguments": {...}}``.
+    """Describe ``value`` by JSON values, modules as ``{"class": "pyrovae.guides.Flow", "arguments": {...}}``.
 
     Args:
         value: to be described.
@@ -82,20 +82,20 @@ def build(description: Any, *, model: Any = None) -> Any:
 
 
 def _catalogued(cls: type) -> str | None:
-    """Return the name by which a catalogue lists a class, such as "models.VAE"."""
+    """Return the public name of a class that a catalogue lists, such as "pyrovae.models.VAE"."""
     parts = cls.__module__.split(".")
     if parts[0] != "pyrovae" or len(parts) < 2 or parts[1] not in CATALOGUES:
         return None
-    found = f"{parts[1]}.{cls.__name__}"
+    found = f"pyrovae.{parts[1]}.{cls.__name__}"
     return found if _named(found) is cls else None
 
 
 def _named(name: str) -> type[nn.Module] | None:
-    """Return the class that a catalogue lists by a name; nothing is imported but that catalogue."""
-    parts = name.removeprefix("pyrovae.").split(".")  # older fits have the whole path
-    if len(parts) < 2 or parts[0] not in CATALOGUES:
+    """Return the class of a public name; nothing is imported but its catalogue."""
+    parts = name.split(".")
+    if len(parts) != 3 or parts[0] != "pyrovae" or parts[1] not in CATALOGUES:
         return None
-    catalogue = importlib.import_module(f"pyrovae.{parts[0]}")
+    catalogue = importlib.import_module(f"pyrovae.{parts[1]}")
     found = getattr(catalogue, parts[-1], None) if parts[-1] in catalogue.__all__ else None
     return found if inspect.isclass(found) and issubclass(found, nn.Module) else None
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pyrovae.common.checks import writable_folder
 from pyrovae.saving import remove_stale, write_whole
+from pyrovae.training.migrations import FORMAT, migrated
 
 DOCUMENT = "fit.json"
-FORMAT = 2  # 1 had no checksum of the document
 _TENSORS = "tensors-*.safetensors"
 _WRITTEN_AS = "written by pyrovae as"  # in the header of every tensor file, its name, by which a save knows its own
 _READS = 20  # of a folder that a writer is replacing under the reader
@@ -144,9 +144,9 @@ def _document(path: Path) -> tuple[bytes, dict[str, Any]]:
         ) from None
     if isinstance(version, int) and version > FORMAT:
         raise ValueError(f"{str(path)!r} has format {version}, this version of pyrovae reads {FORMAT} and older")
-    if not whole or version not in (1, FORMAT) or checksum != (None if version == 1 else _checksum(document)):
+    if not whole or version not in range(1, FORMAT + 1) or checksum != (None if version == 1 else _checksum(document)):
         raise ValueError(f"{str(path)!r} is not what was saved, by its SHA-256: it is truncated or altered")
-    return content, document
+    return content, migrated(document)
 
 
 def flatten(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyrovae.programs.streams import stream_seed
+from pyrovae.programs.streams import numpy_generator
 
 REPEATS = 20_000  # of the null distribution
 MOST_POINTS = 99  # at which an empirical distribution function is looked at
@@ -158,7 +158,7 @@ class Tally:
     def ranks(self, purpose: str, seed: int) -> Tensor:
         """Return ranks ``[n, Q]`` in which a value that equals draws stands anywhere among them, equally likely."""
         below, equal = (torch.cat(list(kept.values())).cpu() for kept in (self._below, self._equal))
-        chance = torch.from_numpy(np.random.default_rng(stream_seed(purpose, seed)).random(tuple(below.shape)))
+        chance = torch.from_numpy(numpy_generator(purpose, seed).random(tuple(below.shape)))
         return below + (chance * (equal + 1)).long()
 
 

@@ -11,7 +11,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrovae.guides.draw import Draw
+from pyrovae.distributions.traits import reparametrised
 from pyrovae.guides.guide import Guide
 from pyrovae.importance.question import Question
 from pyrovae.programs.handlers import Repeated
@@ -101,7 +101,7 @@ def _from_sites(question: Question, batch: Batch) -> Member:
 def _freed(name: str, site: Site) -> tuple[list[Tensor], Build]:
     """Return the unconstrained parameters of a site's distribution, and how to make one of them."""
     fn = site["fn"]
-    if fn.has_rsample and not isinstance(fn, Draw):
+    if reparametrised(fn):
         try:
             return _parameters(fn, fn.batch_shape)
         except (NotImplementedError, TypeError, AttributeError):
@@ -117,7 +117,7 @@ def _parameters(fn: Any, batch_shape: torch.Size) -> tuple[list[Tensor], Build]:
         count = fn.reinterpreted_batch_ndims
         params, build = _parameters(fn.base_dist, batch_shape + fn.base_dist.batch_shape[-count:])
         return params, lambda p: build(p).to_event(count)
-    if type(fn).__name__ == "ExpandedDistribution":
+    if isinstance(fn, dist.torch_distribution.ExpandedDistribution):
         return _parameters(fn.base_dist, batch_shape)
     names = [name for name in fn.arg_constraints if name in vars(fn)] or list(fn.arg_constraints)
     names = list(dict.fromkeys(_PREFERRED.get(name, name) for name in names))

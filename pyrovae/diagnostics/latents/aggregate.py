@@ -15,9 +15,9 @@ from torch.distributions import biject_to, constraints
 from pyrovae.common.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.diagnostics.evidence.evaluate import standard_error
-from pyrovae.diagnostics.latents.marginals import marginals
 from pyrovae.diagnostics.latents.scoring import FEW, conditioned, draws_of_its_own, refuse_masked
 from pyrovae.diagnostics.predictive.draws import coordinates
+from pyrovae.distributions.marginals import marginals
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.densities import log_density, per_datum

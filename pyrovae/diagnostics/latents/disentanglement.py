@@ -12,6 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, mutual_info_score
 from sklearn.model_selection import train_test_split
 
 from pyrovae.common.checks import at_least
+from pyrovae.programs.streams import library_seed, numpy_generator
 
 BINS = 20
 Metrics = dict[str, float]
@@ -70,7 +71,7 @@ def disentanglement(
         raise ValueError(
             f"categorical must be numbers of columns of factors, from 0 to {factors.shape[1] - 1}, got {categorical}"
         )
-    generator = np.random.default_rng(seed)
+    generator = numpy_generator("shuffled codes", seed)
     levels = np.stack([np.unique(column, return_inverse=True)[1] for column in factors.T], axis=1)
     value = _scores(codes, factors, levels, categorical, seed)
     permutations = (generator.permutation(codes) for _ in range(num_permutations))
@@ -155,11 +156,15 @@ def _separated(code: np.ndarray, column: np.ndarray) -> float:
 
 
 def _dci(codes: np.ndarray, factors: np.ndarray, seed: int) -> Metrics:
-    train, test = train_test_split(np.arange(len(codes)), test_size=0.3, random_state=seed)
+    train, test = train_test_split(
+        np.arange(len(codes)), test_size=0.3, random_state=library_seed("halves for forests", seed)
+    )
     importance, accuracy = [], []
     for column in factors.T:
-        forest = RandomForestClassifier(40, max_features=None, min_samples_leaf=2, max_samples=min(2000, len(train)),
-                                        random_state=seed).fit(codes[train], column[train])  # fmt: skip
+        forest = RandomForestClassifier(
+            40, max_features=None, min_samples_leaf=2, max_samples=min(2000, len(train)),
+            random_state=library_seed("forests", seed),
+        ).fit(codes[train], column[train])  # fmt: skip
         importance.append(forest.feature_importances_)
         accuracy.append(forest.score(codes[test], column[test]))
     matrix = np.stack(importance, axis=1)  # [D, F]
@@ -175,7 +180,7 @@ def _dci(codes: np.ndarray, factors: np.ndarray, seed: int) -> Metrics:
 
 
 def _factor_vae(codes: np.ndarray, factors: np.ndarray, seed: int, groups: int = 1000, size: int = 64) -> float:
-    generator = np.random.default_rng(seed)
+    generator = numpy_generator("groups of a factor", seed)
     spread = codes.var(axis=0)
     active = np.flatnonzero(spread > 0)
     if not len(active):

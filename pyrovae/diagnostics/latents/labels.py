@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from pyrovae.common.checks import at_least
+from pyrovae.programs.streams import library_seed, numpy_generator
 
 FOLDS, NEIGHBOURS = 5, 5
 
@@ -55,9 +56,9 @@ def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int
     if len(names) < 2 or counts.min() < FOLDS:
         raise ValueError(f"at least 2 labels of at least {FOLDS} data each are needed, got counts {counts.tolist()}")
     scaled = StandardScaler().fit_transform(codes)
-    clusters = KMeans(len(names), n_init=10, random_state=seed).fit_predict(scaled)
+    clusters = KMeans(len(names), n_init=10, random_state=library_seed("clusters", seed)).fit_predict(scaled)
     matched = _matched(clusters, truth)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=library_seed("folds of labels", seed))
     near = cross_val_predict(KNeighborsClassifier(NEIGHBOURS), scaled, truth, cv=folds)
     probed = cross_val_predict(LogisticRegression(max_iter=2000), scaled, truth, cv=folds)
 
@@ -72,7 +73,7 @@ def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int
             "majority": float(np.bincount(true).max() / len(true)),
         }
 
-    generator = np.random.default_rng(seed)
+    generator = numpy_generator("resampled labels", seed)
     resampled = pd.DataFrame([scores(generator.integers(len(truth), size=len(truth))) for _ in range(num_resamples)])
     table = pd.DataFrame({"value": scores(np.arange(len(truth))), "se": resampled.std()})
     return table.rename_axis("score")

@@ -19,6 +19,7 @@ from pyrovae.diagnostics.latents.scoring import refuse_masked
 from pyrovae.diagnostics.predictive.draws import draw
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import question
+from pyrovae.programs.streams import library_seed, numpy_generator
 from pyrovae.programs.types import Program
 
 
@@ -123,13 +124,13 @@ def prior_test(
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
     seed = options["seed"]
-    drawn = _drawn(model, guide, whole.sampled(max_data, seed), **options)
+    drawn = _drawn(model, guide, whole.numbered(assumed=True).sampled(max_data, seed), **options)
     q, p = (np.concatenate([pair[i] for pair in drawn.values()], axis=1) for i in (0, 1))
     scale = np.concatenate([q, p]).std(axis=0)  # of both: the labels must not be in it
     scaled = np.concatenate([q, p]) / np.where(scale > 0, scale, 1)
     label = np.repeat([1, 0], len(q))
     distance, pvalue = _energy(scaled, len(q), num_permutations, seed)
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(5, shuffle=True, random_state=library_seed("folds of codes", seed))
     judge = clone(_trees(len(q), seed) if classifier is None else classifier)
     chance = cross_val_predict(judge, scaled, label, cv=folds, method="predict_proba")[:, 1].clip(1e-6, 1 - 1e-6)
     ratio = np.log(chance / (1 - chance))[label == 1]
@@ -145,14 +146,16 @@ def prior_test(
 def _trees(size: int, seed: int) -> HistGradientBoostingClassifier:
     """Return gradient-boosted trees for ``size`` draws of either kind: of few, a leaf holds a fifth as many."""
     leaf = min(20, size // 5)
-    return HistGradientBoostingClassifier(max_iter=60, learning_rate=0.05, min_samples_leaf=leaf, random_state=seed)
+    return HistGradientBoostingClassifier(
+        max_iter=60, learning_rate=0.05, min_samples_leaf=leaf, random_state=library_seed("trees", seed)
+    )
 
 
 def _energy(points: np.ndarray, count: int, num_permutations: int, seed: int) -> tuple[float, float]:
     """Return the energy distance of the first ``count`` points and the rest, and its permutation p-value."""
     distances = pairwise_distances(points)
     labels = np.repeat([1.0, -1.0], count)[None] / count
-    swaps = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num_permutations, count))
+    swaps = numpy_generator("exchanged draws", seed).choice([-1.0, 1.0], size=(num_permutations, count))
     found = -np.einsum("ri,ri->r", (labels * np.tile(swaps, 2)) @ distances, labels * np.tile(swaps, 2))
     own = -float((labels @ distances @ labels.T)[0, 0])
     within = distances[:count, :count].sum() + distances[count:, count:].sum()

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyrovae.common.checks import at_least, positive
 from pyrovae.diagnostics.evidence.evaluate import standard_error
-from pyrovae.diagnostics.latents.marginals import marginals
 from pyrovae.diagnostics.latents.scoring import draws_of_its_own, refuse_masked
 from pyrovae.diagnostics.predictive.draws import coordinates
+from pyrovae.distributions.marginals import marginals
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.particles import Particles
 from pyrovae.importance.question import Question, question

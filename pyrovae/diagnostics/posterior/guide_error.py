@@ -12,6 +12,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.predictive.draws import Draws, draw
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import question
+from pyrovae.programs.streams import library_seed
 from pyrovae.programs.types import Program
 
 FOLDS = 5
@@ -116,7 +117,7 @@ def _compared(guide: np.ndarray, exact: np.ndarray, classifier: Any, seed: int) 
     count = min(len(guide), len(exact))
     thinned = [d[np.linspace(0, len(d) - 1, count).astype(int)] for d in (guide, exact)]
     draws = (np.concatenate(thinned) - exact.mean(0)) / scale
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=library_seed("folds of draws", seed))
     accuracy = cross_val_score(classifier, draws, np.repeat([0, 1], count), cv=folds).mean()
     return float(mean), float(ratio), float(correlation), float(accuracy)
 

@@ -11,10 +11,11 @@ from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, re
 from pyrovae.arviz.psis import smoothed
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
-from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw
+from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw, feature_names
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, question
 from pyrovae.programs.isolation import importing
+from pyrovae.programs.streams import numpy_generator
 from pyrovae.programs.types import Program
 
 
@@ -106,6 +107,7 @@ class _Collected:
         self.data, self.num_draws, self.filled = asked.data, num_draws, 0
         (one,) = draw(replace(asked, data=asked.data.subset(slice(0, 1)), batch_size=1), 1, groups, None)
         self.plates = one.plates
+        self.features = {name: feature_names(asked, name) for name in one.observed}
         sites = (*asked.layout.latents, *asked.layout.summed, *one.observed)
         refuse_names({name: one.plates.get(name, []) for name in sites})
         shapes = {
@@ -133,7 +135,7 @@ class _Collected:
     def resample(self, seed: int) -> None:
         """Draw each datum's posterior draws again, by their importance weights."""
         weights = np.exp(smoothed(self.arrays["sample_stats"]["log_weight"]))
-        chosen = _systematic(weights / weights.sum(0), np.random.default_rng(seed))
+        chosen = _systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed))
         for group in ("posterior", "posterior_predictive", CONDITIONAL, "sample_stats"):
             for name, values in self.arrays.get(group, {}).items():
                 index = chosen.reshape(*chosen.shape, *(1,) * (values.ndim - 2))
@@ -164,17 +166,10 @@ class _Collected:
         return own if group == "observed_data" else ("chain", "draw", *own)
 
     def _dataset(self, variables: dict[str, Any]) -> xr.Dataset:
-        dataset = labelled(variables)
-        coords: dict[str, Any] = {}
-        features = self.data.feature_names
-        for dim, size in dataset.sizes.items():
-            if (
-                features is not None
-                and dim in {f"{name}_dim" for name in self.arrays["observed_data"]}
-                and size == len(features)
-            ):
-                coords[str(dim)] = features
-        return dataset.assign_coords(coords)
+        dataset = labelled(variables, self.data.index)
+        features = {f"{name}_dim": self.features[name] for name in self.arrays["observed_data"]}
+        known = {dim: names for dim, names in features.items() if names and dataset.sizes.get(dim) == len(names)}
+        return dataset.assign_coords(known)
 
 
 def _groups(part: Draws) -> dict[str, dict[str, Any]]:

@@ -138,6 +138,16 @@ def observed_sites(asked: Question, site: str | None) -> list[str]:
     return names if site is None else [site]
 
 
+def feature_names(asked: Question, name: str) -> list[str] | None:
+    """Return the names of an observed site's columns, where the data have names for them."""
+    reading = next(site.reading for site in asked.layout.observed if site.name == name)
+    names = None if reading is None else asked.data.fields[reading.source].feature_names
+    if reading is None or names is None or reading.columns is None:
+        return names
+    columns = reading.columns
+    return [names[i] for i in columns.tolist()] if columns.dim() == 1 and bool((columns >= 0).all()) else None
+
+
 def coordinates(site: str, one: Tensor) -> list[str]:
     """Return names of the numbers that a datum has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
     if one.numel() == 1:

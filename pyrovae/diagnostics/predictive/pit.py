@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
-from pyrovae.data import Data, as_data
+from pyrovae.data import as_data
 from pyrovae.diagnostics.calibration.ranks import Ranks, Tally, rank
-from pyrovae.diagnostics.predictive.draws import draw, observed_sites
+from pyrovae.diagnostics.predictive.draws import draw, feature_names, observed_sites
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import question
+from pyrovae.importance.question import Question, question
 from pyrovae.mcmc.coordinates import PriorGuide
 from pyrovae.programs.types import Program
 
@@ -69,16 +69,16 @@ def pit(
                 tally.add(part.indices.start, below.reshape(len(value), -1), equal.reshape(len(value), -1))
     purposes = {name: "ties of pit" if len(names) == 1 else f"ties of pit, {name}" for name in names}
     columns = {name: tally.ranks(purposes[name], asked.seed) for name, tally in tallies.items()}
-    labels = [label for name, ranks in columns.items() for label in _labels(data, name, ranks.shape[1], len(names))]
+    labels = [label for name, ranks in columns.items() for label in _labels(asked, name, ranks.shape[1], len(names))]
     return Ranks(torch.cat(list(columns.values()), 1), num_draws, tuple(labels))
 
 
-def _labels(data: Data, site: str, count: int, num_sites: int) -> list[str]:
-    """Return the names of a site's features: the data's own where there is one site and they have a name each."""
-    names = data.feature_names
-    if num_sites == 1 and names is not None and len(names) == count:
-        return list(names)
-    return [f"{site}[{d}]" for d in range(count)]
+def _labels(asked: Question, site: str, count: int, num_sites: int) -> list[str]:
+    """Return the names of a site's features: the data's own where they have a name each."""
+    names = feature_names(asked, site)
+    if names is None or len(names) != count:
+        return [f"{site}[{d}]" for d in range(count)]
+    return list(names) if num_sites == 1 else [f"{site}[{name}]" for name in names]
 
 
 def _rounding(value: Tensor) -> Tensor | float:

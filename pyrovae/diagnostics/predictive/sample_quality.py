@@ -14,7 +14,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.data import Data, as_data
 from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
 from pyrovae.importance.options import Options, shared_keywords
-from pyrovae.programs.streams import generator, stream_seed
+from pyrovae.programs.streams import generator, library_seed, numpy_generator, stream_seed
 from pyrovae.programs.types import Program
 
 Features = Callable[..., Any]
@@ -106,7 +106,9 @@ def _features(features: Features | None, sets: list[tuple[Tensor, ...]], seed: i
         flat = [np.concatenate([t.reshape(len(t), -1).double().numpy() for t in one], axis=1) for one in sets]
         if flat[0].shape[1] <= MOST_FEATURES:
             return flat
-        projection = GaussianRandomProjection(MOST_FEATURES, random_state=seed).fit(flat[0])  # takes the width alone
+        projection = GaussianRandomProjection(MOST_FEATURES, random_state=library_seed("projection", seed)).fit(
+            flat[0]
+        )  # takes the width alone
         return [projection.transform(one) for one in flat]
     with torch.no_grad():
         found = [np.asarray(torch.as_tensor(features(*one)).detach().cpu(), dtype=float) for one in sets]
@@ -125,7 +127,7 @@ def _scores(real: np.ndarray, made: np.ndarray, k: int, seed: int) -> tuple[dict
     a mean of half of n without replacement, given the n, is (2 / n - 1 / n) sigma^2.
     """
     distances = [pairwise_distances(*pair) for pair in ((real, made), (real, real), (made, made))]
-    resample = np.random.default_rng(stream_seed("resamples", seed))
+    resample = numpy_generator("resamples", seed)
 
     def of(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
         between, one, other = (d[np.ix_(i, j)] for d, (i, j) in zip(

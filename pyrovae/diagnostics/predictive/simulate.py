@@ -93,7 +93,7 @@ def simulate(
                 latents.setdefault(name, []).append(site_rows(trace.nodes[name]).cpu())
             bar.update(len(indices))
     tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, seen))
-    made_data = Data(*tensors, image_shape=template.image_shape, missing=template.missing)
+    made_data = Data(*(field.with_values(t) for field, t in zip(template.fields, tensors, strict=True)))
     assert template.numbers is not None
     made_data.numbers, made_data.assumed = template.numbers.cpu(), template.assumed
     observed = tuple(sorted({site.required_reading().source for site in asked.layout.observed}))

@@ -32,6 +32,8 @@ def marginals(fn: Any) -> Marginals | None:
 
 def _product(fn: Any) -> Any:
     """Return a distribution over numbers, batch shape ``[..., D]``, of the coordinates of a vector."""
+    if callable(own := getattr(fn, "marginals", None)):
+        return own()
     if isinstance(fn, torch.distributions.Independent) and fn.reinterpreted_batch_ndims == 1:
         return fn.base_dist
     if isinstance(fn, torch.distributions.MultivariateNormal | torch.distributions.LowRankMultivariateNormal):
