@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pyrovae.arviz.ranks import ranks_to_arviz
     from pyrovae.diagnostics.calibration.ranks import Ranks
     from pyrovae.diagnostics.calibration.sbc import Calibration, sbc
+    from pyrovae.diagnostics.diagnostic import Diagnostic, Fitted, register
     from pyrovae.diagnostics.evidence.ais import Annealing, ais
     from pyrovae.diagnostics.evidence.bdmc import Sandwich, bdmc
     from pyrovae.diagnostics.evidence.elpd import elpd, elpd_comparison
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.predictive.sample_quality import sample_quality
     from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
     from pyrovae.importance.log_weights import log_weights
+    from pyrovae.importance.options import Options
     from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
     from pyrovae.mcmc.hmc import hmc
     from pyrovae.programs.handlers import given
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
 _NAMES = {
+    "Diagnostic": "diagnostics.diagnostic",
+    "Fitted": "diagnostics.diagnostic",
+    "Options": "importance.options",
+    "register": "diagnostics.diagnostic",
     "Aggregate": "diagnostics.latents.aggregate",
     "Annealing": "diagnostics.evidence.ais",
     "Calibration": "diagnostics.calibration.sbc",
@@ -95,12 +101,15 @@ __all__ = [
     "Aggregate",
     "Annealing",
     "Calibration",
+    "Diagnostic",
     "Evaluation",
     "Evidence",
     "Fit",
     "FitError",
     "FitInterrupted",
+    "Fitted",
     "Gaps",
+    "Options",
     "PriorTest",
     "Ranks",
     "Sandwich",
@@ -144,6 +153,7 @@ __all__ = [
     "priors",
     "ranks_to_arviz",
     "rates",
+    "register",
     "sample_quality",
     "sbc",
     "simulate",

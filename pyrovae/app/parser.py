@@ -1,6 +1,8 @@
 """Options read from the constructors' own signatures; what an option may name is a closed list."""
 
+import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, _common, set_parsing_setting
 from torch import nn
 
 import pyrovae
+from pyrovae.diagnostics.diagnostic import diagnostics
 
 # What a value may name, beside what --allow-module permits; all else is refused before it is imported.
 _ALLOWED = (
@@ -94,15 +97,42 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
         parsers[name] = Parser(prog=f"pyrovae {name}", description=summary)
         if name != "list":
             parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
-            parsers[name].add_function_arguments(function, as_positional=name == "evaluate")
+            parsers[name].add_function_arguments(function, as_positional=name == "evaluate", skip={"sizes"})
             parsers[name].add_argument(
                 ALLOW, help="a module of yours that options may name; may be given several times, and by no file"
             )
+        if name == "compare":
+            for option, (default, text) in _options_of_diagnostics().items():
+                parsers[name].add_argument(f"--{option}", type=int, default=default, help=text)
         if name in {"fit", "compare"}:
             text = "replace what an earlier run in the same folder left."
             parsers[name].add_argument("--overwrite", type=bool, default=False, help=text)
         added.add_subcommand(name, parsers[name], help=summary)
     return parser, parsers
+
+
+def _options_of_diagnostics() -> dict[str, tuple[int, str]]:
+    """Return the options that diagnostics have of their own: the default and the text of the first that has each."""
+    options: dict[str, tuple[int, str]] = {}
+    for one in diagnostics().values():
+        options.setdefault(one.option, (one.default, one.help or f"of {one.title}; 0 leaves it out."))
+    return options
+
+
+def import_permitted(name: str) -> None:
+    """Import a module that the user permits, so that its diagnostics are known; the folder of the call is looked in.
+
+    Raises:
+        ValueError: when it cannot be imported.
+    """
+    before = list(sys.path)
+    sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # of whatever kind: it is the user's own
+        raise ValueError(f"{ALLOW} {name}: it cannot be imported ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path[:] = before
 
 
 def configuration_text(given: Namespace, parser: ArgumentParser) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 
 from pyrovae.programs.isolation import importing
 

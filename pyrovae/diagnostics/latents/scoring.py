@@ -73,3 +73,18 @@ def draws_of_its_own(asked: Question, batch: Batch) -> bool:
     except ValueError:
         return False
     return not torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def refuse_unscored(asked: Question) -> None:
+    """Refuse a guide that cannot score a z that it did not draw, by those that it draws for other data.
+
+    Raises:
+        ValueError: saying why it cannot.
+    """
+    asked.layout.require_latents()
+    rows = tuple(t[:FEW] for t in asked.data.batch(slice(0, FEW)))
+    with Repeated():
+        sites = poutine.trace(asked.pair.guide).get_trace(*rows).nodes
+    others = {name: site_rows(sites[name]).roll(1, 0) for name in asked.layout.latents}
+    plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in others}
+    conditioned(asked.pair.guide, others, plates, rows)

@@ -1,0 +1,74 @@
+"""A variational autoencoder and its guide, made from what options name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pyro.infer import ELBO
+
+from pyrovae.common.checks import at_least
+from pyrovae.data import Data
+from pyrovae.guides import Guide
+from pyrovae.likelihoods import Likelihood, Missing
+from pyrovae.models import VAE
+from pyrovae.nn import Network, Observed, Shape
+from pyrovae.priors import Prior, VampPrior
+from pyrovae.programs.isolation import random_state
+
+GuideMaker = Callable[[Network, int], Guide]
+ObjectiveMaker = Callable[[], ELBO]
+
+
+def autoencoder(
+    data: Data,
+    guide: GuideMaker,
+    *,
+    latent_dim: int,
+    prior: Callable[[int], Prior],
+    likelihood: Callable[[], Likelihood],
+    encoder: Callable[[Shape, Shape], Network],
+    decoder: Callable[[Shape, Shape], Network],
+    features: int,
+    seed: int,
+) -> tuple[VAE, Guide]:
+    """Build a VAE and its guide for data; equal seeds give equal initial models.
+
+    Where values are missing, likelihood and encoder are told so.
+    """
+    with random_state("initial values", seed), made_by_options():
+        p_z, p_x = prior(at_least("latent_dim", latent_dim, 1)), likelihood()
+        model = VAE(
+            prior=p_z,
+            decoder=decoder(latent_dim, p_x.features(data.shape)),
+            likelihood=Missing(p_x) if data.missing else p_x,
+        )
+        network = Observed(encoder(_doubled(data.shape), features)) if data.missing else encoder(data.shape, features)
+        made = guide(network, latent_dim)
+        if isinstance(p_z, VampPrior):
+            p_z.attach(made, data)
+        return model, made
+
+
+@contextmanager
+def made_by_options() -> Iterator[None]:
+    """Say of what cannot be made inside the block that options alone cannot make it.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    try:
+        yield
+    except (TypeError, RuntimeError, MemoryError, OverflowError) as error:  # no option, or no room
+        raise ValueError(
+            f"a part cannot be made from options alone: {error}: make it in Python, or use another"
+        ) from None
+
+
+def made(objective: ObjectiveMaker) -> ELBO:
+    """Make an objective."""
+    with made_by_options():
+        return objective()
+
+
+def _doubled(shape: Shape) -> Shape:
+    """Return the shape of data beside the mask of what is observed."""
+    return 2 * shape if isinstance(shape, int) else (2 * shape[0], *shape[1:])

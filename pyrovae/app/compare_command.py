@@ -1,0 +1,202 @@
+"""``pyrovae compare``."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import pandas as pd
+import yaml
+from pyro.infer import Trace_ELBO
+
+import pyrovae
+from pyrovae.app.autoencoder import GuideMaker, ObjectiveMaker, autoencoder, made
+from pyrovae.app.comparison import Findings, examine
+from pyrovae.app.evaluate_command import as_netcdf, per_datum
+from pyrovae.app.fit_command import fit_guide
+from pyrovae.app.folders import CONFIG, run_names, strategies
+from pyrovae.app.page import comparison_page
+from pyrovae.common.checks import at_least
+from pyrovae.data import Data
+from pyrovae.diagnostics.diagnostic import diagnostics
+from pyrovae.diagnostics.tables import formatted
+from pyrovae.guides import Flow, FullRank, MeanField
+from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.nn import MLP, Network, Shape
+from pyrovae.priors import Prior, StandardNormal
+from pyrovae.saving import RunFolder
+from pyrovae.training import Fit
+
+GUIDES: dict[str, GuideMaker] = {"mean_field": MeanField, "full_rank": FullRank, "iaf": Flow}
+OBJECTIVES: dict[str, ObjectiveMaker] = {"elbo": Trace_ELBO}
+
+
+def compare_command(
+    data: Data,
+    out: str,
+    guides: dict[str, GuideMaker] = GUIDES,
+    objectives: dict[str, ObjectiveMaker] = OBJECTIVES,
+    prior: Callable[[int], Prior] = StandardNormal,
+    likelihood: Callable[[], Likelihood] = Bernoulli,
+    encoder: Callable[[Shape, Shape], Network] = MLP,
+    decoder: Callable[[Shape, Shape], Network] = MLP,
+    latent_dim: int = 8,
+    features: int = 128,
+    epochs: int | None = None,
+    patience: int | None = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    clip_norm: float | None = None,
+    compile: bool | Literal["auto"] | dict[str, bool] = "auto",
+    num_particles: int = 1000,
+    num_draws: int = 100,
+    max_arviz_data: int = 200,
+    num_seeds: int = 1,
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint_seconds: float = 30.0,
+    resume: bool = False,
+    progress: bool = True,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Fit one generative model under several guides and objectives, and compare them on held-out data.
+
+    Writes the comparison table, a saved fit and an ArviZ netCDF file for each, figures, and an HTML page of all of it.
+
+    Args:
+        data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
+        out: folder for all results.
+        guides: families of q(z | x), by name.
+        objectives: what fits maximise, by name: every guide is fitted by each.
+        prior: distribution of the latents.
+        likelihood: distribution of a datum given the decoder's features.
+        encoder: network from a datum to features.
+        decoder: network from latents to the likelihood's features.
+        latent_dim: number of latents.
+        features: number of features that the encoder returns.
+        epochs: largest number of passes over the training set; null makes as many as 5,000 steps need, 50 at least.
+        patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
+            stops early.
+        batch_size: data in a step.
+        lr: learning rate of Adam.
+        clip_norm: largest global norm of the gradient of the summed loss.
+        compile: true compiles steps and log weights, false does not, auto does where it pays; or true or false for the
+            steps of each strategy, by name, as config.yaml says after a run how it was.
+        num_particles: importance samples a datum.
+        num_draws: draws a datum in the netCDF files.
+        max_arviz_data: the netCDF files hold this many of the test data, the first ones.
+        num_seeds: fits of each strategy, their initial parameters and noise from seed, seed + 1, ...; one split.
+        seed: of the split, the initial parameters and the noise.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
+        resume: continue what an earlier run in the same folder left.
+        progress: show progress bars.
+        sizes: of the options that diagnostics have of their own, by name.
+    """
+    if not guides:
+        raise ValueError("guides is empty: name at least one")
+    if not objectives:
+        raise ValueError("objectives is empty: name at least one")
+    num_seeds = at_least("num_seeds", num_seeds, 1)
+    asked = {name: one.check(sizes.get(one.option, one.default)) for name, one in diagnostics().items()}
+    counts = {"num_particles": num_particles, "num_draws": num_draws, "max_arviz_data": max_arviz_data}
+    for name, count in counts.items():
+        at_least(name, count, 1)
+    chosen = strategies(guides, objectives)
+    steps = _steps(compile, chosen)
+    parts: dict[str, Any] = {
+        "prior": prior, "likelihood": likelihood, "encoder": encoder, "decoder": decoder, "latent_dim": latent_dim,
+        "features": features,
+    }  # fmt: skip
+    for guide, objective in chosen.values():  # what cannot be made is said before the first is fitted
+        made(objective)
+        autoencoder(data.splits(seed=seed).train, guide, seed=seed, **parts)
+    folder = RunFolder(out)
+    fitting: dict[str, Any] = {
+        **parts, "epochs": epochs, "patience": patience, "batch_size": batch_size, "lr": lr, "clip_norm": clip_norm,
+        "split_seed": seed, "device": device, "checkpoint_seconds": checkpoint_seconds, "resume": resume,
+        "progress": progress,
+    }  # fmt: skip
+    fits: dict[str, list[Fit]] = {
+        name: [
+            fit_guide(
+                folder, one, data, guide, objective=made(objective), compile=steps.get(name, "auto"), seed=seed + k,
+                **fitting,
+            )
+            for k, one in enumerate(run_names(name, num_seeds))
+        ]
+        for name, (guide, objective) in chosen.items()
+    }  # fmt: skip
+    options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
+    compile = "auto" if isinstance(compile, dict) else compile
+    drawing = {"num_draws": num_draws, "max_arviz_data": max_arviz_data}
+    return _compared(folder, fits, data.splits(seed=seed).test.fixed(), asked, compile, drawing, options)
+
+
+def _steps(compile: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the steps of every strategy are run.
+
+    Raises:
+        ValueError: for the name of none.
+    """
+    steps = compile if isinstance(compile, dict) else dict.fromkeys(chosen, compile)
+    for name in steps:
+        if name not in chosen:
+            raise ValueError(
+                f"compile names {name!r}, but the strategies are {', '.join(chosen)}: name them, or pass auto"
+            )
+    return steps
+
+
+def _compared(
+    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, asked: dict[str, int], compile: Any,
+    drawing: dict[str, int], options: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Ask every fit, and write the tables, the netCDF files and the page; return what the run has settled."""
+    found = examine(fits, test, asked=asked, compile=compile, **options)
+    _write_findings(folder, fits, found)
+    shown = test.subset(slice(0, drawing["max_arviz_data"]))
+    pictures = _write_draws(folder, fits, shown, num_draws=drawing["num_draws"], **options)
+    settled = {"compile": {name: run[0].compile for name, run in fits.items()}}
+    described = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settled}
+    comparison_page(folder, fits, found, test, pictures, configuration=yaml.safe_dump(described, sort_keys=False))
+    _print_findings(found, len(test))
+    print(f"wrote {folder.path / 'report.html'}")
+    return settled
+
+
+def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], found: Findings) -> None:
+    """Write the tables of a comparison: of all strategies, of every fit's data, and ArviZ's own."""
+    num_seeds = len(next(iter(fits.values())))
+    if num_seeds == 1:
+        found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
+        found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
+    folder.write_table("table.csv", found.table)
+    for name, diagnostic in diagnostics().items():
+        if name in found.answers.found and (table := diagnostic.table(found.answers.by_fit(name))) is not None:
+            folder.write_table(f"{name}.csv", table, index_label="fit")
+    for name, evaluations in found.evaluations.items():
+        for one, evaluation in zip(run_names(name, num_seeds), evaluations, strict=True):
+            folder.write_table(f"{one}/per_datum.csv", per_datum(evaluation), index_label="datum")
+    if len(fits) > 1:
+        folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(found.evaluations), index_label="name")
+
+
+def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], shown: Data, **options: Any) -> dict[str, Any]:
+    """Write a netCDF file of the first seed's fit of every strategy; return rows of pictures for the page."""
+    pictures: dict[str, Any] = {}
+    for name, run in fits.items():
+        inference = pyrovae.to_arviz(run[0].model, run[0].guide, shown, **options)
+        folder.write(f"{run_names(name, len(run))[0]}.nc", as_netcdf(inference))
+        predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
+        pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
+        pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
+    return pictures
+
+
+def _print_findings(found: Findings, num_data: int) -> None:
+    print(f"{num_data} test data, nats per datum:\n{formatted(found.table).to_string()}")
+    for name, diagnostic in diagnostics().items():
+        if name in found.answers.found and (table := diagnostic.table(found.answers.by_fit(name))) is not None:
+            print(f"{diagnostic.title}:\n{formatted(table).to_string()}")
+    for note in found.answers.notes:
+        print(note)

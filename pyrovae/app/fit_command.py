@@ -1,0 +1,116 @@
+"""``pyrovae fit``, and the fits of ``pyrovae compare``."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pyro.infer import Trace_ELBO
+
+from pyrovae.app.autoencoder import GuideMaker, ObjectiveMaker, autoencoder, made
+from pyrovae.app.folders import clear
+from pyrovae.common.checks import at_least
+from pyrovae.data import Data
+from pyrovae.guides import MeanField
+from pyrovae.importance.question import question
+from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.nn import MLP, Network, Shape
+from pyrovae.priors import Prior, StandardNormal
+from pyrovae.saving import RunFolder
+from pyrovae.training import Fit, fit
+from pyrovae.training.group import Group
+
+MOST_STEPS = 5000  # of a fit whose number of epochs is not given
+LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
+
+
+def fit_command(
+    data: Data,
+    out: str,
+    guide: GuideMaker = MeanField,
+    objective: ObjectiveMaker = Trace_ELBO,
+    prior: Callable[[int], Prior] = StandardNormal,
+    likelihood: Callable[[], Likelihood] = Bernoulli,
+    encoder: Callable[[Shape, Shape], Network] = MLP,
+    decoder: Callable[[Shape, Shape], Network] = MLP,
+    latent_dim: int = 8,
+    features: int = 128,
+    epochs: int | None = None,
+    patience: int | None = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    clip_norm: float | None = None,
+    compile: bool | Literal["auto"] = "auto",
+    precision: Literal["float32", "float64", "bfloat16"] = "float32",
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint_seconds: float = 30.0,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Fit a variational autoencoder by SVI and save it.
+
+    The data are split at random: 7 in 10 for training, 1 for validation, 2 for testing (the published test set where
+    there is one). Where values are missing (--data.missing true), likelihood and encoder are told so.
+    Under torchrun the processes share every batch.
+
+    Args:
+        data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
+        out: folder for the fit, its history and its configuration.
+        guide: family of q(z | x).
+        objective: what the fit maximises, such as Trace_ELBO, IWAE or BetaELBO.
+        prior: distribution of the latents.
+        likelihood: distribution of a datum given the decoder's features.
+        encoder: network from a datum to features.
+        decoder: network from latents to the likelihood's features.
+        latent_dim: number of latents.
+        features: number of features that the encoder returns.
+        epochs: largest number of passes over the training set; null makes as many as 5,000 steps need, 50 at least.
+        patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
+            stops early.
+        batch_size: data in a step.
+        lr: learning rate of Adam.
+        clip_norm: largest global norm of the gradient of the summed loss.
+        compile: true compiles the step, false does not, auto does where it pays; config.yaml says which it was.
+        precision: of modules and data; bfloat16 is that of the products in networks alone.
+        seed: of the split, the initial parameters and the noise.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
+        resume: continue what an earlier run in the same folder left.
+        progress: show progress bars.
+    """
+    folder = RunFolder(out)
+    fitted = fit_guide(
+        folder, "fit", data, guide,
+        objective=made(objective), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+        latent_dim=latent_dim, features=features,
+        epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
+        precision=precision, seed=seed, device=device, checkpoint_seconds=checkpoint_seconds, resume=resume,
+        progress=progress,
+    )  # fmt: skip
+    if Group().rank == 0:
+        folder.write_table("history.csv", fitted.history, index=False)
+        print(f"saved in {folder.path}")
+    return {"compile": fitted.compile}
+
+
+def fit_guide(
+    run: RunFolder, name: str, data: Data, guide: GuideMaker, *, split_seed: int | None = None, **options: Any
+) -> Fit:
+    """Fit one strategy into its folder of a run, or continue it."""
+    names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
+    parts = {name: options.pop(name) for name in names}
+    splits = data.splits(seed=options["seed"] if split_seed is None else split_seed)
+    model, maker = autoencoder(splits.train, guide, seed=options["seed"], **parts)
+    per_epoch = -(-len(splits.train) // max(options["batch_size"], 1))
+    if options["epochs"] is None:
+        options["epochs"] = max(50, -(-MOST_STEPS // per_epoch))
+    if options["patience"] is not None:
+        options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
+    held_out = splits.validation
+    if run.record.get("instead") and not Group().rank:
+        with question(model, maker, splits.train, seed=options["seed"], device=options["device"]):
+            clear(run)
+    folder = run.path / name if Group().rank else run.add_fit(name)
+    fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, **options)
+    if Group().rank == 0:
+        print(f"{name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
+    return fitted

@@ -1,0 +1,76 @@
+"""``pyrovae list``."""
+
+import inspect
+from typing import Any, get_args
+
+from torch.distributions import Distribution
+
+from pyrovae import data as data_catalogue
+from pyrovae import guides as guide_catalogue
+from pyrovae import likelihoods as likelihood_catalogue
+from pyrovae import models as model_catalogue
+from pyrovae import nn as nn_catalogue
+from pyrovae import objectives as objective_catalogue
+from pyrovae import priors as prior_catalogue
+from pyrovae.app.parser import first_sentence
+from pyrovae.data import Data
+from pyrovae.diagnostics.diagnostic import diagnostics
+from pyrovae.guides import Guide
+from pyrovae.likelihoods import Likelihood
+from pyrovae.models import VAE
+from pyrovae.nn import Network, Observed
+from pyrovae.priors import Prior
+
+
+def list_command() -> None:
+    """List the catalogues: every name with what it is; a star marks what Python alone can make or use."""
+    for name, catalogue in _CATALOGUES.items():
+        print(f"{name}:")
+        for member in catalogue.__all__:
+            value = getattr(catalogue, member)
+            if inspect.isclass(value) and not inspect.isabstract(value) and not _is_base(value):
+                mark = " " if _is_for_options(name, value) else "*"
+                print(f" {mark}{member:<22} {first_sentence(value)}")
+    print("diagnostics:")
+    for name, diagnostic in diagnostics().items():
+        needs = f" (needs {', '.join(diagnostic.needs)})" if diagnostic.needs else ""
+        print(f"  {name:<22} {first_sentence(type(diagnostic))}{needs}")
+    print("* in Python alone: it takes what no option can give")
+
+
+_CATALOGUES: dict[str, Any] = {
+    "models": model_catalogue,
+    "guides": guide_catalogue,
+    "priors": prior_catalogue,
+    "likelihoods": likelihood_catalogue,
+    "objectives": objective_catalogue,
+    "nn": nn_catalogue,
+    "data": data_catalogue,
+}
+_GIVEN = {  # what the command line gives to a member of a catalogue that has no default for it
+    "guides": {"encoder", "latent_dim"}, "priors": {"latent_dim"},
+    "likelihoods": set(), "objectives": set(), "nn": {"in_shape", "out_shape"}, "data": set(),
+}  # fmt: skip
+
+
+def _is_for_options(catalogue: str, value: Any) -> bool:
+    """Whether the command line can make a member of a catalogue, and has a use for it."""
+    if value in {objective_catalogue.SemiSupervisedELBO, data_catalogue.Stream} or (catalogue, value) == (
+        "nn",
+        Observed,
+    ):
+        return False  # which wants labels in every batch, a Dataset, and is put there where values are missing
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = [p for p in inspect.signature(value).parameters.values() if p.kind not in variadic]
+    needed = {p.name: p.annotation for p in parameters if p.default is p.empty}
+    if catalogue == "models":
+        return value is VAE
+    if not (_GIVEN[catalogue] if catalogue in {"guides", "nn"} else set()) <= {p.name for p in parameters}:
+        return False
+    plain = {name for name, kind in needed.items() if {int, float, str, bool} & {kind, *get_args(kind)}}
+    return needed.keys() - plain <= _GIVEN[catalogue]
+
+
+def _is_base(value: Any) -> bool:
+    bases = {Guide, Prior, Likelihood, Network, Data, data_catalogue.Binarisation, data_catalogue.Splits}
+    return value in bases or issubclass(value, Distribution)

@@ -1,0 +1,36 @@
+"""Tables of numbers as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+_FORMATS = {
+    "khat_over_limit": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
+    "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
+    "symmetry": "{:.3g}", "unreliable": "{:.1%}", "refuted": "{:.1%}", "gaps_unreliable": "{:.1%}",
+    "gaps_refuted": "{:.1%}",
+}  # fmt: skip
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of numbers as text, each column in the format that fits it."""
+    text = {name: [_cell(str(name), value) for value in column] for name, column in table.items()}
+    return pd.DataFrame(text, index=table.index)
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "NO"
+    return _FORMATS.get(name, "{:.3f}").format(value) if pd.notna(value) else ""
+
+
+def score_table(scores: Mapping[str, pd.DataFrame], value: str = "value", error: str = "se") -> pd.DataFrame:
+    """Tabulate scores by name, a column a score, with standard errors in brackets."""
+    return pd.DataFrame({
+        name: {score: f"{row[value]:.3f} ({row[error]:.3f})" for score, row in table.iterrows()}
+        for name, table in scores.items()
+    }).T  # fmt: skip
