@@ -143,8 +143,8 @@ class Watched(data.Data):
         x, *numbers = super().batch(indices)
         return (self.hook(indices, x) if isinstance(indices, torch.Tensor) else x, *numbers)
 
-    def _copy(self, tensors, labels):
-        other = super()._copy(tensors, labels)
+    def _copy(self, fields):
+        other = super()._copy(fields)
         other.__class__ = Watched
         return other
 

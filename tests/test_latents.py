@@ -16,6 +16,7 @@ from torch.distributions import biject_to, constraints
 import pyrovae
 from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
 from pyrovae.app import comparison as strategies
+from pyrovae.diagnostics.diagnostic import diagnostics
 from pyrovae.diagnostics.latents.aggregate import _of_one_number
 from pyrovae.distributions.marginals import marginals
 
@@ -348,7 +349,8 @@ def test_what_is_held_does_not_depend_on_the_order_of_the_data(ordered):
     assert (row["state"], found.latents.loc["z[1]", "state"]) == ("used", "collapsed")
     assert "1 of 2 latents in use, collapsed: z[1]" in str(found)
     assert found.layers.loc["z", "active_units"] == 1
-    parts = strategies.latents(noisy, grouped, data.Data(x), seed=0, **QUIET).aggregate
+    asked = pyrovae.Fitted(noisy, grouped, data.Data(x), 2000, device="cpu", progress=False)
+    parts = diagnostics()["latents"].ask(asked).aggregate
     assert parts.mutual_information.mean() == pytest.approx(math.log(2), abs=SIGMAS**2 * 2 / (4 * 1000))
 
 
@@ -359,15 +361,16 @@ def test_a_comparison_evaluates_on_data_of_all_groups():
     x = seeded(lambda: torch.randn(200, 3)) + 4 * labels[:, None]
     fitted = pyrovae.fit(model, guide, x, steps=2, **QUIET)
     test = data.Data(x, labels=labels)
-    options = {"num_particles": 5, "gaps_of": 0, "latents_of": 40, "simulations": 0, "seed": 0, "device": None}
-    found = strategies.examine({"a": [fitted]}, test, **options, **QUIET)
-    assert found.notes == []
-    assert set(found.classes) == {0, 1}
-    assert len(found.codes["a"]) == len(found.classes) == len(found.latents["a"].aggregate) == 40
+    options = {"num_particles": 5, "seed": 0, "device": None, **QUIET}
+    answers = strategies.examine({"a": [fitted]}, test, asked={"latents": 40, "codes": 40}, **options).answers
+    assert answers.notes == []
+    (held,), (coded,) = answers.found["latents"]["a"], answers.found["codes"]["a"]
+    assert set(coded.classes) == {0, 1}
+    assert len(coded.values) == len(coded.classes) == len(held.aggregate) == 40
     expected = pyrovae.codes(model, guide, test.numbered().sampled(40, 0), **QUIET)
-    assert torch.equal(found.codes["a"], expected)
-    distinct = pyrovae.label_scores(found.codes["a"], np.asarray(found.classes)).loc["probe_accuracy", "value"]
-    assert distinct == found.labels["a"].loc["probe_accuracy", "value"]
+    assert torch.equal(coded.values, expected)
+    distinct = pyrovae.label_scores(coded.values, np.asarray(coded.classes)).loc["probe_accuracy", "value"]
+    assert distinct == coded.scores.loc["probe_accuracy", "value"]
 
 
 def test_errors_of_usage_are_those_of_repeats(oracle):

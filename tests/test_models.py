@@ -167,7 +167,10 @@ def test_calibration_and_latents_are_asked_of_every_model_or_it_says_why_not(nam
     assert set(layers.index) == {label.split("[")[0] for label in ranks.latents.names}
     assert ranks.density is not None
     assert codes(model, guide, data, **quiet).shape == (40, ranks.ranks.shape[1])
-    assert pit(model, data, num_draws=9, **quiet).values.shape == (40, D)
+    assert pit(model, data, num_draws=9, **quiet).values.shape == (
+        40,
+        D + (name == "SemiSupervisedVAE"),
+    )  # whose labels are observed, too
     assert sample_quality(model, data, **quiet).notna().all().all()
     if name == "ConditionalVAE":
         with pytest.raises(ValueError, match="prior of the latents differs between data"):

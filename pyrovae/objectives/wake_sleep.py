@@ -63,25 +63,49 @@ class WakeSleep(Objective):
     def _on_dreams(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return log q(z | x) summed over one dream a datum."""
         with Unrecorded():
-            with torch.no_grad():
-                dream = poutine.trace(released(model)).get_trace(*batch)
-            seen = batch
-            for site in known.layout.observed:
-                reading, node = site.required_reading(), dream.nodes[site.name]
-                data = reading.of(batch)
-                seen = reading.into(seen, as_observed(node, node["value"].to(data.dtype), data))
-            given = poutine.Trace()
-            for name, drawn_site in sample_sites(dream):
-                if name in known.layout.latents:
-                    given.add_node(name, **drawn_site)
-            trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*seen)
+            latents, seen = self._dream(model, batch, known)
+            trace = poutine.trace(poutine.replay(guide, trace=latents)).get_trace(*seen)
         return log_density(trace, len(batch[0])).sum()
+
+    def _dream(self, model: Program, batch: Batch, known: Known) -> tuple[Trace, Batch]:
+        """Draw latents and data from the model; return both, the data in the form of the batch."""
+        with torch.no_grad():
+            dream = poutine.trace(released(model)).get_trace(*batch)
+        for site in known.layout.observed:
+            reading, node = site.required_reading(), dream.nodes[site.name]
+            data = reading.of(batch)
+            batch = reading.into(batch, as_observed(node, node["value"].to(data.dtype), data))
+        latents = poutine.Trace()
+        for name, drawn in sample_sites(dream):
+            if name in known.layout.latents:
+                latents.add_node(name, **drawn)
+        return latents, batch
+
+    def _see_that_dreams_are_whole(self, model: Program, batch: Batch, known: Known) -> None:
+        """Refuse a model that draws data by the data that it is given, which one run of it cannot.
+
+        Raises:
+            ValueError: where the same latents make other distributions of the dream, once that is given.
+        """
+        latents, seen = self._dream(model, batch, known)
+        before, after = (poutine.trace(poutine.replay(model, trace=latents)).get_trace(*one) for one in (batch, seen))
+        for site in known.layout.observed:
+            value = after.nodes[site.name]["value"]
+            one, other = (trace.nodes[site.name]["fn"].log_prob(value) for trace in (before, after))
+            if not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    f"the model's distribution of {site.name!r} depends on what it observes, so that one run of it "
+                    "makes no dream: use sleep=0"
+                )
 
     def _read(self, model: Program, guide: Program, batch: Batch) -> Known:
         known = super()._read(model, guide, batch)
         if self.sleep != 0:  # a guide that takes no data but those it was made with says so now
             with same_streams(batch[0].device), torch.no_grad(), pyro.validation_enabled(True):
                 self._on_dreams(model, guide, batch, known)
+                with Unrecorded():
+                    if known.layout.feeds_back:
+                        self._see_that_dreams_are_whole(model, batch, known)
         return known
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
@@ -92,7 +116,3 @@ class WakeSleep(Objective):
         if self.sleep != 0:
             for site in layout.observed:
                 site.required_reading()
-            if layout.feeds_back:
-                raise ValueError(
-                    "the model computes with what it observes, so that one run of it makes no dream: use sleep=0"
-                )

@@ -131,7 +131,9 @@ class Origins(TorchDispatchMode):
             return "reads other cells of the batch for one observation than for another"
         if len(known := columns[0][columns[0] >= 0].unique()) < int((columns[0] >= 0).sum()):
             return "reads a cell of the batch twice"
-        whole = tuple(value.shape) == tuple(tensor.shape) and bool((columns[0].flatten() == torch.arange(width)).all())
+        whole = tuple(value.shape) == tuple(tensor.shape) and bool(
+            (columns[0].flatten() == torch.arange(width, device="cpu")).all()
+        )
         return Reading(source, None if whole and value.dtype == tensor.dtype else columns[0], data_dim, value.dtype)
 
     def _source(self, cell: int) -> int:

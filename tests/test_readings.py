@@ -1,0 +1,375 @@
+"""How an observed site reads the batch: whole, in part, moved; data of its own that a model is given; odd programs."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import seeded
+from torch import nn as torch_nn
+
+import pyrovae
+from pyrovae import guides, likelihoods, models, nn, objectives, priors
+from pyrovae.data import Data, Field
+from pyrovae.programs.origins import Origins
+from pyrovae.programs.pair import Pair
+
+QUIET = {"progress": False}
+pytestmark = pytest.mark.own_state
+
+
+def read(observe, *batch):
+    """Return the layout of a pair that observes what ``observe`` makes of the batch."""
+
+    def model(*given):
+        with pyro.plate("data", len(given[0])):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            observe(z, *given)
+
+    def guide(*given):
+        with pyro.plate("data", len(given[0])):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    return Pair(model, guide).read(batch)[0]
+
+
+def site(value, name="x", events=1):
+    shape = value.shape[value.dim() - events :]
+    return pyro.sample(name, dist.Normal(0.0, 1.0).expand(shape).to_event(events), obs=value)
+
+
+X = torch.arange(5.0 * 4 * 3).reshape(5, 4, 3)
+VIEWS = {
+    "whole": lambda x: x,
+    "step": lambda x: x[:, 1],
+    "slice": lambda x: x[:, 1:3],
+    "flat": lambda x: x.flatten(1),
+    "turned": lambda x: x.transpose(1, 2),
+    "reversed": lambda x: x.flip(1),
+    "listed": lambda x: x[:, [3, 0]],
+    "by index": lambda x: x.index_select(2, torch.tensor([2, 0])),
+    "cast": lambda x: x[:, 0].double(),
+    "copied": lambda x: x[:, 2].clone().contiguous(),
+    "stacked": lambda x: torch.stack([x[:, 3], x[:, 0]], 1),
+    "joined": lambda x: torch.cat([x[:, 3], x[:, 0]], -1),
+    "filled": lambda x: x.nan_to_num(),
+    "unbound": lambda x: x.unbind(1)[2],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_what_moves_cells_is_followed(name):
+    seen = []
+
+    def observe(z, x):
+        seen.append(VIEWS[name](x))
+        site(seen[-1], events=seen[-1].dim() - 1)
+
+    (observed,) = read(observe, X).observed
+    reading = observed.required_reading()
+    torch.testing.assert_close(reading.of((X,)), seen[-1], check_dtype=True)
+    other = torch.randn(7, 4, 3)
+    (filled,) = reading.into((other,), VIEWS[name](-other))
+    torch.testing.assert_close(VIEWS[name](filled), VIEWS[name](-other))
+    untouched = filled == other
+    assert int(untouched.sum()) == other.numel() - VIEWS[name](other).numel()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda x: x - 1, r"is a function \(sub\) of tensor 0 of the batch"),
+        (lambda x: x.log1p(), r"is a function \(log1p\) of tensor 0"),
+        (lambda x: torch.ones_like(x), "of the batch, so that no data can take its place"),
+        (lambda x: torch.cat([x, x], -1), "reads a cell of the batch twice"),
+        (lambda x: torch.stack([row.roll(k, 0) for k, row in enumerate(x)]), "other cells of the batch for one"),
+    ],
+)
+def test_what_computes_is_not_and_says_so(make, reason):
+    (observed,) = read(lambda z, x: site(make(x), events=make(x).dim() - 1), X).observed
+    with pytest.raises(ValueError, match=reason):
+        observed.required_reading()
+
+
+def test_a_plate_of_steps_is_read_with_its_own_dimension():
+    def observe(z, x):
+        with pyro.plate("steps", 4, dim=-2):
+            pyro.sample("x", dist.Normal(z, 1.0).expand([4, len(x)]), obs=x[..., 0].T)
+
+    (observed,) = read(observe, X).observed
+    reading = observed.required_reading()
+    torch.testing.assert_close(reading.of((X,)), X[..., 0].T)
+    (filled,) = reading.into((X,), -X[..., 0].T)
+    torch.testing.assert_close(filled[..., 0], -X[..., 0])
+    torch.testing.assert_close(filled[..., 1:], X[..., 1:])
+
+
+def test_whether_a_model_computes_with_what_it_observes():
+    assert not read(lambda z, x: site(x, events=2), X).feeds_back
+    assert read(lambda z, x: (x.sum(), site(x, events=2)), X).feeds_back
+    other = torch.randn(5, 2)
+    assert not read(lambda z, x, y: (y.sum(), site(x, events=2)), X, other).feeds_back  # covariates are given
+
+
+def test_origins_leave_programs_as_they_are():
+    with Origins((X,)):
+        torch.testing.assert_close((X[:, 1] * 2).sum(), 2 * X[:, 1].sum())
+
+
+# A decoder that is given its own data
+
+
+def autoregressive(phi, length):
+    """x_t ~ N(phi x_{t-1} + z, 1), all steps at once from the data as given."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            before = torch.nn.functional.pad(x[:, :-1], (1, 0))
+            pyro.sample("x", dist.Normal(phi * before + z[:, None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(1), 0.5))
+
+    return model, guide
+
+
+def test_data_of_a_teacher_forced_decoder_are_drawn_one_after_another():
+    """The covariance of (x_1, ..., x_T) is known; each entry within 5 of its standard errors: fails below 1e-5."""
+    phi, length, count = 0.8, 5, 4000
+    model, _ = autoregressive(phi, length)
+    x = pyrovae.simulate(model, torch.zeros(1, length), num_simulations=count, batch_size=1000, **QUIET).data.tensors[0]
+    step = torch.eye(length) - phi * torch.diag(torch.ones(length - 1), -1)
+    inverse = torch.linalg.inv(step)
+    expected = inverse @ (torch.eye(length) + torch.ones(length, length)) @ inverse.T
+    error = ((expected.square() + expected.diagonal()[:, None] * expected.diagonal()) / count).sqrt()
+    assert bool(((x.T.cov() - expected).abs() < 5 * error).all())
+
+
+def test_such_a_model_is_calibrated_under_its_exact_posterior():
+    """Ranks of z under the exact posterior are uniform; the p-value is below 1e-4 once in 10,000 runs."""
+    phi, length = 0.8, 4
+    model, _ = autoregressive(phi, length)
+
+    def exact(x):
+        before = torch.nn.functional.pad(x[:, :-1], (1, 0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - phi * before).sum(1) / (length + 1), (length + 1) ** -0.5))
+
+    found = pyrovae.sbc(model, exact, torch.zeros(1, length), num_simulations=400, num_draws=39, **QUIET)
+    assert float(found.table()["adjusted"].min()) > 1e-4
+
+
+def test_predictive_draws_of_such_a_model_are_drawn_one_after_another():
+    phi, length = 0.8, 5
+    model, guide = autoregressive(phi, length)
+    x = torch.zeros(3, length)
+    drawn = pyrovae.to_arviz(model, guide, x, num_draws=2000, num_particles=20, **QUIET).prior_predictive["x"]
+    values = torch.from_numpy(drawn.to_numpy()[0, :, 0]).double()
+    ahead = torch.nn.functional.pad(values[:, :-1], (1, 0))
+    noise = (values - phi * ahead).T.cov()  # ones plus the identity
+    assert bool(((noise - 1 - torch.eye(length)).abs() < 5 * math.sqrt(8 / 2000)).all())
+
+
+def test_data_that_depend_on_each_other_in_a_circle_are_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(2 * x.flip(1) + z[:, None], 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="depends on itself in a circle"):
+        pyrovae.simulate(model, torch.zeros(4, 3), **QUIET)
+
+
+def test_dreams_of_such_a_model_are_refused():
+    model, _ = autoregressive(0.8, 3)
+    net = torch_nn.Linear(3, 1)
+
+    def learned(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x)[:, 0], 0.5))
+
+    with pytest.raises(ValueError, match="one run of it makes no dream"):
+        pyrovae.fit(model, learned, torch.randn(9, 3), objective=objectives.WakeSleep(3, sleep=0.5), steps=1, **QUIET)
+
+
+# Three programs of kinds that the catalogue does not have
+
+
+class DeepMarkov(torch_nn.Module):
+    """z_t ~ N(A z_{t-1}, 1/4), x_t ~ N(W z_t, 1), of sequences that end: a mask says where."""
+
+    def __init__(self):
+        super().__init__()
+        self.transition, self.emission = torch_nn.Linear(2, 2), torch_nn.Linear(2, 3)
+        self.network, self.head = torch_nn.GRU(3, 8, batch_first=True), torch_nn.Linear(10, 4)
+
+    def model(self, x, mask):
+        pyro.module("markov", self)
+        with pyro.plate("data", len(x)):
+            z = x.new_zeros(len(x), 2)
+            for t in range(x.shape[1]):
+                with pyro.poutine.mask(mask=mask[:, t]):
+                    z = pyro.sample(f"z{t}", dist.Normal(self.transition(z), 0.5).to_event(1))
+                    pyro.sample(f"x{t}", dist.Normal(self.emission(z), 1.0).to_event(1), obs=x[:, t])
+
+    def guide(self, x, mask):
+        hidden, _ = self.network(x)
+        with pyro.plate("data", len(x)):
+            z = x.new_zeros(len(x), 2)
+            for t in range(x.shape[1]):
+                loc, scale = self.head(torch.cat([hidden[:, t], z], 1)).chunk(2, 1)
+                with pyro.poutine.mask(mask=mask[:, t]):
+                    z = pyro.sample(f"z{t}", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+class TwoViews(torch_nn.Module):
+    """One z, seen as bits and as numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.MLP(2, 6, hidden=(8,)), nn.MLP(2, 3, hidden=(8,))
+        self.encoder = nn.MLP(9, 4, hidden=(8,))
+
+    def model(self, a, b):
+        pyro.module("views", self)
+        with pyro.plate("data", len(a)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("a", dist.Bernoulli(logits=self.left(z)).to_event(1), obs=a)
+            pyro.sample("b", dist.Normal(self.right(z), 1.0).to_event(1), obs=b)
+
+    def guide(self, a, b):
+        loc, scale = self.encoder(torch.cat([a, b], 1)).chunk(2, 1)
+        with pyro.plate("data", len(a)):
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+class Codebook(torch_nn.Module):
+    """A code of a book, and numbers around its entry; straight through, in the guide, to the nearest."""
+
+    def __init__(self):
+        super().__init__()
+        self.book, self.decoder, self.encoder = torch_nn.Embedding(5, 2), nn.MLP(2, 4), nn.MLP(4, 5)
+
+    def model(self, x):
+        pyro.module("codebook", self)
+        with pyro.plate("data", len(x)):
+            code = pyro.sample("code", dist.Categorical(logits=torch.zeros(5)))
+            pyro.sample("x", dist.Normal(self.decoder(self.book(code)), 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("code", dist.Categorical(logits=self.encoder(x)))
+
+
+def sequences():
+    lengths = torch.randint(2, 5, (40, 1))
+    return torch.randn(40, 4, 3), torch.arange(4) < lengths
+
+
+PROTOTYPES = {
+    "deep Markov": (DeepMarkov, sequences),
+    "two views": (TwoViews, lambda: (torch.bernoulli(torch.full((40, 6), 0.5)), torch.randn(40, 3))),
+    "codebook": (Codebook, lambda: (torch.randn(40, 4),)),
+}
+ASKED = {
+    "evaluate": lambda m, g, d: pyrovae.evaluate(m, g, d, num_particles=20, **QUIET).log_evidence.isfinite().all(),
+    "to_arviz": lambda m, g, d: pyrovae.to_arviz(m, g, d, num_draws=5, num_particles=20, **QUIET).posterior is not None,
+    "simulate": lambda m, g, d: len(pyrovae.simulate(m, d, **QUIET)) == 40,
+    "sbc": lambda m, g, d: pyrovae.sbc(m, g, d, num_simulations=20, num_draws=19, **QUIET).table().notna().any().any(),
+    "pit": lambda m, g, d: len(pyrovae.pit(m, d, num_draws=19, **QUIET)) == 40,
+    "gaps": lambda m, g, d: pyrovae.gaps(m, g, d, num_particles=5, num_steps=3, **QUIET).amortization.isfinite().all(),
+    "sample_quality": lambda m, g, d: pyrovae.sample_quality(m, d, **QUIET).notna().all().all(),
+    "aggregate": lambda m, g, d: pyrovae.aggregate(m, g, d, **QUIET).rate.isfinite().all(),
+}
+REFUSED = {
+    ("deep Markov", "gaps"): "'z1' depends on another draw",
+    ("deep Markov", "aggregate"): "is masked for some data",
+    ("codebook", "gaps"): "'code' is discrete",
+}
+
+
+@pytest.mark.parametrize("name", PROTOTYPES)
+def test_prototypes_are_asked_everything_or_refused_for_the_true_reason(name):
+    make, data = PROTOTYPES[name]
+    program, batch = seeded(lambda: (make(), data()))
+    objective = pyro.infer.Trace_ELBO() if name != "codebook" else objectives.IWAE(num_particles=4)
+    with_params = (program.model, program.guide)
+    fitted = pyrovae.fit(*with_params, batch, objective=objective, epochs=2, **QUIET)
+    assert fitted.history["loss"].notna().all()
+    for question, ask in ASKED.items():
+        if (name, question) in REFUSED:
+            with pytest.raises(ValueError, match=REFUSED[name, question]):
+                ask(fitted.model, fitted.guide, batch)
+        else:
+            assert bool(ask(fitted.model, fitted.guide, batch)), question
+
+
+def test_all_views_are_ranked_and_scored():
+    program, batch = seeded(lambda: (TwoViews(), PROTOTYPES["two views"][1]()))
+    names = pyrovae.pit(program.model, batch, num_draws=9, **QUIET).names
+    assert names == (*(f"a[{d}]" for d in range(6)), *(f"b[{d}]" for d in range(3)))
+    seen = []
+    pyrovae.sample_quality(
+        program.model, batch, features=lambda a, b: seen.append((a, b)) or torch.cat([a, b], 1), **QUIET
+    )
+    assert [tuple(t.shape) for t in seen[0]] == [(20, 6), (20, 3)]
+    with pytest.raises(ValueError, match="a statistic is of one of them: name it, site='a'"):
+        pyrovae.prior_predictive_check(program.model, program.guide, batch, {"mean": torch.mean}, num_sets=5, **QUIET)
+
+
+# A record per tensor
+
+
+def test_every_tensor_has_its_own_scale_names_and_missing_values():
+    numbers = torch.tensor([[1.0, 20.0], [3.0, torch.nan], [5.0, 60.0]])
+    grey = torch.tensor([[0, 255], [51, 102], [255, 0]], dtype=torch.uint8)
+    data = Data(
+        Field(grey, name="pixels", levels=255), Field(numbers, name="table", missing=True, standardise=True,
+        feature_names=["a", "b"]),
+    )  # fmt: skip
+    pixels, table = data.batch(slice(0, 3))
+    torch.testing.assert_close(pixels, grey / 255)
+    torch.testing.assert_close(table[:, 0], torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5)
+    assert data.missing
+    assert table[1, 1].isnan()
+    assert [f.feature_names for f in data.fields] == [None, ["a", "b"]]
+    with pytest.raises(ValueError, match="levels was given beside a Field"):
+        Data(Field(grey), levels=255)
+
+
+def test_names_of_any_tensor_label_what_is_observed():
+    program, (a, b) = seeded(lambda: (TwoViews(), PROTOTYPES["two views"][1]()))
+    data = Data(Field(a, name="bits"), Field(b, name="numbers", feature_names=["u", "v", "w"]))
+    found = pyrovae.to_arviz(program.model, program.guide, data, num_draws=2, num_particles=5, **QUIET)
+    assert list(found.observed_data["b"].coords["b_dim"].to_numpy()) == ["u", "v", "w"]
+    assert pyrovae.pit(program.model, data, num_draws=9, **QUIET).names[-3:] == ("b[u]", "b[v]", "b[w]")
+
+
+def test_roles_are_held_to():
+    program, (a, b) = seeded(lambda: (TwoViews(), PROTOTYPES["two views"][1]()))
+    with pytest.raises(ValueError, match=r"tensor 1 \(numbers\) of the data is a covariate by its role"):
+        pyrovae.evaluate(program.model, program.guide, Data(a, Field(b, name="numbers", role="covariate")), **QUIET)
+    with pytest.raises(ValueError, match="role must be"):
+        Data(Field(a, role="label"))
+    model = models.ConditionalVAE(
+        prior=priors.StandardNormal(2), decoder=nn.MLP(5, 6), likelihood=likelihoods.Bernoulli()
+    )
+    guide = guides.MeanField(nn.MLP(9, 4), 2)
+    with pytest.raises(ValueError, match="tensor 1 of the data is observed by its role, but no site"):
+        pyrovae.evaluate(model, guide, Data(a, Field(b, role="observed")), num_particles=2, **QUIET)
+
+
+def test_a_part_keeps_the_numbers_of_the_whole():
+    data = Data(torch.randn(20, 5))
+    part = data.splits(seed=0).test
+    assert sorted(part.index) == sorted(set(part.index))
+    torch.testing.assert_close(data.tensors[0][torch.from_numpy(part.index)], part.tensors[0])
+    again = part.subset([2, 0])
+    assert list(again.index) == [part.index[2], part.index[0]]
+    model = models.LinearGaussian(2, 5)
+    found = pyrovae.to_arviz(model, guides.Exact(model), again, num_draws=2, num_particles=5, **QUIET)
+    assert list(found.posterior.coords["datum"].to_numpy()) == list(again.index)
