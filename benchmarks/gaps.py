@@ -114,7 +114,7 @@ def gap_row(name, gaps, seconds):
     return f"| {name} | {' | '.join(cells)} | {seconds['gaps']:.0f} |"
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder that holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -123,25 +123,11 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--temperatures", type=int, default=1000)
     parser.add_argument("--progress", action="store_true")
-    options = parser.parse_args()
-    splits = pyrovae.data.MNIST(root=options.root, binarise=pyrovae.data.Dynamic()).splits(seed=0)
-    parts = {"held out": splits.test, "training": splits.train}
-    evidence_rows, gap_rows, drawn = [], [], {}
-    started = time.perf_counter()
-    for name, family in GUIDES.items():
-        model, guide = pair(family)
-        fitted = trained(model, guide, splits.train, options.epochs, LR, options)
-        print(f"{name}: fitted in {fitted.seconds:.0f} s", flush=True)
-        refitted = proposal(name, model, guide, splits.train, options)
-        for part, data in parts.items():
-            label = f"{name}, {part}"
-            estimates, gaps, seconds = judged(model, guide, refitted, data.fixed().subset(range(options.data)), options)
-            evidence_rows.append(evidence_row(label, estimates, seconds))
-            gap_rows.append(gap_row(label, gaps, seconds))
-            drawn[label] = gaps
-            print(evidence_rows[-1], gap_rows[-1], sep="\n", flush=True)
-    minutes = (time.perf_counter() - started) / 60
-    text = "\n".join([
+    return parser.parse_args()
+
+
+def page(options: argparse.Namespace, evidence_rows: list[str], gap_rows: list[str], minutes: float) -> str:
+    return "\n".join([
         "# Where the bound loses on MNIST",
         "",
         f"A VAE of 784-{WIDTH}-{WIDTH}-{LATENT}, tanh, after {options.epochs} epochs of MNIST, binarised dynamically,",
@@ -172,6 +158,28 @@ def main() -> None:
         "![gaps](gaps-mnist.png)",
         PUBLISHED,
     ])  # fmt: skip
+
+
+def main() -> None:
+    options = arguments()
+    splits = pyrovae.data.MNIST(root=options.root, binarise=pyrovae.data.Dynamic()).splits(seed=0)
+    parts = {"held out": splits.test, "training": splits.train}
+    evidence_rows, gap_rows, drawn = [], [], {}
+    started = time.perf_counter()
+    for name, family in GUIDES.items():
+        model, guide = pair(family)
+        fitted = trained(model, guide, splits.train, options.epochs, LR, options)
+        print(f"{name}: fitted in {fitted.seconds:.0f} s", flush=True)
+        refitted = proposal(name, model, guide, splits.train, options)
+        for part, data in parts.items():
+            label = f"{name}, {part}"
+            estimates, gaps, seconds = judged(model, guide, refitted, data.fixed().subset(range(options.data)), options)
+            evidence_rows.append(evidence_row(label, estimates, seconds))
+            gap_rows.append(gap_row(label, gaps, seconds))
+            drawn[label] = gaps
+            print(evidence_rows[-1], gap_rows[-1], sep="\n", flush=True)
+    minutes = (time.perf_counter() - started) / 60
+    text = page(options, evidence_rows, gap_rows, minutes)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gaps-mnist.md").write_text(text)
     plots.gaps(drawn).savefig(options.out / "gaps-mnist.png", dpi=120)

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from cases import CASES, Case, Decoder, Encoder, bits, negative_elbo
@@ -166,12 +167,10 @@ def products(case: Case, x: Tensor) -> Epoch:
     return epoch
 
 
-def pythae(case: Case, x: Tensor, epochs: int) -> list[float]:
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
+def pythae_networks(case: Case) -> tuple[Any, Any]:
+    """Return encoder and decoder in the classes that Pythae has for them."""
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     encoder, decoder = networks(case)
 
@@ -192,13 +191,21 @@ def pythae(case: Case, x: Tensor, epochs: int) -> list[float]:
         def forward(self, z):
             return ModelOutput(reconstruction=torch.sigmoid(self.inner(z)))
 
+    return Encodes(), Decodes()
+
+
+def pythae(case: Case, x: Tensor, epochs: int) -> list[float]:
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
     config = VAEConfig(input_dim=(case.features,), latent_dim=case.latent, reconstruction_loss="bce")
     training = BaseTrainerConfig(
         output_dir=tempfile.mkdtemp(), num_epochs=epochs + 1, per_device_train_batch_size=case.batch,
         learning_rate=1e-3, no_cuda=not CUDA,
     )  # fmt: skip
     data = BaseDataset(x.cpu(), torch.zeros(len(x)))
-    trainer = BaseTrainer(VAE(config, Encodes(), Decodes()), data, training_config=training)
+    trainer = BaseTrainer(VAE(config, *pythae_networks(case)), data, training_config=training)
     seconds, inner = [], trainer.train_step
 
     def timed(epoch):

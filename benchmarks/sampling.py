@@ -46,14 +46,37 @@ def nuts(model, x, count, warmup, draws, jit):
     return float(np.mean(found)), float(np.std(found) / np.sqrt(count))
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--data", type=int, default=1000)
     parser.add_argument("--nuts", type=int, default=5, help="data that NUTS is run on")
     parser.add_argument("--draws", type=int, default=200)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def page(rows: list[tuple[str, float, float, float]], count: int, draws: int, worst: float, ess: np.ndarray) -> str:
+    base = rows[0][2]
+    return "\n".join([
+        f"Posteriors of a VAE of 64-64-8 on handwritten digits: {count:,} data by 16 chains by {draws} draws",
+        f"after as many of warm-up, and annealing over {draws} temperatures. One run,",
+        f"{torch.get_num_threads()} CPU threads. Made by `python benchmarks/sampling.py`. Largest R-hat of `hmc`",
+        f"{worst:.3f}, median bulk effective sample size of a datum {np.median(ess):,.0f} (its worst latent).",
+        "",
+        "| sampler | seconds | ms per effective draw of a datum | beside `hmc` |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name} | {seconds:.1f} | {1000 * each:.3g}{f' (se {1000 * error:.2g})' if error else ''} | "
+            f"{each / base:.3g} times |"
+            for name, seconds, each, error in rows
+        ),
+        "",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    options = arguments()
     warnings.simplefilter("ignore")
     model, guide, train = fitted(options.epochs)
     x = train.batch(slice(0, options.data))[0]
@@ -78,22 +101,7 @@ def main() -> None:
         mean, error = nuts(model, x, options.nuts, options.draws, options.draws, jit)
         label = f"Pyro's NUTS{', jit_compile=True' if jit else ''}, {options.nuts} data one by one"
         rows.append((label, time.perf_counter() - started, mean, error))
-    base = rows[0][2]
-    text = "\n".join([
-        f"Posteriors of a VAE of 64-64-8 on handwritten digits: {len(x):,} data by 16 chains by {options.draws} draws",
-        f"after as many of warm-up, and annealing over {options.draws} temperatures. One run,",
-        f"{torch.get_num_threads()} CPU threads. Made by `python benchmarks/sampling.py`. Largest R-hat of `hmc`",
-        f"{worst:.3f}, median bulk effective sample size of a datum {np.median(ess):,.0f} (its worst latent).",
-        "",
-        "| sampler | seconds | ms per effective draw of a datum | beside `hmc` |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {name} | {seconds:.1f} | {1000 * each:.3g}{f' (se {1000 * error:.2g})' if error else ''} | "
-            f"{each / base:.3g} times |"
-            for name, seconds, each, error in rows
-        ),
-        "",
-    ])  # fmt: skip
+    text = page(rows, len(x), options.draws, worst, ess)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "sampling.md").write_text(text)
     print(text)

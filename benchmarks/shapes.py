@@ -7,8 +7,10 @@ at fresh draws. Writes ``docs/shapes.md`` and ``.png``.
 
 import argparse
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -82,6 +84,22 @@ def posterior(model: nn.Module) -> tuple[float, Tensor]:
     return evidence, (joint - evidence).exp().reshape(POINTS, POINTS)
 
 
+def fit_local(model: Any, make: Callable[[], Any], steps: int) -> tuple[float, float, torch.Tensor]:
+    """Fit a family to one posterior; return its ELBO with its standard error, and draws of it."""
+    torch.manual_seed(0)
+    x = torch.full((64, 1), model.x)  # one datum, 64 draws a step
+    guide = guides.Local(make(), x[:1])
+    fitted = fit(
+        model, guide, x, steps=steps, batch_size=64, lr=lambda s: 0.02 * 0.5 ** (4 * s / steps),
+        clip_norm=100.0, progress=False,
+    )  # fmt: skip
+    weights = log_weights(model, fitted.guide, x[:1], num_particles=DRAWS, progress=False)[:, 0].double()
+    elbo, error = float(weights.mean()), float(weights.std()) / math.sqrt(DRAWS)
+    with torch.no_grad():
+        z = fitted.guide.posterior(x[:1].expand(4000, 1)).sample()
+    return elbo, error, z
+
+
 def main() -> None:
     """Fit, measure, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,18 +115,8 @@ def main() -> None:
         line[0].imshow(density, extent=[-EDGE, EDGE, -EDGE, EDGE], origin="lower", cmap="Blues")
         line[0].set_title(f"{type(model).__name__}: exact", fontsize=8)
         for ax, (name, make) in zip(line[1:], made.items(), strict=True):
-            torch.manual_seed(0)
-            x = torch.full((64, 1), model.x)  # one datum, 64 draws a step
-            guide = guides.Local(make(), x[:1])
-            fitted = fit(
-                model, guide, x, steps=options.steps, batch_size=64, lr=lambda s: 0.02 * 0.5 ** (4 * s / options.steps),
-                clip_norm=100.0, progress=False,
-            )  # fmt: skip
-            weights = log_weights(model, fitted.guide, x[:1], num_particles=DRAWS, progress=False)[:, 0].double()
-            elbo, error = float(weights.mean()), float(weights.std()) / math.sqrt(DRAWS)
+            elbo, error, z = fit_local(model, make, options.steps)
             rows.append([type(model).__name__, name, evidence - elbo, error])
-            with torch.no_grad():
-                z = fitted.guide.posterior(x[:1].expand(4000, 1)).sample()
             heights = [share * float(level.max()) for share in (0.05, 0.3, 0.7)]
             ax.contour(level, extent=[-EDGE, EDGE, -EDGE, EDGE], colors="#1f4e79", linewidths=0.6, levels=heights)
             ax.plot(*z.T, ",", color="#b04a3a", alpha=0.5)

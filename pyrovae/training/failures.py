@@ -4,12 +4,13 @@ import math
 from contextlib import suppress
 from typing import NoReturn
 
+import pyro
 import torch
 from torch import Tensor
 
 from pyrovae.importance.particles import non_finite_site
 from pyrovae.programs.densities import mean_density
-from pyrovae.programs.isolation import modes
+from pyrovae.programs.isolation import modes, random_state
 from pyrovae.programs.types import Batch
 from pyrovae.training.callbacks import Step
 from pyrovae.training.errors import FitError
@@ -33,6 +34,20 @@ class Watch:
         """Look, when it is time."""
         if (step.step + 1) % self._every == 0:
             look(self.fitting)
+
+
+def look_first(fitting: Fitting, batch: Batch) -> None:
+    """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
+    problem = fitting.problem
+    with (
+        modes(problem.modules, training=False),
+        random_state("first look", fitting.batches.seed, problem.data.device),
+        pyro.validation_enabled(True),
+        torch.no_grad(),
+    ):
+        # an objective that has gradients only has no loss
+        with suppress(NotImplementedError), fitting.compiler.counting():
+            problem.loss(fitting.stepper.recorder, batch)
 
 
 def look(fitting: Fitting) -> None:

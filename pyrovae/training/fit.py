@@ -155,8 +155,7 @@ def fit(
             if resume and plan.checkpoint is not None and storage.holds_fit(plan.checkpoint):
                 _go_on(fitting, plan)
         if group.size > 1:
-            fitting.agree()
-            fitting.kept.good = fitting.copied()
+            fitting.keep()
         bar = stack.enter_context(closing(ProgressBar(plan.total, fitting.position.step, progress)))
         return _run(fitting, plan, Callbacks([fitting.history, Watch(fitting), *given, bar]))
 

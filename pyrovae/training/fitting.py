@@ -88,6 +88,21 @@ class Fitting:
         for key, t in self._tensors().items():
             t.copy_(tensors[key])
 
+    def keep(self) -> None:
+        """Keep the tensors as the last good state, the same in every process."""
+        self.agree()
+        self.kept.good = self.copied()
+
+    def keep_best(self) -> None:
+        """Keep the last good state as the best."""
+        self.kept.best = self.kept.good
+
+    def end_at_best(self) -> None:
+        """Go back to the best state, if there is one; the last is kept for a fit that goes on from here."""
+        if self.kept.best:
+            self.kept.last = self.copied()
+            self.back_to(self.kept.best)
+
     def agree(self) -> None:
         """Give every process the tensors of the first: batch statistics differ, since each sees its share alone."""
         self.group.same(self.problem.state.values)

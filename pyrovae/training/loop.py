@@ -4,23 +4,19 @@ import math
 import signal
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
 from torch import Tensor
 
 from pyrovae.common.checks import brief
-from pyrovae.programs.isolation import modes, random_state
 from pyrovae.programs.streams import stream_seed
 from pyrovae.programs.types import Batch
 from pyrovae.training.callbacks import Callbacks, Saved, Step, Validated
 from pyrovae.training.checkpoints import save
 from pyrovae.training.errors import FitError
-from pyrovae.training.failures import fail, look
+from pyrovae.training.failures import fail, look, look_first
 from pyrovae.training.fitting import Fitting
 from pyrovae.training.group import LostProcess
 from pyrovae.training.interrupt import Interrupts
@@ -56,7 +52,7 @@ def run(fitting: Fitting, plan: Plan, callbacks: Callbacks, interrupts: Interrup
     position, group = fitting.position, fitting.group
     started, saved, first, reason = time.monotonic() - position.seconds, time.monotonic(), position.step, ""
     for epoch, indices, batch in fitting.batches.between(first, first if position.stopped else plan.total):
-        step = _take(fitting, epoch, indices, batch, started, look_first=position.step == first)
+        step = _take(fitting, epoch, indices, batch, started, is_first=position.step == first)
         reason = callbacks.on_step(step) or reason
         if position.step % fitting.batches.per_epoch == 0:
             reason = _end_epoch(fitting, plan.patience, callbacks) or reason
@@ -76,12 +72,12 @@ def run(fitting: Fitting, plan: Plan, callbacks: Callbacks, interrupts: Interrup
     _finish(fitting, plan, callbacks)
 
 
-def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: float, *, look_first: bool) -> Step:
+def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: float, *, is_first: bool) -> Step:
     """Take a step on a batch, the data at ``indices``."""
     step, stepper, group = fitting.position.step, fitting.stepper, fitting.group
     weights = _scheduled(fitting, indices, batch)
-    if look_first:
-        _look(fitting, batch)
+    if is_first:
+        look_first(fitting, batch)
     if group.size > 1 and isinstance(stepper, TorchStepper):
         stepper.gradients.share = group.share(len(indices))
         stepper.gradients.seed = stream_seed("share", fitting.batches.seed, step)
@@ -110,27 +106,12 @@ def _scheduled(fitting: Fitting, indices: Tensor, batch: Batch) -> dict[str, flo
         fail(fitting, str(error), indices, batch, cause=error)
 
 
-def _look(fitting: Fitting, batch: Batch) -> None:
-    """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
-    problem = fitting.problem
-    with (
-        modes(problem.modules, training=False),
-        random_state("first look", fitting.batches.seed, problem.data.device),
-        pyro.validation_enabled(True),
-        torch.no_grad(),
-    ):
-        # an objective that has gradients only has no loss
-        with suppress(NotImplementedError), fitting.compiler.counting():
-            problem.loss(fitting.stepper.recorder, batch)
-
-
 def _end_epoch(fitting: Fitting, patience: int | None, callbacks: Callbacks) -> str:
     """Keep the state, evaluate it on the validation data, and return why to stop, or ""."""
     look(fitting)
     position = fitting.position
     position.epoch += 1
-    fitting.agree()
-    fitting.kept.good = fitting.copied()
+    fitting.keep()
     bound = validate(fitting)
     has_validation = fitting.problem.validation is not None
     fitting.stepper.end_epoch(
@@ -141,7 +122,7 @@ def _end_epoch(fitting: Fitting, patience: int | None, callbacks: Callbacks) -> 
     is_best = bound > position.best_bound
     if is_best:
         position.best_bound, position.best_epoch = bound, position.epoch
-        fitting.kept.best = fitting.kept.good
+        fitting.keep_best()
     elif patience is not None and position.epoch - position.best_epoch >= patience:
         position.stopped = "patience"
     return callbacks.on_validation(Validated(position.step, position.epoch, bound, is_best))
@@ -156,9 +137,8 @@ def _finish(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> None:
         position.stopped = "diverged"
         warnings.warn(sentence, stacklevel=4)
     look(fitting)
-    if plan.patience is not None and fitting.kept.best:
-        fitting.kept.last = fitting.copied()  # for a fit that goes on from here
-        fitting.back_to(fitting.kept.best)
+    if plan.patience is not None:
+        fitting.end_at_best()
     if plan.checkpoint is not None:
         write(fitting, plan, callbacks, position.stopped or "finished")
 
