@@ -595,7 +595,7 @@ def disentanglement() -> Any:
 # Strategies, ArviZ, figures
 
 
-def judged(guide: Callable[..., Any] = guides.MeanField) -> pyrovae.Evaluation:
+def evaluated(guide: Callable[..., Any] = guides.MeanField) -> pyrovae.Evaluation:
     return pyrovae.evaluate(*vae(guide), digits(), num_particles=50, **EAGER)
 
 
@@ -604,14 +604,14 @@ def compare() -> Any:
     pairs = {name: [vae(guide) for _ in range(2)] for name, guide in (("a", guides.MeanField), ("b", guides.FullRank))}
     everything = {"with_gaps": True, "with_latents": True, "with_calibration": True}
     found = pyrovae.compare(pairs, digits(4), num_particles=50, **everything, **EAGER)
-    return found, pyrovae.comparison({"a": judged(), "b": judged(guides.FullRank)})
+    return found, pyrovae.comparison({"a": evaluated(), "b": evaluated(guides.FullRank)})
 
 
 @call("held-out evidence in ArviZ's form, and its comparison")
 def elpd() -> Any:
-    found = pyrovae.elpd(judged())
+    found = pyrovae.elpd(evaluated())
     total = found.elpd if hasattr(found, "elpd") else found["elpd_loo"]  # of ArviZ 1.x, and of 0.x
-    table = pyrovae.elpd_comparison({"a": judged(), "b": judged(guides.FullRank)})
+    table = pyrovae.elpd_comparison({"a": evaluated(), "b": evaluated(guides.FullRank)})
     return total, found.se, found.pareto_k.values, table
 
 
@@ -661,7 +661,7 @@ def lines(figures: list[Any]) -> list[np.ndarray]:
 
 @call("points of figures of strategies and calibration")
 def figures_of_strategies() -> Any:
-    evaluations = {"a": judged(), "b": judged(guides.FullRank)}
+    evaluations = {"a": evaluated(), "b": evaluated(guides.FullRank)}
     table = pyrovae.comparison(evaluations, {"a": 1.0, "b": 2.0})
     scores = pd.DataFrame({"value": [0.5, 0.7], "se": [0.1, 0.2]}, index=["mig", "sap"])
     tested = pyrovae.sbc(*linear(), num_simulations=20, num_draws=9, **QUIET)
@@ -680,4 +680,4 @@ def figures_of_latents() -> Any:
     pictured = plots.pictures({"data": bits(3)}, (1, 8, 8))
     shown = [image.get_array() for axis in pictured.axes for image in axis.get_images()]
     drawn = [plots.usage(used), plots.aggregate(rate), plots.codes(found, digits().labels)]
-    return lines(drawn), shown, len(plots.worst(judged(), digits(), 3).axes)
+    return lines(drawn), shown, len(plots.worst(evaluated(), digits(), 3).axes)

@@ -1,8 +1,8 @@
 """What compiling saves and costs, beside the work that is counted: ``python benchmarks/compiling.py``.
 
-Writes ``docs/compiling.md``: a row a call (a step of a fit, a chunk of log weights, a gradient of latents), its work as
-``pyrovae.programs.compilation.Work`` counts it, its time eager and compiled, the seconds that compiling takes with an
-empty cache, and the constants START and PASS that explain what is saved, by weighted least squares.
+Writes ``docs/compiling.md``: one row per call (a step of a fit, a chunk of log weights, a gradient of latents), its
+work as ``pyrovae.programs.compilation.Work`` counts it, its time eager and compiled, the seconds that compiling takes
+with an empty cache, and the constants START and PASS that explain what is saved, by weighted least squares.
 """
 
 import argparse
@@ -66,23 +66,23 @@ def of_weights(name: str, times: int) -> dict[str, float]:
     from peer import DEVICE
 
     from pyrovae.importance.log_weights import Weigher, chunks
-    from pyrovae.importance.question import question
+    from pyrovae.importance.question import ask
 
     case = CASES[name]
     x = bits(case)[0][:32].to(DEVICE)
     seconds, whole = {}, {}
     for compile in (False, True, "auto"):
-        with question(*_pair(case), x, seed=0, device=None) as asked:
-            weigher = Weigher(asked, compile, chunks(256), 32, None)
+        with ask(*_pair(case), x, seed=0, device=None) as question:
+            weigher = Weigher(question, compile, chunks(256), 32, None)
             lines: list[str] = []
             weigher.choice.say = lines.append
-            batch = asked.data.batch(slice(0, 32))
+            batch = question.data.batch(slice(0, 32))
             started = time.perf_counter()
             weigher(range(32), batch)
             if compile == "auto":
                 break
             whole[compile] = time.perf_counter() - started
-            weigher(range(32), asked.data.batch(slice(0, 32)))
+            weigher(range(32), question.data.batch(slice(0, 32)))
             seconds[compile] = least(lambda: weigher(range(32), batch), times // 10)  # noqa: B023
     return row(lines[0], seconds, whole[True] - whole[False])
 
@@ -91,18 +91,18 @@ def of_gradient(name: str, times: int) -> dict[str, float]:
     """Measure gradients of latents."""
     from peer import DEVICE
 
-    from pyrovae.importance.question import question
+    from pyrovae.importance.question import ask
     from pyrovae.mcmc.chains import Sampler
 
     case = CASES[name]
     x = bits(case)[0][:32].to(DEVICE)
     seconds, whole = {}, {}
     for compile in (False, True, "auto"):
-        with question(*_pair(case), x, seed=0, device=None) as asked:
-            field = Sampler(asked, 4, 20, 20, 4, True, 32, compile, None).field
+        with ask(*_pair(case), x, seed=0, device=None) as question:
+            field = Sampler(question, 4, 20, 20, 4, True, 32, compile, None).field
             lines: list[str] = []
             field.choice.say = lines.append
-            rows = tuple(t.repeat_interleave(4, 0) for t in asked.data.batch(slice(0, 32)))
+            rows = tuple(t.repeat_interleave(4, 0) for t in question.data.batch(slice(0, 32)))
             free = torch.zeros(128, case.latent, device=DEVICE)
             started = time.perf_counter()
             field(rows, free)

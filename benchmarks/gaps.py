@@ -63,7 +63,7 @@ def proposal(name, model, guide, train, options):
     return refitted
 
 
-def judged(model, guide, refitted, data, options):
+def evaluated(model, guide, refitted, data, options):
     """Four estimates of the evidence, and the gaps below the largest; with seconds."""
     seconds = {}
 
@@ -173,7 +173,9 @@ def main() -> None:
         refitted = proposal(name, model, guide, splits.train, options)
         for part, data in parts.items():
             label = f"{name}, {part}"
-            estimates, gaps, seconds = judged(model, guide, refitted, data.fixed().subset(range(options.data)), options)
+            estimates, gaps, seconds = evaluated(
+                model, guide, refitted, data.fixed().subset(range(options.data)), options
+            )
             evidence_rows.append(evidence_row(label, estimates, seconds))
             gap_rows.append(gap_row(label, gaps, seconds))
             drawn[label] = gaps

@@ -1,9 +1,9 @@
 """Where k-hat reassures falsely, and what would have told: ``python benchmarks/khat.py`` prints a table in a minute.
 
 z ~ prior (D independent latents), x_d ~ N(z_d, noise^2), so that the posterior factorises and log p(x) is a sum of
-integrals over a line. The guide is Gaussian: the best by the ELBO, or the exact scale times a factor. For every datum
-1,000 weights give log p(x), its error and k-hat. An error is false reassurance where k-hat is within its limit and the
-estimate is off by more than four of its stated errors. What might have told, of the same cost each:
+integrals over a line. The guide is Gaussian: the best by the ELBO, or the exact scale times a factor. For every
+observation 1,000 weights give log p(x), its error and k-hat. An error is false reassurance where k-hat is within its
+limit and the estimate is off by more than four of its stated errors. What might have told, of the same cost each:
 
 - the larger k-hat of both halves of the weights, held against the limit for 500;
 - k-hat by a defensive proposal: a fifth of the draws from the guide with three times its scale, the weights those of

@@ -1,4 +1,4 @@
-"""Where the time of compiled training and judging goes: ``python benchmarks/parts.py`` writes ``docs/parts-DEVICE.md``.
+"""Where the time of a compiled fit and evaluation goes: ``benchmarks/parts.py`` writes ``docs/parts-DEVICE.md``.
 
 PyTorch's profiler, with Inductor's own kernels recorded under the names of the operations that were fused in them.
 """

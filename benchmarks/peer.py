@@ -59,7 +59,7 @@ def programs(case: Case, encoder: Encoder, decoder: Decoder):
 def elbo(case: Case, jit: bool = False):
     from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO
 
-    if case.particles > 1:  # with one plate around every site, Pyro's bound is per datum
+    if case.particles > 1:  # with one plate around every site, Pyro's bound is per observation
         return RenyiELBO(alpha=0, num_particles=case.particles, vectorize_particles=True, max_plate_nesting=1)
     return JitTrace_ELBO() if jit else Trace_ELBO()
 

@@ -1,7 +1,7 @@
 """What ``precision="bfloat16"`` does to the bound: ``python benchmarks/precision.py`` writes ``docs/precision.md``.
 
 One VAE is fitted in float32. Its bound on held-out digits is then computed with the products of its networks in float32
-and in bfloat16, with the same parameters and the same noise; and the fit is repeated in bfloat16, both judged alike.
+and in bfloat16, with the same parameters and the same noise; and the fit is repeated in bfloat16, both evaluated alike.
 """
 
 import argparse
@@ -41,19 +41,20 @@ def main() -> None:
         for p in ("float32", "bfloat16")
     }
     model, guide = fits["float32"].model, fits["float32"].guide
-    judge = {"num_particles": PARTICLES, "progress": False, "compile": False}
-    exact = log_weights(model, guide, splits.test, **judge).double().mean(0)
+    evaluation = {"num_particles": PARTICLES, "progress": False, "compile": False}
+    exact = log_weights(model, guide, splits.test, **evaluation).double().mean(0)
     with bfloat16_layers([model, guide]):
-        rounded = log_weights(model, guide, splits.test, **judge).double().mean(0)
-    judged = [evaluate(f.model, f.guide, splits.test, **judge).elbo for f in fits.values()]
+        rounded = log_weights(model, guide, splits.test, **evaluation).double().mean(0)
+    evaluated = [evaluate(f.model, f.guide, splits.test, **evaluation).elbo for f in fits.values()]
     text = "\n".join([
-        f"The bound on {len(splits.test)} held-out digits, {PARTICLES} particles each, in nats per datum: a difference",
+        f"The bound on {len(splits.test)} held-out digits, {PARTICLES} particles each, in nats per observation: a "
+        "difference",
         "and its paired standard error over the data. Made by `python benchmarks/precision.py`.",
         "",
         "| what is in bfloat16 | float32 | bfloat16 | difference | standard error |",
         "| --- | --- | --- | --- | --- |",
         compared("the products of the networks, same parameters, same noise", exact, rounded),
-        compared(f"the products in the {options.epochs} epochs of a fit; judged in float32", *judged),
+        compared(f"the products in the {options.epochs} epochs of a fit; evaluated in float32", *evaluated),
     ])  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "precision.md").write_text(text + "\n")

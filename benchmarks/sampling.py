@@ -1,9 +1,9 @@
-"""Posteriors of many data at once beside Pyro's NUTS, datum by datum: ``python benchmarks/sampling.py``.
+"""Posteriors of many data at once beside Pyro's NUTS, observation by observation: ``python benchmarks/sampling.py``.
 
 A VAE of 64-64-8 is fitted to handwritten digits; the same posteriors p(z | x) are sampled by :func:`pyrovae.hmc` (1,000
-data, 16 chains each, one run), by :func:`pyrovae.ais`, and by ``pyro.infer.NUTS`` on one datum after the other. What is
-compared is seconds per effective draw of a datum: for chains the smallest bulk effective sample size over the latents,
-for annealing the effective number of weighted chains. Writes ``docs/sampling.md``.
+data, 16 chains each, one run), by :func:`pyrovae.ais`, and by ``pyro.infer.NUTS`` on one observation after the other.
+What is compared is seconds per effective draw of an observation: for chains the smallest bulk effective sample size
+over the latents, for annealing the effective number of weighted chains. Writes ``docs/sampling.md``.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def page(rows: list[tuple[str, float, float, float]], count: int, draws: int, wo
         f"Posteriors of a VAE of 64-64-8 on handwritten digits: {count:,} data by 16 chains by {draws} draws",
         f"after as many of warm-up, and annealing over {draws} temperatures. One run,",
         f"{torch.get_num_threads()} CPU threads. Made by `python benchmarks/sampling.py`. Largest R-hat of `hmc`",
-        f"{worst:.3f}, median bulk effective sample size of a datum {np.median(ess):,.0f} (its worst latent).",
+        f"{worst:.3f}, median bulk effective sample size of an observation {np.median(ess):,.0f} (its worst latent).",
         "",
-        "| sampler | seconds | ms per effective draw of a datum | beside `hmc` |",
+        "| sampler | seconds | ms per effective draw of an observation | beside `hmc` |",
         "| --- | --- | --- | --- |",
         *(
             f"| {name} | {seconds:.1f} | {1000 * each:.3g}{f' (se {1000 * error:.2g})' if error else ''} | "

@@ -1,8 +1,8 @@
 """How near each guide's family comes to posteriors of a known shape: ``python benchmarks/shapes.py``.
 
-Two posteriors in two latents: one bent like a banana, one with two modes. Each family is fitted to one datum without
-amortisation (``guides.Local``), by the ELBO; KL(q || p) is the evidence, by quadrature on a grid, less the fitted ELBO
-at fresh draws. Writes ``docs/shapes.md`` and ``.png``.
+Two posteriors in two latents: one bent like a banana, one with two modes. Each family is fitted to one observation
+without amortisation (``guides.Local``), by the ELBO; KL(q || p) is the evidence, by quadrature on a grid, less the
+fitted ELBO at fresh draws. Writes ``docs/shapes.md`` and ``.png``.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def grid() -> Tensor:
 
 
 def posterior(model: nn.Module) -> tuple[float, Tensor]:
-    """Return the log evidence of the datum, and the posterior's density on the grid."""
+    """Return the log evidence of the observation, and the posterior's density on the grid."""
     points = grid().reshape(-1, 2)
     x = torch.full((len(points), 1), model.x)
     trace = pyro.poutine.trace(pyro.condition(model, data={"z": points})).get_trace(x)
@@ -87,7 +87,7 @@ def posterior(model: nn.Module) -> tuple[float, Tensor]:
 def fit_local(model: Any, make: Callable[[], Any], steps: int) -> tuple[float, float, torch.Tensor]:
     """Fit a family to one posterior; return its ELBO with its standard error, and draws of it."""
     torch.manual_seed(0)
-    x = torch.full((64, 1), model.x)  # one datum, 64 draws a step
+    x = torch.full((64, 1), model.x)  # one observation, 64 draws a step
     guide = guides.Local(make(), x[:1])
     fitted = fit(
         model, guide, x, steps=steps, batch_size=64, lr=lambda s: 0.02 * 0.5 ** (4 * s / steps),

@@ -44,13 +44,13 @@ def main(epochs=3000, num_draws=20, num_particles=500):
     stop = {"validation_data": train[: FEW // 5], "patience": epochs // 10}
     pyrovae.fit(plain, plain_guide, train[FEW // 5 :], **options, **stop)
 
-    def judge(model, guide):
+    def held_out(model, guide):
         return pyrovae.evaluate(model, guide, test, num_particles=num_particles, progress=False).log_evidence
 
     torch.manual_seed(0)
-    draws = torch.stack([judge(pyrovae.given(bayes, guide.draw()), local) for _ in range(num_draws)])
+    draws = torch.stack([held_out(pyrovae.given(bayes, guide.draw()), local) for _ in range(num_draws)])
     averaged = draws.logsumexp(0) - math.log(num_draws)
-    single = judge(plain, plain_guide)
+    single = held_out(plain, plain_guide)
     gain = averaged - single
     error = float(gain.std()) / len(gain) ** 0.5
     print(f"held-out log p(x): {float(averaged.mean()):.2f} Bayesian, {float(single.mean()):.2f} plain, nats a woman")

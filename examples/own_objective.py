@@ -2,8 +2,8 @@
 
     log 1/K sum_k min(w_k, sqrt(K) mean_j w_j),    w = p(x, z) / q(z | x)
 
-per datum. No weight counts more than sqrt(K) times their mean, so that a single draw cannot make the bound; it lies
-below the importance-weighted bound, and so below log p(x).
+per observation. No weight counts more than sqrt(K) times their mean, so that a single draw cannot make the bound; it
+lies below the importance-weighted bound, and so below log p(x).
 
 Reference: Ionides, "Truncated importance sampling", 2008.
 """

@@ -1,4 +1,4 @@
-"""A question of one's own: is each held-out datum nearer to its reconstruction than to another datum's?
+"""A question of one's own: is each held-out observation nearer to its reconstruction than to another observation's?
 
 One file: run as a script it asks two fits; named to the command line it appears in the comparison, on the page and in
 the list: ``pyrovae list --allow_module examples.own_question``.

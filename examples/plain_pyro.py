@@ -1,4 +1,4 @@
-"""A VAE in plain Pyro, then judged: how good are its bound and its posterior, digit by digit?
+"""A VAE in plain Pyro, then evaluated: how good are its bound and its posterior, digit by digit?
 
     z ~ N(0, I),    x | z ~ Bernoulli(decoder(z)),    q(z | x) = N(loc(x), diag(scale(x)^2))
 

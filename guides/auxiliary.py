@@ -15,7 +15,7 @@ from pyrovae.nn import MLP, Network, positive
 class Auxiliary(Guide):
     """q(z | x), the marginal of q(z | a, x) over an auxiliary variable a.
 
-    For every datum, with features h(x)::
+    For every observation, with features h(x)::
 
         a ~ q(a | x) = N(loc_a(x), diag(scale_a(x)^2))
         z ~ q(z | a, x) = N(loc(a, h), diag(scale(a, h)^2))

@@ -60,7 +60,7 @@ class Categorical(Guide):
         return _FAMILIES[self.how](params, self.temperature)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Sample the latent of every datum of the batch; return it, ``[N, num_categories]``."""
+        """Sample the latent of every observation of the batch; return it, ``[N, num_categories]``."""
         pyro.module("guide", self)
         infer = {"enumerate": "parallel"} if self.how == "enumerated" else {}
         with pyro.plate("data", batch[0].shape[0]):

@@ -70,7 +70,7 @@ class ClassConditional(nn.Module):
         return torch.where((labels >= 0)[:, None], certain, logits)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Sample y and z of every datum of ``x``, ``[N, D]``; return y, one-hot, ``[N, C]``."""
+        """Sample y and z of every observation of ``x``, ``[N, D]``; return y, one-hot, ``[N, C]``."""
         pyro.module("guide", self)
         with pyro.plate("data", x.shape[0]):
             classes = OneHot(logits=self._known(self.logits(x), labels))

@@ -14,8 +14,8 @@ from pyrovae.guides.guide import Guide, check_guide
 class Clustered(nn.Module):
     """q(y, z | x) = q(z | x) p(y | z), with any guide of one latent for z, and the model's own posterior of y given z.
 
-    Given its code a datum's cluster has a posterior in closed form, so that nothing is lost by the second factor. y is
-    marked to be summed out: ``TraceEnum_ELBO`` does so, others sample it.
+    Given its code an observation's cluster has a posterior in closed form, so that nothing is lost by the second
+    factor. y is marked to be summed out: ``TraceEnum_ELBO`` does so, others sample it.
 
     Source: Jiang, Zheng, Tan, Tang and Zhou, "Variational deep embedding", 2017.
 
@@ -55,7 +55,7 @@ class Clustered(nn.Module):
         return found
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Sample z and y of every datum of the batch; return y, one-hot, ``[N, C]``."""
+        """Sample z and y of every observation of the batch; return y, one-hot, ``[N, C]``."""
         pyro.module("guide", self)
         with pyro.plate("data", batch[0].shape[0]):
             z = pyro.sample(self.latent.latent, self.latent.posterior(*batch))

@@ -10,7 +10,7 @@ from torch.distributions.constraints import Constraint
 
 
 class Draw(dist.TorchDistribution):
-    """What a guide with randomness of its own samples: one value a datum, and the log density that it is weighed by.
+    """What a guide with randomness of its own samples: one value per observation, and the log density that weighs it.
 
     The density of any other value is not known, and is NaN.
 
@@ -49,14 +49,14 @@ class Draw(dist.TorchDistribution):
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"a guide that draws before it samples has {tuple(self.batch_shape)} draws, and cannot be given "
-                f"{tuple(batch_shape)} by a plate: run it once a particle (vectorize_particles=False)"
+                f"{tuple(batch_shape)} by a plate: run it once per particle (vectorize_particles=False)"
             )
         return self
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Return the value."""
         if sample_shape:
-            raise ValueError("there is one draw a datum: run the guide again for another")
+            raise ValueError("there is one draw per observation: run the guide again for another")
         return self.value
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Exact:
         self.model, self.latent = model, site_name("latent", latent)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Sample the latent of every datum of ``x``, ``[N, D]``; return it."""
+        """Sample the latent of every observation of ``x``, ``[N, D]``; return it."""
         if isinstance(self.model, nn.Module):
             pyro.module("model", self.model)
         with pyro.plate("data", x.shape[0]):

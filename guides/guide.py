@@ -18,7 +18,7 @@ class Guide(nn.Module):
     """q(z | x), a member of a family with parameters lambda(x) = head(encoder(x)).
 
     A family of one's own is a subclass that makes ``self.head``, a network from the encoder's features to the
-    parameters of one datum, and turns those into a distribution in :meth:`family`.
+    parameters of one observation, and turns those into a distribution in :meth:`family`.
 
     Args:
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
@@ -57,7 +57,7 @@ class Guide(nn.Module):
         """
 
     def params(self, *batch: Tensor) -> Tensor:
-        """Return the parameters of q(z | x) for every datum, ``[N, P]``, as the encoder and the head have them."""
+        """Return the parameters of q(z | x) for every observation, ``[N, P]``, as encoder and head have them."""
         params: Tensor = self.head(self.encoder(*batch))
         return params
 
@@ -70,7 +70,7 @@ class Guide(nn.Module):
         return self.member(self.params(*batch))
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
+        """Sample the latent of every observation of the batch; return it, ``[N, latent_dim]``."""
         pyro.module("guide", self)
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, self.posterior(*batch))

@@ -51,7 +51,7 @@ class Hierarchical(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, *batch: Tensor) -> list[Tensor]:
-        """Sample every layer's latent for every datum of the batch; return them, from the lowest."""
+        """Sample every layer's latent for every observation of the batch; return them, from the lowest."""
         pyro.module("guide", self)
         below: tuple[Tensor, ...] = batch
         found = []

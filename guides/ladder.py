@@ -85,7 +85,7 @@ class Ladder(nn.Module):
         return said
 
     def forward(self, *batch: Tensor) -> list[Tensor]:
-        """Sample every layer's latent for every datum of the batch; return them, from the lowest."""
+        """Sample every layer's latent for every observation of the batch; return them, from the lowest."""
         pyro.module("guide", self)
         said = self._said(*batch)
         found: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""A guide without amortisation: parameters of its own for every datum."""
+"""A guide without amortisation: parameters of its own for every observation."""
 
 import copy
 import functools
@@ -16,12 +16,12 @@ from pyrovae.nn.network import check_columns
 
 
 class Local(nn.Module):
-    """q_i(z), a member of a family for every datum i, fitted to that datum alone.
+    """q_i(z), a member of a family for every observation i, fitted to that observation alone.
 
-    The parameters start where the family's own encoder puts the datum, and no encoder is used after that: what is lost
-    by amortisation is the distance between the two. What a family shares besides (the networks of a flow's steps) is
-    trained as well. A datum is known by its numbers, so that equal data share their parameters; data that were not
-    given here are refused, as are data that change from epoch to epoch (dynamic binarisation).
+    The parameters start where the family's own encoder puts the observation, and no encoder is used after that: what is
+    lost by amortisation is the distance between the two. What a family shares besides (the networks of a flow's steps)
+    is trained as well. An observation is known by its numbers, so that equal data share their parameters; data that
+    were not given here are refused, as are data that change from epoch to epoch (dynamic binarisation).
 
     Source: Hoffman, Blei, Wang and Paisley, "Stochastic variational inference", 2013; Cremer, Li and Duvenaud,
     "Inference suboptimality in variational autoencoders", 2018.
@@ -62,7 +62,7 @@ class Local(nn.Module):
         self.register_buffer("keys", keys)
 
     def params(self, *batch: Tensor) -> Tensor:
-        """Return the parameters of every datum of a batch, ``[N, P]``; NaN for one that was not given."""
+        """Return the parameters of every observation of a batch, ``[N, P]``; NaN for one that was not given."""
         keys = fingerprints(batch)
         place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         known = self.keys[place] == keys
@@ -74,11 +74,11 @@ class Local(nn.Module):
         return torch.where(known[:, None], self.free[place], torch.nan)
 
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
-        """Return q_i(z) of every datum of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
+        """Return q_i(z) of every observation of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
         return self.family.member(self.params(*batch))
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
+        """Sample the latent of every observation of the batch; return it, ``[N, latent_dim]``."""
         pyro.module("guide", self)
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, self.posterior(*batch))
@@ -94,7 +94,7 @@ def _as_plain_attribute(owner: nn.Module, name: str) -> None:
 
 
 def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:
-    """Return a number for every datum, ``[N]``, that depends on all bits of its values and on nothing else.
+    """Return a number for every observation, ``[N]``, that depends on all bits of its values and on nothing else.
 
     Data that differ have the same one with a probability of about 2^-64 a pair.
     """

@@ -38,7 +38,7 @@ class Refined(nn.Module):
         """Return q(z | x) of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Sample the latent of every datum of the batch; return it, ``[N, latent_dim]``."""
+        """Sample the latent of every observation of the batch; return it, ``[N, latent_dim]``."""
         pyro.module("guide", self)
         posterior = self.posterior(*batch)  # outside of the plate, whose sites the model has too
         with pyro.plate("data", batch[0].shape[0]):
@@ -47,7 +47,7 @@ class Refined(nn.Module):
 
 
 def log_joint(model: Callable[..., Any], family: Guide, batch: tuple[Tensor, ...], free: Tensor) -> Tensor:
-    """Return log p(x, T(u)) + log |dT/du| of every datum, ``[N]``, in nats: the model's density of unconstrained u.
+    """Return log p(x, T(u)) + log |dT/du| of every observation, ``[N]``, in nats: the density of unconstrained u.
 
     Args:
         model: generative program.

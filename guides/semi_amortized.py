@@ -1,4 +1,4 @@
-"""A guide that starts at an encoder's answer and improves it for the datum at hand."""
+"""A guide that starts at an encoder's answer and improves it for the observation at hand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from pyrovae.nn import positive, raw_positive
 
 
 class SemiAmortized(Refined):
-    """q(z | x) in a family, its parameters an encoder's, bettered by a few gradient steps on the datum's own bound.
+    """q(z | x) in a family, its parameters an encoder's, refined by a few gradient steps on each observation's bound.
 
     ::
 
@@ -32,7 +32,7 @@ class SemiAmortized(Refined):
     Args:
         family: any guide of one latent with an encoder.
         model: the generative program of the pair.
-        num_steps: gradient steps a datum.
+        num_steps: gradient steps per observation.
         step_length: that every r_t starts from.
 
     Example:
@@ -52,7 +52,7 @@ class SemiAmortized(Refined):
         self.raw_lengths = nn.Parameter(torch.full((self.num_steps,), raw_positive(self.step_length, "step_length")))
 
     def params(self, *batch: Tensor) -> Tensor:
-        """Return the parameters of q(z | x) for every datum, ``[N, P]``, after the steps."""
+        """Return the parameters of q(z | x) for every observation, ``[N, P]``, after the steps."""
         keep = torch.is_grad_enabled()
         params = self.family.params(*batch)
         for length in positive(self.raw_lengths):

@@ -1,4 +1,4 @@
-"""Guide of latents that all data share, beside those of each datum."""
+"""Guide of latents that all data share, beside those of each observation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ class WithGlobals(nn.Module):
     Source: Kucukelbir, Tran, Ranganath, Gelman and Blei, "Automatic differentiation variational inference", 2017.
 
     Args:
-        local: guide of the latents of every datum.
+        local: guide of the latents of every observation.
         sites: the global latents; :meth:`of` finds them.
         num_data: of the whole set, as the model has it: a batch of local latents counts for all of them.
         scale: where the standard deviations start.
@@ -52,7 +52,7 @@ class WithGlobals(nn.Module):
         """Return the guide of a model's global latents.
 
         Args:
-            local: guide of the latents of every datum.
+            local: guide of the latents of every observation.
             model: with ``num_data``, whose latents outside the data plate are looked up, by running it once. Where
                 it has ``start``, values by site, the guide starts there; else at a draw of the prior.
             *batch: what the model takes; a few data will do.
@@ -101,7 +101,7 @@ class WithGlobals(nn.Module):
             return {n: bijection(getattr(constraints, s))(self.loc[_key(n)]) for n, _, s in self.sites}
 
     def forward(self, *batch: Tensor) -> Any:
-        """Sample the global latents, then those of every datum of the batch; return what the local guide returns."""
+        """Sample the global latents, then those of every observation; return what the local guide returns."""
         pyro.module("globals", self)
         for name, _, _ in self.sites:
             pyro.sample(name, self.posterior(name))

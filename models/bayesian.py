@@ -20,7 +20,7 @@ class BayesianVAE(nn.Module):
     ::
 
         w_j ~ N(0, s^2 / fan_in_j)          weights; biases N(0, s^2)
-        z_i ~ p(z)                          for every datum
+        z_i ~ p(z)                          for every observation
         x_i ~ p(x | decoder_w(z_i))
 
     Guide: :class:`~pyrovae.guides.WithGlobals` around any of one latent. The weights are worth one set of data, so a

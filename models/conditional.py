@@ -15,7 +15,7 @@ from pyrovae.priors.prior import num_latents
 class ConditionalVAE(nn.Module):
     """A VAE of x given covariates c: a class, a part of a picture, measurements.
 
-    For every datum::
+    For every observation::
 
         z ~ p(z | c)
         x ~ p(x | decoder(z, c))

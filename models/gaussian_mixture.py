@@ -14,9 +14,9 @@ from pyrovae.programs.isolation import importing
 
 
 class GaussianMixtureVAE(nn.Module):
-    """Every datum belongs to a cluster, and its code to that cluster's Gaussian.
+    """Every observation belongs to a cluster, and its code to that cluster's Gaussian.
 
-    For every datum::
+    For every observation::
 
         y ~ Categorical(pi)
         z ~ N(loc_y, diag(scale_y^2))
@@ -68,7 +68,7 @@ class GaussianMixtureVAE(nn.Module):
 
         Args:
             codes: of the data, ``[N, latent_dim]``: draws of the fitted guide of a VAE with the same decoder, several a
-                datum (its means would be too close together).
+                observation (its means would be too close together).
             seed: of the mixture's own start.
         """
         if codes.dim() != 2 or codes.shape[1] != self.latent_dim:

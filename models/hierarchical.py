@@ -20,7 +20,7 @@ from pyrovae.priors.prior import num_latents
 class HierarchicalVAE(nn.Module):
     """Latents upon latents, any number of layers of them.
 
-    For every datum::
+    For every observation::
 
         zL ~ p(zL)
         z_l ~ N(loc_l(z_{l+1}), diag(scale_l(z_{l+1})^2)),   l = L - 1, ..., 1

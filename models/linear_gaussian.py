@@ -14,7 +14,7 @@ from pyrovae.nn import positive
 class LinearGaussian(nn.Module):
     """Probabilistic principal components (one noise scale) or factor analysis (one each).
 
-    For every datum::
+    For every observation::
 
         z ~ N(0, I)
         x ~ N(W z + b, diag(s^2))
@@ -57,12 +57,12 @@ class LinearGaussian(nn.Module):
         return z
 
     def evidence(self) -> dist.MultivariateNormal:
-        """Return the exact distribution of x; its ``log_prob(x)`` is log p(x) in nats per datum, ``[N]``."""
+        """Return the exact distribution of x; its ``log_prob(x)`` is log p(x) in nats per observation, ``[N]``."""
         covariance = self.weight @ self.weight.T + torch.diag(self.scale**2)
         return dist.MultivariateNormal(self.bias, covariance)
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        """Return log p(x), ``[N]``, in nats per datum."""
+        """Return log p(x), ``[N]``, in nats per observation."""
         return self.evidence().log_prob(x)
 
     def precision(self) -> Tensor:
@@ -81,7 +81,7 @@ class LinearGaussian(nn.Module):
         return dist.Normal(self.posterior(x).loc, self.precision().diagonal().rsqrt()).to_event(1)
 
     def elbo(self, x: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
-        """Return the exact ELBO of a Gaussian guide, ``[N]``, in nats per datum.
+        """Return the exact ELBO of a Gaussian guide, ``[N]``, in nats per observation.
 
         Args:
             x: data, ``[N, D]``.

@@ -30,7 +30,7 @@ def check_decoder(decoder: nn.Module, likelihood: nn.Module) -> None:
             raise ValueError(f"likelihood {name} expects {sum(inner.widths)} columns of the decoder, got {width}")
         return
     if width % each:
-        raise ValueError(f"likelihood {name} takes {each} features a column, got {width} in all of the decoder")
+        raise ValueError(f"likelihood {name} takes {each} features per column, got {width} in all of the decoder")
     for argument in PER_COLUMN:
         number = getattr(inner, argument, 1)
         if number not in (1, width // each):

@@ -19,9 +19,9 @@ MISSING = -1
 
 
 class SemiSupervisedVAE(nn.Module):
-    """A class and a style make a datum; the class is known of some data.
+    """A class and a style make an observation; the class is known of some data.
 
-    For every datum::
+    For every observation::
 
         y ~ Categorical(class probabilities)
         z ~ p(z)

@@ -14,7 +14,7 @@ from pyrovae.priors import as_prior
 class VAE(nn.Module):
     """Deep latent Gaussian model, with any prior and any likelihood.
 
-    For every datum::
+    For every observation::
 
         z ~ p(z)
         x ~ p(x | decoder(z))

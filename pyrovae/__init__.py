@@ -1,4 +1,4 @@
-"""Variational autoencoders as explicit Pyro model/guide pairs: fitted, judged and compared per datum."""
+"""Variational autoencoders as explicit Pyro model/guide pairs: fitted, evaluated and compared per observation."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

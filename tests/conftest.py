@@ -150,7 +150,7 @@ class Watched(data.Data):
 
 
 def planted(x, first):
-    """Data that hold a NaN at datum 7, from the batch of this number on."""
+    """Data that hold a NaN at observation 7, from the batch of this number on."""
     calls = []
 
     def hook(indices, batch):

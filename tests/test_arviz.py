@@ -150,7 +150,7 @@ def test_only_the_groups_that_were_asked_for_and_no_more_memory_than_allowed():
     assert group_names(inference) == {"posterior", "marginal_log_likelihood", "observed_data", "sample_stats"}
     with pytest.raises(ValueError, match=r"would take .* GiB, more than max_bytes=0.0 GiB: pass fewer data"):
         quietly(model, guide, bits(5), max_bytes=1000)
-    # of every draw 3 latents twice, 12 bits twice, a log weight, 4 bytes each; of every datum 12 bits
+    # of every draw 3 latents twice, 12 bits twice, a log weight, 4 bytes each; of every observation 12 bits
     exactly = 5 * 4 * (70 * (2 * 3 + 2 * 12 + 1) + 12)
     quietly(model, guide, bits(5), max_bytes=exactly)
     with pytest.raises(ValueError, match="would take"):

@@ -119,7 +119,7 @@ def test_compare_writes_everything(tmp_path, capsys):
     one, other = (pd.read_csv(folder / "table.csv").drop(columns="seconds") for folder in (out, tmp_path / "again"))
     pd.testing.assert_frame_equal(one, other)
 
-    # one of its fits can be judged from the folder alone, on the same test set
+    # one of its fits can be evaluated from the folder alone, on the same test set
     status, said = run("evaluate", out / "iaf", "--num_particles", 50, "--progress", "false", capsys=capsys)
     assert status == 0
     summary = json.loads(said.out)
@@ -177,13 +177,13 @@ def test_fit_evaluate_and_resume(tmp_path, capsys):
     assert described["guide"]["init_args"]["num_steps"] == 3
     assert described["compile"] is False  # what auto chose, for runs to come
     assert len(pd.read_csv(out / "history.csv")) == 20
-    judged = tmp_path / "judged"
+    evaluated = tmp_path / "evaluated"
     quiet = ["--progress", "false", "--compile", "false"]
-    status, said = run("evaluate", out, "--out", judged, "--num_draws", 3, *quiet, capsys=capsys)
+    status, said = run("evaluate", out, "--out", evaluated, "--num_draws", 3, *quiet, capsys=capsys)
     assert status == 0
     assert '"khat_over_limit"' in said.out
-    assert (judged / "posterior.nc").exists()
-    assert len(pd.read_csv(judged / "per_datum.csv")) == 359
+    assert (evaluated / "posterior.nc").exists()
+    assert len(pd.read_csv(evaluated / "per_datum.csv")) == 359
     longer = [argument if argument != "2" else "4" for argument in map(str, FAST)]
     assert run("fit", *BITS, "--out", out, *longer, *options, "--resume", "true", capsys=capsys)[0] == 0
     assert len(pd.read_csv(out / "history.csv")) == 40

@@ -319,7 +319,7 @@ BITS = {"likelihood": likelihoods.Bernoulli()}
         (lambda: vae(NORMAL, nn.ConvDecoder(3, PICTURE)), "decoder expects 3 columns, got 4"),
         (lambda: vae(NORMAL, torch.nn.Linear(3, 6)), "decoder expects 3 columns, got 4"),
         (lambda: vae(priors.StandardNormal(3), nn.MLP(3, 5), likelihoods.HeteroscedasticGaussian()),
-         "takes 2 features a column, got 5"),
+         "takes 2 features per column, got 5"),
         (lambda: vae(priors.StandardNormal(3), nn.MLP(3, 5), likelihoods.Gaussian(num_scales=4)),
          "num_scales of the likelihood Gaussian expects 4 columns, got 5"),
         (lambda: vae(priors.StandardNormal(3), nn.MLP(3, 5), likelihoods.Mixed([(likelihoods.Poisson(), 4)])),

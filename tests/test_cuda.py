@@ -1,4 +1,4 @@
-"""On a CUDA device: compiled steps replayed as graphs, judging, faults and resumption."""
+"""On a CUDA device: compiled steps replayed as graphs, evaluating, faults and resumption."""
 
 import math
 from contextlib import nullcontext
@@ -49,9 +49,9 @@ def test_a_captured_fit_ends_where_the_eager_one_does(monkeypatch):
     }
     eager, fast = (quick(*make_vae(), bits(200), compile=c, **options) for c in (False, True))
     assert captured  # replayed as a graph
-    judged = [evaluate(f.model, f.guide, bits(200, seed=1), num_particles=50, progress=False) for f in (eager, fast)]
-    one, other = (float(j.elbo.mean()) for j in judged)
-    monte_carlo = math.hypot(*(j.summary()["elbo_mc_se"] for j in judged))
+    evaluated = [evaluate(f.model, f.guide, bits(200, seed=1), num_particles=50, progress=False) for f in (eager, fast)]
+    one, other = (float(j.elbo.mean()) for j in evaluated)
+    monte_carlo = math.hypot(*(j.summary()["elbo_mc_se"] for j in evaluated))
     assert abs(one - other) < SIGMAS * monte_carlo + 0.1  # and what rounding, grown over 520 steps, sets them apart by
     assert fast.history["loss"].isna().sum() == 0
 

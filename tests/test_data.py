@@ -47,9 +47,9 @@ def test_dynamic_bits_are_drawn_anew_and_fixed_for_judging():
         first, second = data.batch(slice(0, 50))[0], data.batch(slice(0, 50))[0]
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(first, second)
-    judged = data.fixed()
-    assert torch.equal(judged.batch(slice(0, 50))[0], judged.batch(slice(0, 50))[0])
-    assert torch.equal(judged.batch(slice(0, 50))[0], data.fixed().batch(slice(0, 50))[0])
+    evaluated = data.fixed()
+    assert torch.equal(evaluated.batch(slice(0, 50))[0], evaluated.batch(slice(0, 50))[0])
+    assert torch.equal(evaluated.batch(slice(0, 50))[0], data.fixed().batch(slice(0, 50))[0])
     part = data.splits().test
     assert part.fixed().batch(slice(None))[0].unique().tolist() == [0.0, 1.0]
 
@@ -149,7 +149,7 @@ def test_the_users_array(tmp_path):
     for bad, message in (
         (np.zeros(3), "must hold numbers"),
         (np.array([["a"]]), "must hold numbers"),
-        (np.array([[np.nan]]), "holds nan at datum 0"),
+        (np.array([[np.nan]]), "holds nan at observation 0"),
         (np.zeros((0, 4)), "the data set is empty"),
     ):
         np.save(path, bad)
@@ -283,10 +283,16 @@ KINDS = {
     "records": (lambda: np.ones(3, [("a", float), ("b", float)]), "structured_to_unstructured"),
     "long": (lambda: np.ones((2, 2), np.longdouble), r"give x.astype\(numpy.float64\)"),
     "beyond": (lambda: np.full((2, 2), 2**63, np.uint64), r"whole numbers above 2\*\*63 - 1"),
-    "nested list": (lambda: [[1.0, 2.0], [3.0, 4.0]], r"got list: give an array with a datum a row, numpy.array\(x\)"),
+    "nested list": (
+        lambda: [[1.0, 2.0], [3.0, 4.0]],
+        r"got list: give an array with one observation per row, numpy.array\(x\)",
+    ),
     "ragged list": (lambda: [[1.0, 2.0], [3.0]], "got list: give an array .* of rows of one length"),
     "list": (lambda: [1.0, 2.0], "got list: give an array"),
-    "scalar": (lambda: np.float32(3), r"got float32: give an array with a datum a row, numpy.array\(\[\[x\]\]\)"),
+    "scalar": (
+        lambda: np.float32(3),
+        r"got float32: give an array with one observation per row, numpy.array\(\[\[x\]\]\)",
+    ),
     "number": (lambda: 3, "got int: give an array"),
     "path": (lambda: "x.csv", r"got str: read the file, pyrovae.data.CSV\(path\)"),
     "frame": (lambda: pd.DataFrame({"a": [1.0]}), r"got DataFrame: give x.to_numpy\(\)"),

@@ -98,7 +98,7 @@ def test_a_guide_refitted_by_the_bound_of_ten_weights_is_the_better_proposal():
     torch.testing.assert_close(best, torch.full_like(best, b / math.sqrt(a * c)))  # 0.84
     bound = objectives.IWAE(10, estimator="dreg")
     fit(model, made, x, objective=bound, steps=1000, batch_size=60, lr=3e-3, progress=False)
-    assert float(tail(made.posterior(x)).max()) < 0.5  # every datum's weights have a variance now
+    assert float(tail(made.posterior(x)).max()) < 0.5  # every observation's weights have a variance now
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
@@ -179,10 +179,12 @@ def test_khat_is_held_against_its_limit_everywhere():
 def test_rows_whose_evidence_is_not_to_be_trusted_are_marked():
     """One in ten data may have weights that are not to be trusted; more mark the row, at every place."""
     shares = {"none": 0, "a tenth": 2, "a fifth": 4, "most": 18}
-    judged = {n: of_khat([0.9] * c + [0.2] * (20 - c), level=-i) for i, (n, c) in enumerate(shares.items())}
-    table = comparison(judged)
+    evaluated = {n: of_khat([0.9] * c + [0.2] * (20 - c), level=-i) for i, (n, c) in enumerate(shares.items())}
+    table = comparison(evaluated)
     assert table["reliable"].tolist() == [True, True, False, False]
-    assert comparison({n: [one, one] for n, one in judged.items()})["reliable"].tolist() == table["reliable"].tolist()
+    assert (
+        comparison({n: [one, one] for n, one in evaluated.items()})["reliable"].tolist() == table["reliable"].tolist()
+    )
     for figure in (plots.comparison(table), plots.pareto(table.assign(seconds=[1.0, 2.0, 3.0, 4.0]))):
         (legend,) = figure.legends or [figure.axes[0].get_legend()]
         assert any("not to be trusted" in text.get_text() for text in legend.get_texts())
@@ -209,7 +211,7 @@ def test_data_that_the_model_rules_out_are_named():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="no particle of datum 1 has positive density"):
+    with pytest.raises(ValueError, match="no particle of observation 1 has positive density"):
         evaluate(model, guide, torch.tensor([0.0, 3.0]), num_particles=5, progress=False)
 
 
@@ -275,7 +277,7 @@ def test_compare_refuses_what_is_no_pair(candidates):
 
 
 def several(values):
-    """Evaluations, one a seed, whose log evidence is ``values`` [seeds, data]."""
+    """Evaluations, one per seed, whose log evidence is ``values`` [seeds, data]."""
     zero = torch.zeros(values.shape[1], dtype=torch.float64)
     fields = dict.fromkeys(("elbo_se", "log_evidence_se", "khat", "ess"), zero)
     return [Evaluation(elbo=row - 1, log_evidence=row, num_particles=10, **fields) for row in values]
@@ -329,7 +331,7 @@ def test_strategies_of_several_seeds():
     assert (table["seeds"] == 5).all()
     assert table.loc["a", "seconds"] == 3
     assert (table["difference"] < -4 * table["difference_se"]).iloc[1:].all()
-    assert (table["difference_se"] < 0.5 * table["log_evidence_se"]).all()  # paired by datum
+    assert (table["difference_se"] < 0.5 * table["log_evidence_se"]).all()  # paired by observation
     same = comparison({"a": several(values["a"]), "again": several(values["again"])})
     assert abs(same["difference"].iloc[1]) < SIGMAS * same["difference_se"].iloc[1]
     with pytest.raises(ValueError, match="as many seeds as the others"):

@@ -83,11 +83,11 @@ def test_compiled_annealing_equals_eager():
     assert one.log_evidence.allclose(other.log_evidence, atol=1e-8)
 
 
-def test_evidence_anneals_only_what_importance_sampling_cannot_judge():
+def test_evidence_anneals_only_what_importance_sampling_cannot_estimate():
     model, x = make_oracle(2, 5, 40)
 
     def guide(x):
-        """Far too narrow for every other datum."""
+        """Far too narrow for every other observation."""
         with pyro.plate("data", len(x)):
             exact = model.posterior(x)
             narrow = torch.where(x[:, 0] > model.bias[0], 0.15, 1.1)[:, None, None]
@@ -128,7 +128,7 @@ def test_data_that_the_encoder_cannot_see_top_the_list_of_worst():
 
     found = pyrovae.evaluate(program, guide, (x, shown), num_particles=2000, progress=False)
     listed = pyrovae.worst(found, int(blind.sum()))
-    assert blind[list(listed.index)].double().mean() >= 0.8  # a mean datum is seen well though blind
+    assert blind[list(listed.index)].double().mean() >= 0.8  # a mean observation is seen well though blind
     assert (listed["khat"].diff().dropna() <= 0).all()
 
 
@@ -168,7 +168,7 @@ def test_nested_plates_and_several_latents_are_annealed():
     covariance = torch.ones(3, 3) + 1.25 * torch.eye(3)
     truth = torch.distributions.MultivariateNormal(torch.zeros(3).double(), covariance.double()).log_prob(x)
     found = pyrovae.ais(model, x, num_chains=64, num_temperatures=600, progress=False)
-    assert ((found.log_evidence - truth).abs() < 5 * found.log_evidence_se + 0.01).all()  # below 2e-5 a datum
+    assert ((found.log_evidence - truth).abs() < 5 * found.log_evidence_se + 0.01).all()  # below 2e-5 an observation
 
 
 def test_what_cannot_be_annealed_is_declined_by_name():
@@ -211,7 +211,7 @@ def test_a_density_that_is_not_a_number_is_named_by_its_datum():
     x = torch.zeros(5, 2)
     pyrovae.ais(model, x, num_temperatures=5, progress=False)
     x[3] = 3.0
-    with pytest.raises(ValueError, match="weights of datum 3 are not finite"):
+    with pytest.raises(ValueError, match="weights of observation 3 are not finite"):
         pyrovae.ais(model, x, num_temperatures=5, progress=False)
 
 

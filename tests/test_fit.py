@@ -199,7 +199,7 @@ def test_the_loss_of_what_is_summed_out_is_the_evidence(objective):
 
 
 def test_the_loss_of_several_draws_is_their_bound():
-    """1,000 draws a datum: the bias is half the relative variance of their mean; fails with probability 6e-5."""
+    """1,000 draws per observation: the bias is half the relative variance of their mean; fails once in 16,000."""
     model, guide, x = mixture(enumerate="parallel", num_samples=1000)
     h = quick(model, guide, x, steps=1, objective=TraceTMC_ELBO()).history
     joint = of_mixture(x)
@@ -428,7 +428,9 @@ def test_buffers_and_modes(tmp_path):
     x = bits(9)
     one = evaluate(model, guide, x, num_particles=10, batch_size=9, progress=False).elbo
     other = evaluate(model, guide, x, num_particles=10, batch_size=2, progress=False).elbo
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)  # judged in eval mode: no datum depends on its batch
+    torch.testing.assert_close(
+        one, other, atol=1e-5, rtol=0
+    )  # evaluated in eval mode: no observation depends on its batch
     fitted.save(tmp_path)
     with torch.random.fork_rng():
         fresh = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5))
@@ -663,7 +665,7 @@ def test_fit_runs_outside_of_the_main_thread():
 
 
 def explosive(after):
-    """A model whose density is NaN for datum 7 from some call on."""
+    """A model whose density is NaN for observation 7 from some call on."""
     model, guide = make_vae()
     calls = []
 
@@ -721,9 +723,9 @@ def test_a_program_that_fails_later_is_reported_with_its_step():
 
 
 BAD = {
-    "nan": (lambda: torch.tensor([[0.0] * 12, [math.nan] * 12]), {}, "tensor 0 of the data holds nan at datum 1"),
-    "inf": (lambda: torch.tensor([[0.0] * 12, [math.inf] * 12]), {}, "tensor 0 of the data holds inf at datum 1"),
-    "support": (lambda: torch.full((200, 12), 0.5), {}, r"'x': datum 0 has values from 0.5 to 0.5, outside"),
+    "nan": (lambda: torch.tensor([[0.0] * 12, [math.nan] * 12]), {}, "tensor 0 of the data holds nan at observation 1"),
+    "inf": (lambda: torch.tensor([[0.0] * 12, [math.inf] * 12]), {}, "tensor 0 of the data holds inf at observation 1"),
+    "support": (lambda: torch.full((200, 12), 0.5), {}, r"'x': observation 0 has values from 0.5 to 0.5, outside"),
     "empty": (lambda: torch.empty(0, 12), {}, "the data set is empty"),
     "shape": (lambda: torch.zeros(5, 11), {}, r"batch of \(5, 11\) float32: its 'encoder.layers.0' expects 12 columns"),
     "dtype": (lambda: torch.zeros(5, 12, dtype=torch.uint8), {}, r"the guide fails on a batch of \(5, 12\) uint8"),

@@ -429,7 +429,7 @@ def refusal(guide, objective):
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "Trace_ELBO", "TraceMeanField_ELBO"])
 @pytest.mark.parametrize("name", PARTNERS)
 def test_every_pair_of_guide_and_objective_fits_or_says_why_not(name, objective, tmp_path):
-    """On digits: gradients everywhere, a better bound, weights of every datum, the same after saving and loading."""
+    """On digits: gradients everywhere, a better bound, weights per observation, the same after saving and loading."""
     x = DIGITS[:48]
     made = {**OBJECTIVES, **adversaries(data=64), "Trace_ELBO": Trace_ELBO, "TraceMeanField_ELBO": TraceMeanField_ELBO}[
         objective

@@ -362,7 +362,7 @@ def test_a_comparison_evaluates_on_data_of_all_groups():
     fitted = pyrovae.fit(model, guide, x, steps=2, **QUIET)
     test = data.Data(x, labels=labels)
     options = {"num_particles": 5, "seed": 0, "device": None, **QUIET}
-    answers = strategies.examine({"a": [fitted]}, test, asked={"latents": 40, "codes": 40}, **options).answers
+    answers = strategies.examine({"a": [fitted]}, test, sizes={"latents": 40, "codes": 40}, **options).answers
     assert answers.notes == []
     (held,), (coded,) = answers.found["latents"]["a"], answers.found["codes"]["a"]
     assert set(coded.classes) == {0, 1}

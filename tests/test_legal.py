@@ -1,4 +1,4 @@
-"""Programs that Pyro takes, and that say more than a density per datum: right answers, or one true sentence."""
+"""Programs that Pyro takes, and that say more than a density per observation: right answers, or one true sentence."""
 
 import math
 
@@ -42,7 +42,7 @@ def exact(x):
 
 
 def first_loss(p, q, objective=None, x=X):
-    """The loss per datum of all data, at the first step; that of the exact posterior has no noise."""
+    """The loss per observation of all data, at the first step; that of the exact posterior has no noise."""
     with pyro.get_param_store().scope():
         fitted = fit(p, q, x, objective=objective, steps=1, batch_size=len(x), lr=1e-9, **QUIET)
     return float(fitted.history["loss"][0])

@@ -221,7 +221,7 @@ def test_a_table_with_holes_is_fitted_by_what_is_there():
     holes = seeded(lambda: torch.where(torch.rand(400, 5) < 0.3, torch.nan, x))
     holes[:, 0] = torch.where(holes.isnan().all(1), x[:, 0], holes[:, 0])
     model, guide = table_pair(lambda: likelihoods.Missing(mixed()), lambda mlp, **o: nn.Observed(mlp(10, 16, **o)))
-    with pytest.raises(ValueError, match=r"nan at datum .* missing=True"):
+    with pytest.raises(ValueError, match=r"nan at observation .* missing=True"):
         fit(model, guide, holes, epochs=1, progress=False)
     known = data.Data(holes, missing=True)
     fitted = fit(model, guide, known, steps=400, lr=5e-3, progress=False)
@@ -241,7 +241,7 @@ def test_a_table_with_holes_is_fitted_by_what_is_there():
 
 
 def test_a_decoder_of_the_wrong_width_is_told_how_wide_it_has_to_be():
-    with pytest.raises(ValueError, match="takes 2 features a column, got 7 in all"):
+    with pytest.raises(ValueError, match="takes 2 features per column, got 7 in all"):
         likelihoods.HeteroscedasticGaussian()(torch.zeros(2, 7))
 
 

@@ -178,7 +178,9 @@ def test_calibration_and_latents_are_asked_of_every_model_or_it_says_why_not(nam
         return
     found = aggregate(model, guide, data, **quiet)
     assert torch.allclose(found.mutual_information + found.marginal_kl, found.rate)
-    assert float(found.rate.mean()) == pytest.approx(layers["rate"].sum(), abs=0.1)  # Monte Carlo, two draws a datum
+    assert float(found.rate.mean()) == pytest.approx(
+        layers["rate"].sum(), abs=0.1
+    )  # Monte Carlo, two draws per observation
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -392,7 +394,7 @@ def test_layers_fitted_to_data_of_layers_come_near_the_evidence_of_the_model_tha
     assert -0.3 < float(difference.mean()) < SIGMAS * error
 
 
-def test_codes_with_an_autoregressive_prior_are_fitted_and_judged():
+def test_codes_with_an_autoregressive_prior_are_fitted_and_evaluated():
     """Evidence against the sum over all 27 codes: 8 data at 5 standard errors, below 5e-6."""
 
     class Codes(torch.nn.Module):

@@ -76,7 +76,7 @@ def test_every_row_trains_its_own_parameter(plate, batch_size, compile):
 
 @pytest.mark.parametrize("objective", [None, objectives.IWAE(num_particles=3), objectives.BetaELBO(num_particles=2)])
 def test_particles_of_a_row_share_its_number(objective):
-    """Each datum stands once a particle: with the wrong row's parameter the loss would be hundreds of nats."""
+    """Each observation stands once per particle: with the wrong row's parameter the loss would be hundreds of nats."""
     fitted = fit(
         make_model(sized),
         make_guide(sized, MEANS),
@@ -223,7 +223,7 @@ def test_a_parameter_for_every_position_of_a_batch_is_refused():
         (ValueError, pyrovae.training.FitError), match="has 7 rows in the plate 'data', and there are 21"
     ):
         fit(model, AutoNormal(model), torch.arange(21.0), batch_size=7, steps=3, progress=False)
-    guide = AutoNormal(model)  # of the whole set it has one for every datum
+    guide = AutoNormal(model)  # of the whole set it has one for every observation
     fit(model, guide, X, batch_size=N, lr=0.05, steps=1500, progress=False)
     with torch.no_grad():
         assert ((guide.locs.z - MEANS).abs() < 0.7).all()

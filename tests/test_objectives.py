@@ -101,7 +101,7 @@ def quadrature(function, count=4001, width=12.0):
 
 
 def value(objective, rows=REPEATS, seed=0):
-    """The objective per datum."""
+    """The objective per observation."""
     model, guide, x = pair(rows)
     return -seeded(lambda: objective.loss(model, guide, x), seed) / rows
 
@@ -134,7 +134,7 @@ def test_bounds_have_their_quadrature_values_and_their_order():
 
 
 def test_renyi_objectives_have_their_quadrature_values_and_fall_with_alpha():
-    """20,000 draws of one datum; the bias of order 1/K lies below the error. Six comparisons at 4 errors: 4e-4."""
+    """20,000 draws of one observation; the bias of order 1/K is below the error. Six comparisons at 4 errors: 4e-4."""
     draws, before = 20_000, math.inf
     for alpha in (-1.0, -0.5, 0.0, 0.5, 0.9, 2.0):
         power = 1 - alpha
@@ -260,7 +260,7 @@ def test_mmd_leaves_out_what_is_masked():
 
 
 def test_free_bits_of_masked_latents_are_their_closed_form():
-    """KL_ij = (1/4 + m_ij^2 - 1) / 2 + log 2 where latent j of datum i counts; the floor is paid for those alone."""
+    """KL_ij = (1/4 + m_ij^2 - 1) / 2 + log 2 where latent j of observation i counts; those alone pay the floor."""
     x = few(6)
     keep, own = torch.tensor([True] * 5 + [False]), torch.ones(6, 2, dtype=torch.bool)
     own[:3, 0] = False
@@ -815,7 +815,7 @@ def test_prior_of_any_kind_for_samples_alone():
 
 
 def test_a_guides_own_correlations_count_in_the_covariance_of_the_aggregate_posterior():
-    """q(z | x) = N(0, [[1, .9], [.9, 1]]) for every x: 100 * 2 * 0.81 = 162 a datum, exactly."""
+    """q(z | x) = N(0, [[1, .9], [.9, 1]]) for every x: 100 * 2 * 0.81 = 162 an observation, exactly."""
 
     def correlated(x):
         with pyro.plate("data", len(x)):

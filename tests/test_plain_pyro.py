@@ -244,7 +244,7 @@ def test_the_exact_guide_and_its_model_run_under_plain_svi():
 
 @pytest.mark.own_state
 @pytest.mark.parametrize("name", ["tutorial", "functions", "bare", "pyro_modules"])
-def test_a_pair_fitted_by_plain_svi_is_judged_as_it_was_fitted(name):
+def test_a_pair_fitted_by_plain_svi_is_evaluated_as_it_was_fitted(name):
     torch.manual_seed(0)
     model, guide = PAIRS[name]()
     x = bits(100)

@@ -333,13 +333,13 @@ def made(name):
 def questions(case):
     """What is asked of an example, in order, by name; each is a function of the pair."""
     options = {"data": case.data, "progress": False, "device": "cpu"}
-    judged = {"num_particles": 10, "batch_size": NUM_DATA, **options}
+    evaluated = {"num_particles": 10, "batch_size": NUM_DATA, **options}
     return {
         "fit": functools.partial(
             pyrovae.fit, objective=case.objective, steps=20, batch_size=case.batch_size, compile=False, **options
         ),
-        "evaluate": functools.partial(pyrovae.evaluate, **judged),
-        "to_arviz": functools.partial(pyrovae.to_arviz, num_draws=5, **judged),
+        "evaluate": functools.partial(pyrovae.evaluate, **evaluated),
+        "to_arviz": functools.partial(pyrovae.to_arviz, num_draws=5, **evaluated),
     }
 
 

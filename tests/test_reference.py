@@ -53,7 +53,7 @@ class Quadrature:
         return prior[:, None] + self.model.likelihood(self.model.decoder(z)[:, None]).log_prob(self.x)
 
     def best_mean_field(self):
-        """ELBO of every datum's best factorised Gaussian, by Gauss-Hermite quadrature and gradient steps."""
+        """ELBO of every observation's best factorised Gaussian, by Gauss-Hermite quadrature and gradient steps."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(24)
         nodes, weights = torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
         unit, mass = torch.cartesian_prod(nodes, nodes), torch.cartesian_prod(weights, weights).prod(1)
@@ -294,10 +294,10 @@ def test_figures_of_gaps_and_of_the_worst():
     model, guide = make_vae(data_dim=64, latent_dim=2)
     found = pyrovae.gaps(model, guide, digits, num_steps=3, num_particles=20, progress=False)
     assert len(plots.gaps({"training": found, "held out": found}).axes) == 1
-    judged = pyrovae.evaluate(model, guide, digits, num_particles=50, progress=False)
-    assert len(plots.worst(judged, digits, 5).axes) == 5
+    evaluated = pyrovae.evaluate(model, guide, digits, num_particles=50, progress=False)
+    assert len(plots.worst(evaluated, digits, 5).axes) == 5
     with pytest.raises(ValueError, match="not pictures"):
-        plots.worst(judged, pyrovae.data.Data(torch.zeros(30, 64)))
+        plots.worst(evaluated, pyrovae.data.Data(torch.zeros(30, 64)))
 
 
 def test_a_pair_of_plain_svi_is_sampled_with_its_parameters(apart):
@@ -386,7 +386,7 @@ def test_a_gap_is_seen_where_the_best_member_knows_one_of_two_modes():
 
 
 def test_gaps_keep_masks():
-    """Of a masked datum nothing is known and nothing is lost."""
+    """Of a masked observation nothing is known and nothing is lost."""
     kept = torch.tensor([True, False, True, False])
 
     def model(x, mask):

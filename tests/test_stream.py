@@ -31,7 +31,7 @@ def file(tmp_path):
     return tmp_path / "bits.npy"
 
 
-def test_a_mapped_file_is_fitted_and_judged_as_the_array_in_memory(file):
+def test_a_mapped_file_is_fitted_and_evaluated_as_the_array_in_memory(file):
     fits = []
     for mapped in (False, True):
         train, validation, test = data.Array(file, mapped=mapped).splits()
@@ -88,7 +88,7 @@ def test_a_dataset_is_fitted_as_its_tensors_are(workers):
     assert one.drop(columns="seconds").equals(other.drop(columns="seconds"))
 
 
-def test_a_dataset_is_split_and_judged(capsys):
+def test_a_dataset_is_split_and_evaluated(capsys):
     stream = data.Stream(Squares(), fields=(0,), image_shape=(1, 3, 4))
     train, _, test = stream.splits()
     assert (len(train), len(test)) == (35, 10)

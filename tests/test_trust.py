@@ -17,7 +17,7 @@ from pyrovae.diagnostics.evidence.trust import agree, distance_below, effective
 from pyrovae.priors.sparse import HorseshoeDistribution
 
 # Of an estimate that is reliable, 5 of its own errors and the log of a mean's bias: a correct one fails with a
-# probability below 1e-3 a datum by Student's t of 15 degrees, at about 100 data in all.
+# probability below 1e-3 an observation by Student's t of 15 degrees, at about 100 data in all.
 ERRORS, BIAS = 5.0, 0.15
 
 
@@ -66,7 +66,7 @@ def heavy(base, latent, features, noise, size=6):
 
 
 def mixture(latent, apart, size=6):
-    """Two components of the prior; every datum belongs to one of them."""
+    """Two components of the prior; every observation belongs to one of them."""
     centres = apart * torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(2, latent)
     prior = dist.MixtureOfDiagNormals(centres, torch.ones_like(centres), torch.zeros(2, dtype=torch.float64))
 

@@ -68,8 +68,8 @@ def compare_command(
         guides: families of q(z | x), by name.
         objectives: what fits maximise, by name: every guide is fitted by each.
         prior: distribution of the latents.
-        likelihood: distribution of a datum given the decoder's features.
-        encoder: network from a datum to features.
+        likelihood: distribution of an observation given the decoder's features.
+        encoder: network from an observation to features.
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
@@ -81,8 +81,8 @@ def compare_command(
         clip_norm: largest global norm of the gradient of the summed loss.
         compile: true compiles steps and log weights, false does not, auto does where it pays; or true or false for the
             steps of each strategy, by name, as config.yaml says after a run how it was.
-        num_particles: importance samples a datum.
-        num_draws: draws a datum in the netCDF files.
+        num_particles: importance samples per observation.
+        num_draws: draws per observation in the netCDF files.
         max_arviz_data: the netCDF files hold this many of the test data, the first ones.
         num_seeds: fits of each strategy, their initial parameters and noise from seed, seed + 1, ...; one split.
         seed: of the split, the initial parameters and the noise.
@@ -97,7 +97,7 @@ def compare_command(
     if not objectives:
         raise ValueError("objectives is empty: name at least one")
     num_seeds = at_least("num_seeds", num_seeds, 1)
-    asked = {name: one.check(sizes.get(one.option, one.default)) for name, one in diagnostics().items()}
+    numbers = {name: one.check(sizes.get(one.option, one.default)) for name, one in diagnostics().items()}
     counts = {"num_particles": num_particles, "num_draws": num_draws, "max_arviz_data": max_arviz_data}
     for name, count in counts.items():
         at_least(name, count, 1)
@@ -129,7 +129,7 @@ def compare_command(
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
     compile = "auto" if isinstance(compile, dict) else compile
     drawing = {"num_draws": num_draws, "max_arviz_data": max_arviz_data}
-    return _compared(folder, fits, data.splits(seed=seed).test.fixed(), asked, compile, drawing, options)
+    return _compared(folder, fits, data.splits(seed=seed).test.fixed(), numbers, compile, drawing, options)
 
 
 def _steps(compile: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,11 +148,11 @@ def _steps(compile: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compared(
-    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, asked: dict[str, int], compile: Any,
+    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, sizes: dict[str, int], compile: Any,
     drawing: dict[str, int], options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Ask every fit, and write the tables, the netCDF files and the page; return what the run has settled."""
-    found = examine(fits, test, asked=asked, compile=compile, **options)
+    found = examine(fits, test, sizes=sizes, compile=compile, **options)
     _write_findings(folder, fits, found)
     shown = test.subset(slice(0, drawing["max_arviz_data"]))
     pictures = _write_draws(folder, fits, shown, num_draws=drawing["num_draws"], **options)
@@ -194,7 +194,7 @@ def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], shown: Data, **o
 
 
 def _print_findings(found: Findings, num_data: int) -> None:
-    print(f"{num_data} test data, nats per datum:\n{formatted(found.table).to_string()}")
+    print(f"{num_data} test data, nats per observation:\n{formatted(found.table).to_string()}")
     for name, diagnostic in diagnostics().items():
         if name in found.answers.found and (table := diagnostic.table(found.answers.by_fit(name))) is not None:
             print(f"{diagnostic.title}:\n{formatted(table).to_string()}")

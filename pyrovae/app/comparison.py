@@ -37,14 +37,14 @@ def compare(
     with_calibration: bool = False,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare strategies, each one fit or one fit a seed, on held-out data.
+    """Compare strategies, each one fit or one fit per seed, on held-out data.
 
     Args:
-        candidates: fits, or (model, guide) pairs, by name; or lists of them, one a seed: as many for every name, those
-            of one seed at one place. Seeds whose fits differ in nothing but chance (initial parameters, noise, order)
-            make the errors those of the strategy rather than of one fit.
+        candidates: fits, or (model, guide) pairs, by name; or lists of them, one per seed: as many for every name,
+            those of one seed at one place. Seeds whose fits differ in nothing but chance (initial parameters, noise,
+            order) make the errors those of the strategy rather than of one fit.
         data: a tensor, a tuple of tensors, or a data set; the same for all.
-        num_particles: importance samples a datum.
+        num_particles: importance samples per observation.
         ask: further questions, by name, or with how many observations each is asked about: those that
             ``pyrovae list`` names, and the caller's own (:class:`pyrovae.Diagnostic`). Their columns come last.
         with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does: below log p(x) by annealing, which does not
@@ -57,8 +57,8 @@ def compare(
             (:class:`pyrovae.Options`).
 
     Returns:
-        A row a strategy, best log evidence first, as :func:`comparison` describes. What cannot be asked of a pair is
-        NaN, with a warning that says why.
+        One row per strategy, best log evidence first, as :func:`comparison` describes. What cannot be asked of a pair
+        is NaN, with a warning that says why.
 
     Raises:
         ValueError: for no candidates, a question that is not known, and for what :func:`pyrovae.evaluate` refuses.
@@ -70,13 +70,13 @@ def compare(
     _same_number({name: len(run) for name, run in runs.items()})
     data = as_data(data).fixed()
     wanted = {"gaps": with_gaps, "latents": with_latents, "calibration": with_calibration}
-    sizes = {"gaps": len(data), "latents": len(data), "calibration": SIMULATIONS}
-    asked = {**chosen(ask), **{name: sizes[name] for name, yes in wanted.items() if yes}}
+    numbers = {"gaps": len(data), "latents": len(data), "calibration": SIMULATIONS}
+    sizes = {**chosen(ask), **{name: numbers[name] for name, yes in wanted.items() if yes}}
     evaluations = {
         name: [evaluate(*pair, data, num_particles=num_particles, **options) for pair in run]
         for name, run in pairs.items()
     }
-    answers = answered(pairs, data, asked, **without(options, "batch_size", "compile"))
+    answers = answered(pairs, data, sizes, **without(options, "batch_size", "compile"))
     for note in answers.notes:
         warnings.warn(note, stacklevel=3)
     seconds = {n: [c.seconds if isinstance(c, Fit) else math.nan for c in run] for n, run in runs.items()}
@@ -84,7 +84,7 @@ def compare(
 
 
 def _runs(candidate: Any) -> list[Candidate]:
-    """Return a strategy's candidates, one a seed."""
+    """Return a strategy's candidates, one per seed."""
     pair = isinstance(candidate, tuple) and len(candidate) == 2 and all(callable(part) for part in candidate)
     return list(candidate) if isinstance(candidate, list | tuple) and not pair else [candidate]
 
@@ -100,7 +100,8 @@ def programs(candidate: Any) -> tuple[Program, Program]:
     if isinstance(candidate, tuple) and len(candidate) == 2:
         return candidate[0], candidate[1]
     raise ValueError(
-        f"a candidate is a Fit or a tuple (model, guide), or a list of them, one a seed; got {type(candidate).__name__}"
+        "a candidate is a Fit or a tuple (model, guide), or a list of them, one per seed; got "
+        f"{type(candidate).__name__}"
     )
 
 
@@ -118,7 +119,7 @@ def comparison(
 ) -> pd.DataFrame:
     """Tabulate evaluations of the same data, best log evidence first.
 
-    Columns, in nats per datum and means over data and seeds where not said otherwise:
+    Columns, in nats per observation and means over data and seeds where not said otherwise:
 
     - ``log_evidence`` with its standard error; ``difference`` to the best with the standard error of the PAIRED
       differences; ``elbo`` with its standard error. With several seeds the errors are those for new data and new seeds
@@ -137,7 +138,7 @@ def comparison(
     below the best. What is to be confirmed is to be compared by itself, with a strategy chosen before.
 
     Args:
-        evaluations: by name, one or one a seed, as many for every name.
+        evaluations: by name, one or one per seed, as many for every name.
         seconds: of fitting, likewise.
         more: further columns by name.
 
@@ -148,7 +149,7 @@ def comparison(
     _same_number({name: len(run) for name, run in runs.items()})
     sizes = {name: len(e) for name, run in runs.items() for e in run}
     if len({len(e) for run in runs.values() for e in run}) > 1:
-        raise ValueError(f"candidates must be judged on the same data, got numbers of data {sizes}")
+        raise ValueError(f"candidates must be evaluated on the same data, got numbers of data {sizes}")
     stacks = {name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}  # [seeds, data]
     best = max(stacks.values(), key=lambda values: float(values.mean()))
     count = len(best)
@@ -190,7 +191,7 @@ class Answers:
     """What diagnostics have found of every fit.
 
     Attributes:
-        found: by diagnostic and strategy, one a seed.
+        found: by diagnostic and strategy, one per seed.
         notes: what could not be asked, and why, a sentence each.
     """
 
@@ -221,7 +222,7 @@ class Answers:
 def answered(
     pairs: Mapping[str, Sequence[tuple[Program, Program]]],
     data: Data,
-    asked: Mapping[str, int | None],
+    sizes: Mapping[str, int | None],
     *,
     seed: int,
     device: Any,
@@ -230,17 +231,17 @@ def answered(
     """Ask every fit of every strategy what is asked for; what cannot be asked of one is noted.
 
     Args:
-        pairs: fitted, one a seed, by strategy.
+        pairs: fitted, one per seed, by strategy.
         data: held out.
-        asked: names of diagnostics, with the value of their option; None: its default, or all of the data.
+        sizes: names of diagnostics, with the value of their option; None: its default, or all of the data.
         seed: of all that is drawn.
         device: None means CUDA where there is one.
         progress: whether to show progress bars.
     """
     answers = Answers()
     for name, diagnostic in diagnostics().items():
-        number = diagnostic.default or len(data) if asked.get(name) is None else asked.get(name)
-        size = diagnostic.check(number or 0) if name in asked else 0
+        number = diagnostic.default or len(data) if sizes.get(name) is None else sizes.get(name)
+        size = diagnostic.check(number or 0) if name in sizes else 0
         for strategy, run in pairs.items() if size else ():
             if diagnostic.lacks(data, len(run)):
                 continue
@@ -258,9 +259,9 @@ class Findings:
     """All that is found of strategies on the same held-out data.
 
     Attributes:
-        evaluations: one a seed, by name.
+        evaluations: one per seed, by name.
         table: of :func:`comparison`.
-        seconds: of every fit, one a seed, by name.
+        seconds: of every fit, one per seed, by name.
         answers: of the diagnostics.
     """
 
@@ -275,17 +276,17 @@ def examine(
     test: Data,
     *,
     num_particles: int,
-    asked: Mapping[str, int],
+    sizes: Mapping[str, int],
     compile: bool | str = "auto",
     **options: Any,
 ) -> Findings:
     """Evaluate every fit, and ask of it whatever is asked for.
 
     Args:
-        fits: one a seed, by name.
+        fits: one per seed, by name.
         test: held-out data.
-        num_particles: importance samples a datum.
-        asked: names of diagnostics, with the value of their option.
+        num_particles: importance samples per observation.
+        sizes: names of diagnostics, with the value of their option.
         compile: whether log weights are compiled, as :func:`pyrovae.evaluate` has it.
         options: ``seed``, ``device`` and ``progress``.
     """
@@ -293,5 +294,5 @@ def examine(
     evaluations = {name: [evaluate(f.model, f.guide, test, **evaluating) for f in run] for name, run in fits.items()}
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     pairs = {name: [(f.model, f.guide) for f in run] for name, run in fits.items()}
-    answers = answered(pairs, test, asked, **options)
+    answers = answered(pairs, test, sizes, **options)
     return Findings(evaluations, comparison(evaluations, seconds), seconds, answers)

@@ -34,15 +34,15 @@ def evaluate_command(
     device: str | None = None,
     progress: bool = True,
 ) -> None:
-    """Evaluate a saved fit: log evidence, ELBO and k-hat per datum.
+    """Evaluate a saved fit: log evidence, ELBO and k-hat per observation.
 
     Args:
         run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
         data: data set to evaluate on, whole, as new data; null means the test set of the run, whose file must be as it
             was.
-        out: folder for a table with a row a datum and an ArviZ netCDF file; null prints the summary only.
-        num_particles: importance samples a datum.
-        num_draws: draws a datum in the netCDF file.
+        out: folder for a table with one row per observation and an ArviZ netCDF file; null prints the summary only.
+        num_particles: importance samples per observation.
+        num_draws: draws per observation in the netCDF file.
         batch_size: data held by a call of the programs.
         compile: true compiles the log weights, false does not, auto does where it pays.
         seed: of the particles.
@@ -116,6 +116,6 @@ def as_netcdf(inference: Any) -> bytes:
 
 
 def per_datum(result: Evaluation) -> pd.DataFrame:
-    """Tabulate an evaluation, a row an observation."""
+    """Tabulate an evaluation, a row per observation."""
     columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
     return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})

@@ -10,7 +10,7 @@ from pyrovae.app.folders import clear
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.guides import MeanField
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.nn import MLP, Network, Shape
 from pyrovae.priors import Prior, StandardNormal
@@ -58,8 +58,8 @@ def fit_command(
         guide: family of q(z | x).
         objective: what the fit maximises, such as Trace_ELBO, IWAE or BetaELBO.
         prior: distribution of the latents.
-        likelihood: distribution of a datum given the decoder's features.
-        encoder: network from a datum to features.
+        likelihood: distribution of an observation given the decoder's features.
+        encoder: network from an observation to features.
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
@@ -107,7 +107,7 @@ def fit_guide(
         options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
     held_out = splits.validation
     if run.record.get("instead") and not Group().rank:
-        with question(model, maker, splits.train, seed=options["seed"], device=options["device"]):
+        with ask(model, maker, splits.train, seed=options["seed"], device=options["device"]):
             clear(run)
     folder = run.path / name if Group().rank else run.add_fit(name)
     fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, **options)

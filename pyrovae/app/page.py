@@ -73,14 +73,16 @@ def _drawn(folder: RunFolder, name: str, figure: Figure, caption: str | None) ->
 
 
 _TEXT = (
-    "Nats per datum, higher is better. log_evidence is estimated by importance sampling with the guide as proposal; "
+    "Nats per observation, higher is better. log_evidence is estimated by importance sampling with the guide as "
+    "proposal; "
     "difference is to the best, with the standard error of the paired differences; khat_over_limit is the share of "
     "data whose weights are not to be trusted, as their Pareto k-hat is above min(1 - 1 / log10 S, 0.7) for S weights. "
     "A row marked NO under reliable, where that is more than one in ten, is too low by an unknown amount: its place "
     "says as much of its guide as of its model. seconds are those of a fit."
 )
 _SEEDS = (
-    " With several seeds, errors are those for new data and new seeds at once; the tables below have a row a fit, and "
+    " With several seeds, errors are those for new data and new seeds at once; the tables below have one row per fit, "
+    "and "
     "their figures are of the first seed's fits."
 )
 _CAPTIONS = {
@@ -113,7 +115,7 @@ def comparison_page(
 
     Args:
         folder: to write into.
-        fits: one a seed, by name.
+        fits: one per seed, by name.
         found: of the fits, on the same test data.
         shown: the test data, drawn as pictures when they are pictures.
         pictures: rows of pictures to draw below them, by what they show.

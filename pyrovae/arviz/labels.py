@@ -43,7 +43,8 @@ def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
         for name in names:
             if name in DIMS or events.fullmatch(name):
                 raise ValueError(
-                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays (chain, draw, datum, or a "
+                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays (chain, draw, observation, or "
+                    "a "
                     "site's name with _dim after it), which cannot be told apart: rename it"
                 )
 
@@ -62,7 +63,7 @@ def labelled(variables: dict[str, Any], index: np.ndarray | None = None) -> xr.D
 
 
 def own_dims(name: str, ndim: int, plates: list[str]) -> tuple[str, ...]:
-    """Return the names of a site's dimensions from the datum on, of which there are ``ndim`` after it."""
+    """Return the names of a site's dimensions from the observation on, of which there are ``ndim`` after it."""
     own = ndim - len(plates)
     events = [f"{name}_dim"] if own == 1 else [f"{name}_dim_{i}" for i in range(own)]
     return ("datum", *plates, *events)

@@ -9,7 +9,7 @@ from pyrovae.programs.isolation import importing
 
 @importing()
 def mixing(draws: xr.Dataset) -> dict[str, tuple[str, np.ndarray]]:
-    """Return R-hat and effective sample sizes of every datum, the worst over its latents; one chain counts as two."""
+    """Return R-hat and effective sample sizes per observation, the worst over its latents; one chain counts as two."""
     half = draws.sizes["draw"] // 2
     if draws.sizes["chain"] == 1:
         first, second = draws.isel(draw=slice(0, half)), draws.isel(draw=slice(half, 2 * half))

@@ -10,7 +10,7 @@ from pyrovae.programs.isolation import importing
 
 @importing()
 def smoothed(log_weights: np.ndarray) -> np.ndarray:
-    """Return Pareto-smoothed log weights of every datum, ``[draws, data]``, or as they are where they have no tail."""
+    """Return Pareto-smoothed log weights per observation, ``[draws, data]``, or as they are where there is no tail."""
     found = log_weights - log_weights.max(0)
     tail = int(min(len(found) / 5, 3 * len(found) ** 0.5))
     if tail < 5:

@@ -19,8 +19,8 @@ def ranks_to_arviz(ranks: "Ranks") -> Any:
 
     Returns:
         ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x: coordinates ``z[0]``, ``z[1]``, ... make
-        up one variable ``z`` of dimensions ``chain`` (one), ``draw`` (a simulation or datum) and ``z_dim``; a name
-        without a number is a variable of its own.
+        up one variable ``z`` of dimensions ``chain`` (one), ``draw`` (a simulation or observation) and ``z_dim``; a
+        name without a number is a variable of its own.
 
     Raises:
         ValueError: for a site with the name of a dimension.

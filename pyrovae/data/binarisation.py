@@ -10,7 +10,7 @@ class Binarisation(ABC):
     """Turns intensities in [0, 1] into bits.
 
     Attributes:
-        random: whether the bits of a datum differ from one batch to the next.
+        random: whether the bits of an observation differ from one batch to the next.
     """
 
     random: bool
@@ -38,7 +38,7 @@ class Static(Binarisation):
 
 
 class Dynamic(Binarisation):
-    """Every pixel is drawn anew each time that a batch is made; who judges draws once (:meth:`Data.fixed`)."""
+    """Every pixel is drawn anew each time that a batch is made; who evaluates draws once (:meth:`Data.fixed`)."""
 
     random = True
 

@@ -1,4 +1,4 @@
-"""A set of data: tensors on the device, whose dimension 0 is the datum, batched without a loader."""
+"""A set of data: tensors on the device, whose dimension 0 is the observation, batched without a loader."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,8 +49,8 @@ class Data:
 
     Raises:
         ValueError: for no tensors, tensors of different lengths, an empty set or one without columns, a value that is
-            not finite, a datum of which everything is missing, tensors of other kinds (sparse, complex, masked), and
-            for names, labels, factors or an image shape that do not belong to the tensors.
+            not finite, an observation of which everything is missing, tensors of other kinds (sparse, complex, masked),
+            and for names, labels, factors or an image shape that do not belong to the tensors.
 
     Example:
         >>> data = Data(torch.rand(100, 3), feature_names=["a", "b", "c"])
@@ -134,7 +134,7 @@ class Data:
 
     @property
     def shape(self) -> Shape:
-        """Shape of one datum: a picture's (channels, rows, columns), or the number of features."""
+        """Shape of one observation: a picture's (channels, rows, columns), or the number of features."""
         return self.image_shape or int(np.prod(self.tensors[0].shape[1:]))
 
     @property
@@ -201,11 +201,12 @@ class Data:
         return other
 
     def numbered(self, *, assumed: bool = False) -> "Data":
-        """Return the set with each datum's number, which its subsets and splits keep.
+        """Return the set with each observation's number, which its subsets and splits keep.
 
         A data plate hands the numbers to its program (``with pyro.plate("data", N, subsample_size=len(x)) as i``); a
-        set that has none is numbered from 0. A program with something for every datum (parameters, covariates) is to
-        be asked about some of the data by ``Data(x).numbered().subset(...)``. The program's own arguments stay as they
+        set that has none is numbered from 0. A program with something for every observation (parameters, covariates) is
+        to be asked about some of the data by ``Data(x).numbered().subset(...)``. The program's own arguments stay as
+        they
         are: the numbers are in the last tensor of a batch, which no program is given.
 
         Args:
@@ -424,7 +425,7 @@ def _labels(labels: Any, count: int) -> Tensor:
             f"{list(numbers.shape)}: give y.long()"
         )
     if len(numbers) != count:
-        raise ValueError(f"there must be a label a datum: got {len(numbers)} labels for {count} data")
+        raise ValueError(f"there must be a label per observation: got {len(numbers)} labels for {count} data")
     return numbers
 
 
@@ -432,7 +433,7 @@ def _label_names(label_names: Any, labels: Tensor | None) -> list[str]:
     names = list_of_names("label_names", label_names)
     if labels is None or int(labels.max()) >= len(names):
         largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"
-        raise ValueError(f"there must be a name a label: got {len(names)} names for {largest}")
+        raise ValueError(f"there must be one name per label: got {len(names)} names for {largest}")
     return names
 
 

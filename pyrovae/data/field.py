@@ -60,7 +60,7 @@ class Field:
         columns = math.prod(tensor.shape[1:])
         names = None if self.feature_names is None else list_of_names("feature_names", self.feature_names)
         if names is not None and len(names) != columns:
-            raise ValueError(f"there must be a name a feature: got {len(names)} names for {columns} features")
+            raise ValueError(f"there must be one name per feature: got {len(names)} names for {columns} features")
         if self.binarise is not None and not isinstance(self.binarise, Binarisation):
             cls = self.binarise
             got = f"the class {cls.__name__}" if isinstance(cls, type) else repr(cls)

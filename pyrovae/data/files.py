@@ -110,7 +110,7 @@ def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
 
 
 class CSV(Data):
-    """A CSV table with a header: a row a datum, a column a feature.
+    """A CSV table with a header: one row per observation, one column per feature.
 
     The set keeps the numbers in double precision; batches have the default dtype, or that of the pair.
 

@@ -50,7 +50,7 @@ class Stream(Data):
                 "__getitem__ and __len__"
             )
         if not len(dataset):
-            raise ValueError("the data set is empty: at least one datum is needed")
+            raise ValueError("the data set is empty: at least one observation is needed")
         self.dataset, self.num_workers, self._flat = dataset, num_workers, image_shape is not None
         self._chosen = _chosen(dataset[0], fields)
         super().__init__(*self._fetch(torch.arange(1, device="cpu")), image_shape=image_shape, mapped=True)

@@ -1,4 +1,4 @@
-"""What a set can hold: dense tensors of numbers, made of arrays where need be, finite, with a datum a row."""
+"""What a set can hold: dense tensors of numbers, made of arrays where need be, finite, with one observation per row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,9 +54,9 @@ def instead_of(data: Any) -> str:
     if isinstance(data, str | bytes):
         return ": read the file, pyrovae.data.CSV(path) or pyrovae.data.Array(path)"
     if isinstance(data, np.generic | int | float | complex):
-        return ": give an array with a datum a row, numpy.array([[x]])"
+        return ": give an array with one observation per row, numpy.array([[x]])"
     if isinstance(data, list | tuple):
-        return ": give an array with a datum a row, numpy.array(x), of rows of one length"
+        return ": give an array with one observation per row, numpy.array(x), of rows of one length"
     for method in ("toarray", "to_numpy"):  # of SciPy's sparse matrices, and of tables
         if hasattr(data, method):
             return f": give x.{method}()"
@@ -109,7 +109,7 @@ def check(tensors: Sequence[Tensor], missing: Sequence[bool] = ()) -> None:
     if len(set(lengths)) > 1:
         raise ValueError(f"the tensors of a batch must have one length, got lengths {lengths}")
     if lengths[0] == 0:
-        raise ValueError("the data set is empty: at least one datum is needed")
+        raise ValueError("the data set is empty: at least one observation is needed")
     if tensors[0].numel() == 0:
         raise ValueError(f"the first tensor of the data, {list(tensors[0].shape)}, has no columns: give at least one")
     for position, tensor in enumerate(tensors):
@@ -133,7 +133,7 @@ def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None
         values = tensor[index].flatten()
         kept = values.isfinite() | (values.isnan() & missing)
         raise ValueError(
-            f"tensor {position} of the data holds {values[~kept][0].item()} at datum {index} "
+            f"tensor {position} of the data holds {values[~kept][0].item()} at observation {index} "
             f"({int((~finite).sum())} data in all): "
             "drop or impute what is missing first, or say Data(..., missing=True) and use likelihoods.Missing"
         )

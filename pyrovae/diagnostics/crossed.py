@@ -8,8 +8,8 @@ from torch import Tensor
 def crossed_error(values: Tensor) -> float:
     """Return the standard error of the mean of ``[seeds, data]`` for new seeds and new data.
 
-    Every seed meets every datum, so that the entries of a row share their seed and those of a column their datum: the
-    variance of the mean is a sum of a part by data, a part by seeds and what is left,
+    Every seed meets every observation, so that the entries of a row share their seed and those of a column their
+    observation: the variance of the mean is a sum of a part by data, a part by seeds and what is left,
 
         s_data^2 / N + s_seed^2 / K - s_rest^2 / (N K),
 

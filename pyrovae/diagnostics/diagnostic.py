@@ -13,7 +13,7 @@ import torch
 from pyrovae.common.checks import at_least, shown
 from pyrovae.data import Data
 from pyrovae.diagnostics.latents.scoring import refuse_unscored
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.types import Program
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Diagnostic(ABC):
         return {}
 
     def table(self, answers: Mapping[str, Any]) -> pd.DataFrame | None:
-        """Return the section's table, a row a fit, from the answers by the fits' names."""
+        """Return the section's table, one row per fit, from the answers by the fits' names."""
         return None
 
     def figures(self, answers: Mapping[str, Any]) -> "dict[str, Figure]":
@@ -139,8 +139,8 @@ class Diagnostic(ABC):
     def answer(self, fitted: Fitted) -> Any:
         """Ask, once what is needed of the guide is seen to be there."""
         if "scoring" in self.needs:
-            with question(*fitted.pair, fitted.data, seed=fitted.seed, device=fitted.device) as asked:
-                refuse_unscored(asked)
+            with ask(*fitted.pair, fitted.data, seed=fitted.seed, device=fitted.device) as question:
+                refuse_unscored(question)
         return self.ask(fitted)
 
 

@@ -29,7 +29,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def score_table(scores: Mapping[str, pd.DataFrame], value: str = "value", error: str = "se") -> pd.DataFrame:
-    """Tabulate scores by name, a column a score, with standard errors in brackets."""
+    """Tabulate scores by name, one column per score, with standard errors in brackets."""
     return pd.DataFrame({
         name: {score: f"{row[value]:.3f} ({row[error]:.3f})" for score, row in table.iterrows()}
         for name, table in scores.items()

@@ -1,7 +1,7 @@
 """Log weights log p(x, z) - log q(z | x), streamed over data and particles in fixed chunks.
 
-A guide that is seen to broadcast over particles is run once a datum rather than once a particle, and a chunk may run
-compiled; the random numbers are those of :mod:`pyrovae.importance.particles` either way.
+A guide that is seen to broadcast over particles is run once per observation rather than once per particle, and a chunk
+may run compiled; the random numbers are those of :mod:`pyrovae.importance.particles` either way.
 """
 
 import functools
@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.common.checks import at_least
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.particles import chunks, other_lengths_explained
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.broadcast import broadcasts, density_once, flattened, guide_once, repeated
 from pyrovae.programs.compilation import Runner, agree, signature, tolerance
 from pyrovae.programs.densities import log_density
@@ -38,10 +38,10 @@ def log_weights(
     num_particles: int,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per datum.
+    """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per observation.
 
-    Every subsample or annealing scale is removed and every mask kept. The numbers of a datum depend on ``seed``, on its
-    index and on ``num_particles``, not on ``batch_size``.
+    Every subsample or annealing scale is removed and every mask kept. The numbers of an observation depend on ``seed``,
+    on its index and on ``num_particles``, not on ``batch_size``.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -68,27 +68,29 @@ def log_weights(
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
     num_particles = at_least("num_particles", num_particles, 1)
-    with question(model, guide, data, **options) as asked:
-        parts = stream(asked, num_particles, "log weights")
+    with ask(model, guide, data, **options) as question:
+        parts = stream(question, num_particles, "log weights")
         return torch.cat([part.cpu() for _, part in parts], dim=1)
 
 
-def stream(asked: Question, num_particles: int, label: str | None = None) -> Iterator[tuple[range, Tensor]]:
+def stream(question: Question, num_particles: int, label: str | None = None) -> Iterator[tuple[range, Tensor]]:
     """Iterate over batches: the data's indices and their log weights ``[K, len(indices)]``.
 
     Raises:
-        ValueError: when a log weight is not a number, naming the site and the datum.
+        ValueError: when a log weight is not a number, naming the site and the observation.
     """
-    weigher = Weigher(asked, chunks(num_particles))
-    with asked.bar(label) as bar, pyro.validation_enabled(False):
-        for indices, batch in asked.data.batches(asked.batch_size):
+    weigher = Weigher(question, chunks(num_particles))
+    with question.bar(label) as bar, pyro.validation_enabled(False):
+        for indices, batch in question.data.batches(question.batch_size):
             weights = weigher(indices, batch)
             if not bool((weights < math.inf).all()):  # NaN is not below infinity
-                asked.name_what_is_not_finite(indices, batch, num_particles)
+                question.name_what_is_not_finite(indices, batch, num_particles)
             impossible = (weights == -math.inf).all(0)
             if bool(impossible.any()):
-                datum = indices[int(impossible.nonzero()[0])]
-                raise ValueError(f"no particle of datum {datum} has positive density: the model gives it none")
+                observation = indices[int(impossible.nonzero()[0])]
+                raise ValueError(
+                    f"no particle of observation {observation} has positive density: the model gives it none"
+                )
             yield indices, weights
             bar.update(len(indices))
 
@@ -97,22 +99,22 @@ class Weigher:
     """Computes log weights, a chunk of data and particles at a time, eagerly or compiled.
 
     Args:
-        asked: the pair and its data.
-        parts: of the particles of every datum.
+        question: the pair and its data.
+        parts: of the particles of every observation.
     """
 
-    def __init__(self, asked: Question, parts: list[tuple[int, int]]) -> None:
-        self.asked, self.parts = asked, parts
-        self.batch_size = min(asked.batch_size, len(asked.data))
-        self.chunks = len(parts) * -(-len(asked.data) // self.batch_size)
-        self.runner = Runner(asked.compile, "a chunk of log weights", asked.progress)
+    def __init__(self, question: Question, parts: list[tuple[int, int]]) -> None:
+        self.question, self.parts = question, parts
+        self.batch_size = min(question.batch_size, len(question.data))
+        self.chunks = len(parts) * -(-len(question.data) // self.batch_size)
+        self.runner = Runner(question.compile, "a chunk of log weights", question.progress)
         self._once: bool | None = None  # whether the guide broadcasts over particles
         self._draws: dict[Any, list[Draw]] = {}  # of a compiled chunk, whose random numbers are inputs
         self._seen: dict[Any, list[Batch]] = {}
 
     @functools.cached_property
     def _state(self) -> State:
-        return program_state(self.asked.pair.modules.values())
+        return program_state(self.question.pair.modules.values())
 
     def __call__(self, indices: range, batch: Batch) -> Tensor:
         """Return log weights ``[K, len(indices)]``."""
@@ -120,7 +122,7 @@ class Weigher:
         if missing > 0:  # the last batch, made as long as the others
             batch = tuple(torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for t in batch)
         seeds = [*indices, *[indices[-1]] * max(missing, 0)]
-        noise = DatumNoise("particles", self.asked.seed, seeds, self.asked.data.device)
+        noise = DatumNoise("particles", self.question.seed, seeds, self.question.data.device)
         weights = [self._chunk(batch, noise, repeats) for _, repeats in self.parts]
         return torch.cat(weights)[:, : len(indices)]
 
@@ -135,11 +137,11 @@ class Weigher:
             if function is not None:
                 weights: Tensor = function(*self._inputs(batch, noise, self._draws[key], repeats))[0]
                 return weights
-        with other_lengths_explained(self.asked.layout, len(batch[0]) * repeats):
+        with other_lengths_explained(self.question.layout, len(batch[0]) * repeats):
             return self._weights(batch, noise, repeats)
 
     def _decide(self, batch: Batch) -> None:
-        """Count the work of a chunk by that of one particle a datum, with noise that is thrown away."""
+        """Count the work of a chunk by that of one particle per observation, with noise that is thrown away."""
         counted = Counted()
         with same_streams(batch[0].device):
             self._weights(batch, counted, 1)
@@ -165,7 +167,7 @@ class Weigher:
         return compiled(pure, self._inputs(batch, self._trial(batch), draws, repeats))
 
     def _trial(self, batch: Batch) -> DatumNoise:
-        return DatumNoise("particles", self.asked.seed, range(len(batch[0])), batch[0].device)
+        return DatumNoise("particles", self.question.seed, range(len(batch[0])), batch[0].device)
 
     def _inputs(self, batch: Batch, noise: DatumNoise, draws: list[Draw], repeats: int) -> list[Tensor]:
         self._arrange(noise, repeats)
@@ -182,20 +184,20 @@ class Weigher:
 
     def _weights(self, batch: Batch, noise: Any, repeats: int) -> Tensor:
         """Return log weights ``[repeats, len(batch[0])]``."""
-        pair, size = self.asked.pair, len(batch[0])
+        pair, size = self.question.pair, len(batch[0])
         rows = repeated(batch, repeats)
         if repeats > 1 and self._once is None:
             trial = self._trial(batch)
             trial.repeats, trial.outer = 1, repeats
             with trial:
-                self._once = broadcasts(pair.guide, batch, repeats, self.asked.layout.nesting)
+                self._once = broadcasts(pair.guide, batch, repeats, self.question.layout.nesting)
         self._arrange(noise, repeats)
         with noise, Repeated():
             if repeats == 1 or not self._once:
                 model_trace, guide_trace = pair.traces(rows)
                 weight = log_density(model_trace, len(rows[0])) - log_density(guide_trace, len(rows[0]))
                 return weight.unflatten(0, (size, repeats)).T
-            particles = guide_once(pair.guide, batch, repeats, self.asked.layout.nesting)
+            particles = guide_once(pair.guide, batch, repeats, self.question.layout.nesting)
             log_q = density_once(particles, repeats, size)
             model_trace = pair.against(flattened(particles), rows)
         return log_density(model_trace, len(rows[0])).unflatten(0, (size, repeats)).T - log_q

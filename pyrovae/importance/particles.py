@@ -1,7 +1,7 @@
 """Particles z ~ q(z | x) and their log weights log p(x, z) - log q(z | x), streamed over data and particles.
 
-Each datum stands in its batch once a particle, so that any pair that keeps the contract runs as it was written, and
-each has its own random stream, so that its numbers do not depend on its batch.
+Each observation stands in its batch once per particle, so that any pair that keeps the contract runs as it was written,
+and each has its own random stream, so that its numbers do not depend on its batch.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from pyrovae.common.checks import brief
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.sites import sample_sites, site_rows
 
-PARTICLES_PER_CALL = 256  # fixed, so that a datum's particles do not depend on the batch size
+PARTICLES_PER_CALL = 256  # fixed, so that an observation's particles do not depend on the batch size
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class Particles:
 
     Attributes:
         indices: of the data, within the set.
-        start: number of the first of these particles among all of a datum's.
-        rows: the batch, every datum K times in a row.
-        model_trace: of the model, its data plate ``len(indices) * K`` long: K particles of the first datum, and so on.
+        start: number of the first of these particles among all of an observation's.
+        rows: the batch, every observation K times in a row.
+        model_trace: of the model, its data plate ``len(indices) * K`` long: K particles of the first observation, and
+            so on.
         guide_trace: of the guide, likewise.
         log_weight: ``[K, len(indices)]``, nats.
     """
@@ -63,7 +64,7 @@ def chunks(num_particles: int) -> list[tuple[int, int]]:
 
 
 def non_finite_site(model_trace: Any, guide_trace: Any) -> str:
-    """Return the first site, in the order that sites were run, with a density that is not finite for some datum."""
+    """Return the first site, in the order of the run, with a density that is not finite for some observation."""
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
             value: Tensor = site["value"]

@@ -46,13 +46,13 @@ def draws_needed(khat: Tensor) -> Tensor:
 
 
 def trusted_on_average(reliable: Tensor) -> bool:
-    """Whether a mean over data is to be trusted: at most one datum in ten is not.
+    """Whether a mean over data is to be trusted: at most one observation in ten is not.
 
     It is the rule for whole rows of tables and figures. What fails is an estimate that is too low, so that a mean over
     many such data favours the strategy with the better proposal, whatever its model.
 
     Args:
-        reliable: of every datum (and seed), of any shape.
+        reliable: of every observation (and seed), of any shape.
     """
     return float((~reliable).double().mean()) <= MOST_UNRELIABLE
 

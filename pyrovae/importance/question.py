@@ -58,14 +58,14 @@ class Question:
         return progress_bar(total=len(self.data) if total is None else total, label=shown, unit=unit)
 
     def particles(self, num_particles: int, label: str | None = None) -> Iterator[Particles]:
-        """Draw particles for every datum, batch by batch, at most ``PARTICLES_PER_CALL`` a datum at once.
+        """Draw particles for every observation, batch by batch, at most ``PARTICLES_PER_CALL`` an observation at once.
 
         Args:
-            num_particles: of a datum.
+            num_particles: of an observation.
             label: of the progress bar; None shows none.
 
         Raises:
-            ValueError: when a log weight is not a number, naming the site and the datum.
+            ValueError: when a log weight is not a number, naming the site and the observation.
         """
         with self.bar(label) as bar, pyro.validation_enabled(False):
             for indices, batch in self.data.batches(self.batch_size):
@@ -75,7 +75,7 @@ class Question:
                 bar.update(len(indices))
 
     def name_what_is_not_finite(self, indices: range, batch: tuple[Tensor, ...], num_particles: int) -> None:
-        """Draw a batch's particles again, and raise with the datum and the site."""
+        """Draw a batch's particles again, and raise with the observation and the site."""
         noise = DatumNoise("particles", self.seed, indices, self.data.device)
         for start, repeats in chunks(num_particles):
             self._draw(indices, batch, noise, start, repeats)
@@ -93,17 +93,17 @@ class Question:
         weight = weight.unflatten(0, (len(indices), repeats)).T
         bad = (weight.isnan() | (weight == math.inf)).any(0)
         if bool(bad.any()):
-            datum = indices[int(bad.nonzero()[0])]
+            observation = indices[int(bad.nonzero()[0])]
             site = non_finite_site(model_trace, guide_trace)
             raise ValueError(
-                f"the log weight of datum {datum} is not a finite number, first at site {site!r}: the "
+                f"the log weight of observation {observation} is not a finite number, first at site {site!r}: the "
                 "program returns NaN or infinity there"
             )
         return Particles(indices, start, rows, model_trace, guide_trace, weight)
 
 
 @contextmanager
-def question(
+def ask(
     model: Program,
     guide: Program,
     data: Any,
@@ -149,7 +149,7 @@ def _name_what_is_left_out(layout: Layout) -> None:
     if layout.factors:
         warnings.warn(
             f"pyro.factor {', '.join(map(repr, layout.factors))} counts in training, and is left out of what is "
-            "computed per datum: it is no density of data",
+            "computed per observation: it is no density of data",
             stacklevel=4,
         )
 
@@ -164,7 +164,9 @@ def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
     dtype = parameters[0].dtype if parameters else None
     placed = as_data(data).to(device, dtype)
     if not len(placed):
-        raise ValueError("the data set is empty, as a part of splits is whose share is less than one datum: give more")
+        raise ValueError(
+            "the data set is empty, as a part of splits is whose share is less than one observation: give more"
+        )
     if dtype is not None:
         placed.see_that_rounding_is_harmless()
     return placed

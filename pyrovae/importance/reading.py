@@ -91,7 +91,7 @@ def _see_that_numbers_are_known(
 def _asking_for_positions(
     pair: Pair, data: Data, layout: Layout, plates: dict[str, Any], batch_size: int
 ) -> tuple[str, ...]:
-    """Return which programs take rows of their batch by the plate's indices (``x[i]``), not what belongs to a datum.
+    """Return which programs take rows of their batch by the plate's indices (``x[i]``), not of the whole set.
 
     On a batch of the last data, whose numbers are beyond the batch's length, it fails with these, not with positions.
 
@@ -214,7 +214,8 @@ def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
                 bad = value.movedim(value.dim() + site.required_reading().data_dim, 0)[row]
                 low, high = float(bad.min()), float(bad.max())
                 raise ValueError(
-                    f"observed site {site.name!r}: datum {indices[row]} has values from {low:g} to {high:g}, outside "
+                    f"observed site {site.name!r}: observation {indices[row]} has values from {low:g} to {high:g}, "
+                    "outside "
                     f"the likelihood's support {site.support}: {_advice(site.support, bad)}"
                 )
 

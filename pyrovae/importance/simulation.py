@@ -14,25 +14,27 @@ from pyrovae.programs.sites import as_observed, released
 from pyrovae.programs.types import Batch, Program, Trace
 
 
-def simulated(asked: Question, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
+def simulated(question: Question, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
     """Draw latents and data from the model; return the batch with these data, and the trace.
 
     What is missing of the batch is missing of the data that take its place: NaN, masked cells, labels of -1.
 
     Args:
-        asked: the pair and its data.
+        question: the pair and its data.
         batch: whose covariates and missing cells are taken.
         noise: returns the random numbers of the batch's data, the same at every call.
 
     Raises:
         ValueError: for an observation that is no cells of the batch, or data that depend on each other in a circle.
     """
-    for site in asked.layout.observed:
+    for site in question.layout.observed:
         site.required_reading()
-    return drawn_anew(asked, released(asked.pair.model), batch, noise)
+    return drawn_anew(question, released(question.pair.model), batch, noise)
 
 
-def drawn_anew(asked: Question, program: Program, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
+def drawn_anew(
+    question: Question, program: Program, batch: Batch, noise: Callable[[], DatumNoise]
+) -> tuple[Batch, Trace]:
     """Run a program that draws what the model observes; return the batch with the draws in their places, and the trace.
 
     A model that computes with what it observes (a decoder that is given the data so far) is run again on what it has
@@ -40,7 +42,7 @@ def drawn_anew(asked: Question, program: Program, batch: Batch, noise: Callable[
     are settled, so that the draws are those that it would make one after another.
 
     Args:
-        asked: the pair and its data.
+        question: the pair and its data.
         program: the model, observing nothing.
         batch: that it is run on first.
         noise: returns the random numbers of the batch's data, the same at every call.
@@ -48,12 +50,12 @@ def drawn_anew(asked: Question, program: Program, batch: Batch, noise: Callable[
     Raises:
         ValueError: for data that depend on each other in a circle.
     """
-    given, layout = batch, asked.layout
+    given, layout = batch, question.layout
     rounds = 2 + max((t[0].numel() for t in batch), default=0) if layout.feeds_back else 1
     for _ in range(rounds):
         with noise(), Repeated():
             trace = poutine.trace(program).get_trace(*given)
-        filled = _filled(asked, batch, trace)
+        filled = _filled(question, batch, trace)
         if not layout.feeds_back or _same(filled, given):
             return filled, trace
         given = filled
@@ -63,9 +65,9 @@ def drawn_anew(asked: Question, program: Program, batch: Batch, noise: Callable[
     )
 
 
-def _filled(asked: Question, batch: Batch, trace: Trace) -> Batch:
+def _filled(question: Question, batch: Batch, trace: Trace) -> Batch:
     """Return the batch with draws in the place of what is observed, what is missing still missing."""
-    for site in asked.layout.observed:
+    for site in question.layout.observed:
         if site.reading is not None:
             node, known = trace.nodes[site.name], site.reading.of(batch)
             batch = site.reading.into(batch, as_observed(node, node["value"].to(known.dtype), known))

@@ -1,4 +1,4 @@
-"""Likelihoods: objects that turn a decoder's features into the distribution of one datum."""
+"""Likelihoods: objects that turn a decoder's features into the distribution of one observation."""
 
 from pyrovae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
 from pyrovae.likelihoods.categories import Categorical, Ordinal

@@ -137,10 +137,10 @@ class Counts(dist.TorchDistribution):
 
 
 class Multinomial(Likelihood):
-    """x ~ Multinomial(n, softmax(features)), n being each datum's own total: compositions, words of a document.
+    """x ~ Multinomial(n, softmax(features)), n being each observation's own total: compositions, words of a document.
 
-    The density is that of x given its total. A draw knows no datum: it has ``total_count``, so that predictive checks
-    and dreams are of data with that total.
+    The density is that of x given its total. A draw knows no observation: it has ``total_count``, so that predictive
+    checks and dreams are of data with that total.
 
     Args:
         total_count: n of draws and of the mean.

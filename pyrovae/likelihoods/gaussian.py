@@ -37,7 +37,7 @@ class Gaussian(Likelihood):
 
 
 class HeteroscedasticGaussian(Likelihood):
-    """x_d ~ N(loc_d, scale_d^2), location and scale both of the decoder, for every column of every datum.
+    """x_d ~ N(loc_d, scale_d^2), location and scale both of the decoder, for every column of every observation.
 
     The density has no upper bound where the decoder fits a value exactly, so that the scale has a least value.
 

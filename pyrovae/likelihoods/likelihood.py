@@ -1,4 +1,4 @@
-"""What a likelihood is: an object that turns a decoder's features into the distribution of one datum."""
+"""What a likelihood is: an object that turns a decoder's features into the distribution of one observation."""
 
 from abc import abstractmethod
 
@@ -14,11 +14,11 @@ from pyrovae.nn.network import as_shape
 class Likelihood(nn.Module):
     """Returns p(x | z) from decoder features ``[..., P * D]``, with one event dimension.
 
-    The D columns of a datum are independent given z. A likelihood with several parameters a column takes their blocks
-    side by side, D features each: for pictures, channels on channels.
+    The D columns of an observation are independent given z. A likelihood with several parameters a column takes their
+    blocks side by side, D features each: for pictures, channels on channels.
 
     Attributes:
-        num_params: P, features a column.
+        num_params: P, features per column.
     """
 
     num_params = 1
@@ -49,7 +49,7 @@ class Likelihood(nn.Module):
         """Split features ``[..., P * D]`` into the P parameters of every column, each ``[..., D]``."""
         if features.shape[-1] % self.num_params:
             raise ValueError(
-                f"{type(self).__name__} takes {self.num_params} features a column, got {features.shape[-1]} in all: "
+                f"{type(self).__name__} takes {self.num_params} features per column, got {features.shape[-1]} in all: "
                 "make the decoder with likelihood.features(shape) as its out_shape"
             )
         return features.chunk(self.num_params, dim=-1)

@@ -43,7 +43,7 @@ class Schedule:
     """How a run is done.
 
     Attributes:
-        num_chains: chains a datum.
+        num_chains: chains per observation.
         num_steps: leapfrog steps of a transition.
         step_size: to start from, in units of the metric.
         calls: of the model's gradient that a batch may need.
@@ -127,11 +127,11 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pilot run has learned of a batch, at S temperatures of every datum's own.
+    """What a pilot run has learned of a batch, at S temperatures of every observation's own.
 
     Attributes:
         stretch: coordinates that the chains move in.
-        temperatures: 0 first, ``[S + 1, data]``; 1 from where the datum has arrived.
+        temperatures: 0 first, ``[S + 1, data]``; 1 from where the observation has arrived.
         counts: how many steps it took to arrive, ``[data]``.
         step_sizes: at each of them, ``[S + 1, data]``.
         factors: F at each of them, with which the metric is (F F')^-1, ``[S + 1, data, dim]`` or
@@ -145,7 +145,7 @@ class Plan:
     factors: Tensor
 
     def at(self, share: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return temperature, step size and factor after a share of every datum's path."""
+        """Return temperature, step size and factor after a share of every observation's path."""
         position = share * self.counts
         low = position.floor().long().clamp(max=self.counts.long() - 1)
         near, data = position.round().long().clamp(min=1), torch.arange(len(low), device=low.device)
@@ -167,8 +167,8 @@ class Annealer:
     """Carries chains from the guide (or the prior) to the posterior, or back.
 
     The path is q(z | x)^(1 - b) p(x, z)^b in unconstrained coordinates. Temperatures, step sizes and metrics are those
-    of every datum; they are learned in a pilot run and fixed before the run that counts, whose weights are unbiased
-    therefore.
+    of every observation; they are learned in a pilot run and fixed before the run that counts, whose weights are
+    unbiased therefore.
 
     A pilot run is a sequential Monte Carlo sampler: chains are weighed to a next temperature, as far away as leaves
     half of them effective, drawn again by their weights, and moved. Step sizes follow their acceptance, metrics their
@@ -215,7 +215,7 @@ class Annealer:
         return [*chosen, *[chosen[-1]] * (size - len(chosen) if self.field.runner.chosen else 0)]
 
     def plan(self, indices: Sequence[int], batch: Batch, attempt: int = 0) -> Plan:
-        """Learn every datum's temperatures, step sizes and metrics in a pilot run, of longer stages each attempt."""
+        """Learn temperatures, step sizes and metrics per observation in a pilot run, of longer stages each attempt."""
         chains = max(PILOTS, self.schedule.num_chains)
         some = self.start(_repeated(batch, SEEN), self._noise(indices, f"start {attempt}", SEEN))
         stretch = Stretch.seen(_by_datum(some, len(indices)))
@@ -272,7 +272,7 @@ class Annealer:
     def missed(self, indices: Sequence[int], batch: Batch, plan: Plan, run: Annealed) -> Tensor:
         """Return log p(x, part) of a part of the posterior that the chains have missed, ``[data]``; -inf of none.
 
-        It is looked for from the data's side: draws of the start climb log f_1 - log f_0, the log likelihood or the
+        It is looked for from the data's side: draws of the start move up log f_1 - log f_0, the log likelihood or the
         log weight, which is highest where the start has too little mass, and then log f_1. From there chains move for
         a while. What they find counts as missed where the chains have less than a third of its mass there, which is
         taken as a Gaussian's.
@@ -395,7 +395,7 @@ class _Pilot:
         return _metric(draws, forces)
 
     def _drawn_again(self, here: Point, weights: Tensor) -> Point:
-        """Draw every datum's chains by their log weights, ``[data, chains]``, systematically."""
+        """Draw every observation's chains by their log weights, ``[data, chains]``, systematically."""
         with self.noise:
             offset = _by_datum(torch.rand_like(here.free[:, 0]), self.size)[:, :1].double()
         grid = (torch.arange(self.chains, device=offset.device) + offset) / self.chains
@@ -420,7 +420,7 @@ def _missed(found: Tensor, logs: Tensor, run: Annealed) -> Tensor:
 
 
 def _following(temperature: Tensor, ratio: Tensor) -> Tensor:
-    """Return the temperature, of every datum, to which a share of KEPT of its chains stays effective, ``[data]``."""
+    """Return the temperature per observation to which a share of KEPT of its chains stays effective, ``[data]``."""
     left = 1 - temperature
 
     def enough(step: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reference posteriors: Hamiltonian chains of many data at once, each datum with its own step size and metric."""
+"""Reference posteriors: Hamiltonian chains of many data at once, each observation with its own step size and metric."""
 
 import functools
 import math
@@ -52,12 +52,12 @@ class Sampler:
     """Hamiltonian Monte Carlo from the guide's draws, all data and chains of a batch in one run.
 
     A trajectory's path is drawn between 0 and half a period of a Gaussian posterior, so that no period is hit again and
-    again, and takes ``num_steps`` leapfrog steps, fewer standard deviations where the datum's step size is too small
-    for that.
+    again, and takes ``num_steps`` leapfrog steps, fewer standard deviations where the observation's step size is too
+    small for that.
 
     Args:
         question: the pair and its data.
-        num_chains: chains a datum.
+        num_chains: chains per observation.
         num_warmup: transitions that adapt step size and metric, and are thrown away.
         num_draws: transitions that are kept.
         num_steps: leapfrog steps of a transition.

@@ -1,4 +1,4 @@
-"""Latents as unconstrained numbers, a row a datum and chain, whatever sites, supports and plates a pair has."""
+"""Latents as unconstrained numbers, one row per observation and chain, whatever sites and supports a pair has."""
 
 import contextlib
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class PriorGuide:
         self.model = model
 
     def __call__(self, *batch: Tensor) -> Any:
-        """Sample the latents of every datum of the batch."""
+        """Sample the latents of every observation of the batch."""
         return poutine.block(self.model, hide_fn=lambda site: site["is_observed"] or is_enumerated(site))(*batch)
 
 
@@ -69,7 +69,7 @@ class Unconstrained(Messenger):
 
 @dataclass(frozen=True)
 class _Place:
-    """Columns of a site; the shape of its numbers for one datum; the data's dimension, counted from the right."""
+    """Columns of a site; the shape of its numbers for one observation; the data's dimension, counted from the right."""
 
     start: int
     stop: int
@@ -78,7 +78,7 @@ class _Place:
 
 
 class Coordinates:
-    """The unconstrained numbers of all latents of a datum, side by side, ``[rows, dim]``.
+    """The unconstrained numbers of all latents of an observation, side by side, ``[rows, dim]``.
 
     Args:
         question: the pair and its data.
@@ -188,7 +188,7 @@ def _whole(site: Site) -> Tensor:
 
 def _to_support(name: str, site: Site) -> Any:
     support = support_of(site["fn"])
-    advice = "judge the pair by importance sampling (evaluate), which takes it as it is"
+    advice = "estimate its evidence by importance sampling (evaluate), which takes it as it is"
     if support is None:
         raise ValueError(
             f"latent site {name!r} has a prior, a {type(base(site['fn'])).__name__}, that does not say its support: "

@@ -50,8 +50,8 @@ def move(
         weights: of the log densities, ``[E, rows]`` or ``[E, 1]``.
         step_size: of every row, ``[rows]``.
         factor: F, with which the metric is (F F')^-1: its diagonal ``[data, dim]``, or lower triangular
-            ``[data, dim, dim]``, for as many rows of every datum one after the other. A posterior of covariance F F'
-            looks like a standard normal one.
+            ``[data, dim, dim]``, for as many rows of every observation one after the other. A posterior of covariance F
+            F' looks like a standard normal one.
         num_steps: leapfrog steps.
         noise: random numbers of the data.
     """
@@ -90,7 +90,7 @@ def pull(factor: Tensor, vector: Tensor) -> Tensor:
 
 
 class DualAveraging:
-    """Adapts a step size a datum until its chains accept as often as wanted.
+    """Adapts a step size per observation until its chains accept as often as wanted.
 
     Source: Hoffman and Gelman, "The No-U-Turn sampler", 2014, section 3.2, with its constants.
 
@@ -117,7 +117,7 @@ class DualAveraging:
         return self.log_mean.exp() if self.count else self.step_size
 
     def update(self, acceptance: Tensor) -> None:
-        """Take the mean acceptance probability of every datum's chains, ``[data]``."""
+        """Take the mean acceptance probability of every observation's chains, ``[data]``."""
         self.count += 1
         forget = 1 / (self.count + 10)
         self.error = (1 - forget) * self.error + forget * (self.target - acceptance)

@@ -9,7 +9,7 @@ from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, re
 from pyrovae.arviz.mixing import mixing
 from pyrovae.common.checks import at_least
 from pyrovae.importance.options import Options, shared_keywords
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.mcmc.chains import Sampler
 from pyrovae.programs.types import Program
 
@@ -28,16 +28,17 @@ def hmc(
     max_bytes: int = 4 * 2**30,
     **options: Unpack[Options],
 ) -> Any:
-    """Sample the exact posterior of every datum's latents, given the model's parameters, by Hamiltonian Monte Carlo.
+    """Sample the exact posterior of each observation's latents, given the parameters, by Hamiltonian Monte Carlo.
 
     All data and all chains of a batch move at once, in unconstrained coordinates. Chains start at the guide's draws;
-    each datum has a step size and a metric of its own, adapted while warming up. Trajectories have random lengths of up
-    to half a period of a Gaussian posterior.
+    each observation has a step size and a metric of its own, adapted while warming up. Trajectories have random lengths
+    of up to half a period of a Gaussian posterior.
 
     - ``posterior``: draws of every latent site, dimensions ``chain``, ``draw``, ``datum``, further plates, events.
     - ``sample_stats``: ``lp`` (log p(x, z), with the Jacobian of unconstrained coordinates, in nats),
-      ``acceptance_rate`` and ``diverging`` of every draw; ``step_size`` of every datum; ``rhat``, ``ess_bulk`` and
-      ``ess_tail`` of every datum, by ArviZ, the worst over its latents. Do not trust a datum with ``rhat`` above 1.01.
+      ``acceptance_rate`` and ``diverging`` of every draw; ``step_size`` of every observation; ``rhat``, ``ess_bulk``
+      and ``ess_tail`` of every observation, by ArviZ, the worst over its latents. Do not trust an observation with
+      ``rhat`` above 1.01.
     - ``observed_data``, NaN where the model masks it.
 
     A latent that a mask leaves without a density (padding of a sequence) keeps the guide's draws.
@@ -49,12 +50,12 @@ def hmc(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``, where chains start.
         data: a tensor, a tuple of tensors, or a data set.
-        num_chains: chains a datum.
+        num_chains: chains per observation.
         num_warmup: transitions of every chain that adapt it, and are thrown away.
         num_draws: transitions of every chain that are kept.
         num_steps: leapfrog steps of a transition; each costs a gradient of the model.
-        dense: whether a metric holds correlations (memory grows with the square of the number of latents of a datum),
-            or scales alone.
+        dense: whether a metric holds correlations (memory grows with the square of the number of latents of an
+            observation), or scales alone.
         max_bytes: refuse draws that take more memory than this.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
@@ -70,14 +71,14 @@ def hmc(
     num_warmup = at_least("num_warmup", num_warmup, 20)
     num_draws = at_least("num_draws", num_draws, 8)
     num_steps = at_least("num_steps", num_steps, 1)
-    with question(model, guide, data, **options) as asked, pyro.validation_enabled(False):
-        asked.layout.require_latents()
-        sampler = Sampler(asked, num_chains, num_warmup, num_draws, num_steps, dense)
-        alone: dict[str, list[str]] = {site.name: [] for site in asked.layout.observed}
+    with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):
+        question.layout.require_latents()
+        sampler = Sampler(question, num_chains, num_warmup, num_draws, num_steps, dense)
+        alone: dict[str, list[str]] = {site.name: [] for site in question.layout.observed}
         refuse_names({**alone, **sampler.coordinates.plates})
-        refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(asked.data) * (sampler.coordinates.dim + 3))
+        refuse_beyond(max_bytes, 8 * num_chains * num_draws * len(question.data) * (sampler.coordinates.dim + 3))
         parts = list(sampler.batches())
-        index = asked.data.index
+        index = question.data.index
         plates = sampler.coordinates.plates
     posterior: dict[str, Any] = {}
     for name in parts[0].values:

@@ -1,7 +1,7 @@
 """Objectives: every one is a ``pyro.infer.ELBO``, usable in ``pyro.infer.SVI`` and in :func:`pyrovae.fit` alike.
 
 Pyro's own by their own names: a sampled KL, a KL in closed form where there is one, and discrete latents summed out.
-Ours weigh every datum by itself; which of them are bounds, their docstrings say.
+Ours weigh every observation by itself; which of them are bounds, their docstrings say.
 """
 
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO

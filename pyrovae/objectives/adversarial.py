@@ -30,7 +30,7 @@ class Adversarial(Objective):
     One gradient is taken of both: the pair does not see the discriminator's loss, nor the discriminator the pair's.
 
     Args:
-        discriminator: network from what it judges, ``[N, D]``, to a logit, ``[N, 1]``.
+        discriminator: network from what it evaluates, ``[N, D]``, to a logit, ``[N, 1]``.
         optimizer: makes the discriminator's optimizer from its parameters.
     """
 
@@ -58,7 +58,7 @@ class Adversarial(Objective):
         network: nn.Module = self.own.get_submodule("discriminator")
         return network
 
-    def judged(self, values: Tensor) -> Tensor:
+    def critic(self, values: Tensor) -> Tensor:
         """Return the discriminator's logits, ``[N]``, with a gradient for the values alone."""
         network = self.discriminator
         fixed = {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
@@ -133,7 +133,7 @@ class FactorVAE(Adversarial):
         drawn = self.draw(model, guide, batch, known)
         z = latents(drawn.flat, known.layout, len(batch[0]))
         kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        value = (reconstruction(drawn) - kl - self.weight("total_correlation") * self.judged(z)).sum()
+        value = (reconstruction(drawn) - kl - self.weight("total_correlation") * self.critic(z)).sum()
         return drawn.scale * value + self.told_apart(z, permuted(z.detach()))
 
 
@@ -163,7 +163,7 @@ class AdversarialAutoencoder(Adversarial):
         drawn = self.draw(model, guide, batch, known)
         n = len(batch[0])
         z, prior = latents(drawn.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
-        value = (reconstruction(drawn) + self.weight("strength") * F.logsigmoid(self.judged(z))).sum()
+        value = (reconstruction(drawn) + self.weight("strength") * F.logsigmoid(self.critic(z))).sum()
         return drawn.scale * value + self.told_apart(prior, z)
 
 
@@ -181,7 +181,7 @@ class VAEGAN(Adversarial):
     2016.
 
     Args:
-        features: network from the datum, ``[N, D]``, to the features compared, ``[N, F]``.
+        features: network from the observation, ``[N, D]``, to the features compared, ``[N, F]``.
         discriminator: network from those features to a logit, ``[N, 1]``.
         strength: g: a number or a function of the step.
         optimizer: makes the optimizer of both networks from their parameters.
@@ -211,7 +211,7 @@ class VAEGAN(Adversarial):
         fixed = {name: tensor.detach() for name, tensor in (*features.named_parameters(), *features.named_buffers())}
         distance = functional_call(features, fixed, (x,)) - functional_call(features, fixed, (made,))
         kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        fooled = F.logsigmoid(self.judged(made)) + F.logsigmoid(self.judged(dreamt))
+        fooled = F.logsigmoid(self.critic(made)) + F.logsigmoid(self.critic(dreamt))
         value = (-0.5 * distance.square().sum(-1) - kl + self.weight("strength") * fooled).sum()
         return drawn.scale * value + self.told_apart(x, torch.cat([made, dreamt]))
 

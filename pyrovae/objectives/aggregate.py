@@ -21,11 +21,11 @@ NOWHERE = -1e30  # the log density of what is masked, finite so that its gradien
 class BetaTCVAE(Objective):
     """E_q[log p(x | z)] - a I(x; z) - b TC(q(z)) - c sum_j KL(q(z_j) || p(z_j)).
 
-    The mean KL of the ELBO is the sum of the three terms with a = b = c = 1: information between datum and latents,
-    total correlation of the latents, and each latent's distance from its prior. log q(z) and log q(z_j) are estimated
-    from the batch as if it were one of the data set's (minibatch-weighted sampling), which is biased: with other
-    weights than 1 it is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO. Data whose latents
-    are masked are neither in the batch nor, in the same share, in the set.
+    The mean KL of the ELBO is the sum of the three terms with a = b = c = 1: information between observation and
+    latents, total correlation of the latents, and each latent's distance from its prior. log q(z) and log q(z_j) are
+    estimated from the batch as if it were one of the data set's (minibatch-weighted sampling), which is biased: with
+    other weights than 1 it is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO. Data whose
+    latents are masked are neither in the batch nor, in the same share, in the set.
 
     Source: Chen, Li, Grosse and Duvenaud, "Isolating sources of disentanglement in variational autoencoders", 2018.
 
@@ -95,9 +95,9 @@ class MMD(Objective):
 
     With b = 0, the Wasserstein autoencoder (WAE-MMD); InfoVAE with information weight a has b = 1 - a, l = a + l' - 1.
     The prior need only be sampled. The kernel is a sum of inverse multiquadratics, C / (C + |z - z'|^2) for C around
-    2 D. MMD^2 is estimated without bias from a draw of each datum and as many draws of the prior, and multiplied by the
-    number of data, so that l weighs it against nats per datum; data whose latents are masked are none of them. It is no
-    bound. With b = 0 the prior's density is not
+    2 D. MMD^2 is estimated without bias from a draw of each observation and as many draws of the prior, and multiplied
+    by the number of data, so that l weighs it against nats per observation; data whose latents are masked are none of
+    them. It is no bound. With b = 0 the prior's density is not
     used: a learned one whose draws carry no gradient (a mixture, a VampPrior) stays as it is.
 
     Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon,
@@ -137,7 +137,7 @@ class DIPVAE(Objective):
         l_o sum_{i != j} C_ij^2 + l_d sum_i (C_ii - 1)^2
 
     with C the covariance over the batch of q(z | x)'s means (DIP-VAE-I), plus the mean of its variances (DIP-VAE-II).
-    The penalty counts once a datum; data whose latents are masked are left out of all of it. It is no bound.
+    The penalty counts once per observation; data whose latents are masked are left out of all of it. It is no bound.
 
     Source: Kumar, Sattigeri and Balakrishnan, "Variational inference of disentangled latent concepts from unlabeled
     observations", 2018.
@@ -197,7 +197,7 @@ def _one_site(named: str, layout: Layout) -> None:
 
 
 def masked_whole(named: str, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuse masks that leave out single latents of a datum, or that differ between the programs.
+    """Refuse masks that leave out single latents of an observation, or that differ between the programs.
 
     Raises:
         ValueError: naming the site.

@@ -18,7 +18,7 @@ from pyrovae.programs.types import Batch, Program, Site, Trace
 
 
 class BetaELBO(Objective):
-    """E_q[log p(x | z)] - b KL(q(z | x) || p(z)), per datum.
+    """E_q[log p(x | z)] - b KL(q(z | x) || p(z)), per observation.
 
     b weights the whole KL, the model's and the guide's part alike. With b = 1 it is the ELBO; with another it is no
     bound for b < 1, and a looser one for b > 1. A function of the step makes the weight change over training time:
@@ -29,7 +29,7 @@ class BetaELBO(Objective):
     Args:
         kl_weight: b: a number or a function of the step.
         analytic: whether a KL is taken in closed form where there is one; else it is the draws' own.
-        num_particles: draws a datum, averaged.
+        num_particles: draws per observation, averaged.
 
     Example:
         >>> from pyrovae import objectives
@@ -60,10 +60,10 @@ class CapacityELBO(Objective):
     Source: Burgess et al., "Understanding disentangling in beta-VAE", 2018.
 
     Args:
-        capacity: C in nats per datum: a number or a function of the step.
+        capacity: C in nats per observation: a number or a function of the step.
         strength: g: a number or a function of the step.
         analytic: whether a KL is taken in closed form where there is one.
-        num_particles: draws a datum, averaged.
+        num_particles: draws per observation, averaged.
     """
 
     def __init__(

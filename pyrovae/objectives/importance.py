@@ -14,7 +14,7 @@ ESTIMATORS = ("plain", "stl", "dreg")
 
 
 class IWAE(Objective):
-    """The importance-weighted bound E[log 1/K sum_k w_k], with w_k = p(x, z_k) / q(z_k | x), per datum.
+    """The importance-weighted bound E[log 1/K sum_k w_k], with w_k = p(x, z_k) / q(z_k | x), per observation.
 
     It grows with K, from the ELBO at K = 1 to log p(x). Gradient estimators:
 
@@ -32,7 +32,7 @@ class IWAE(Objective):
     Args:
         num_particles: K of every bound.
         estimator: of the gradient of the guide's parameters: "plain", "stl" or "dreg".
-        num_bounds: bounds a datum that are averaged.
+        num_bounds: bounds an observation that are averaged.
 
     Example:
         >>> from pyro.infer import SVI
@@ -77,7 +77,7 @@ class IWAE(Objective):
 class PIWAE(Objective):
     """The partially importance-weighted pair of bounds: IWAE for the model, MIWAE for the guide.
 
-    The model climbs the bound of all M K particles, and the guide the mean of M bounds of K particles each, whose
+    The model maximises the bound of all M K particles, and the guide the mean of M bounds of K particles each, whose
     gradient has more signal. The loss is the model's bound.
 
     Source: Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.

@@ -1,8 +1,8 @@
-"""What an objective of ours is: a ``pyro.infer.ELBO`` that sees each datum's own log weights.
+"""What an objective of ours is: a ``pyro.infer.ELBO`` that sees each observation's own log weights.
 
 Pyro's objectives for several particles put the plate's subsample scale inside their log-sum-exp, and weigh whole
-batches where a site lies outside the plate. Here a pair is read first, log densities are per datum with every scale
-taken off, and the scale of a subsampled plate multiplies the finished objective.
+batches where a site lies outside the plate. Here a pair is read first, log densities are per observation with every
+scale taken off, and the scale of a subsampled plate multiplies the finished objective.
 """
 
 from abc import abstractmethod
@@ -43,7 +43,7 @@ class Known:
     Attributes:
         layout: of the pair.
         fixed: whether the data plate says how many data there are, so that a batch stands for all of them.
-        broadcasts: whether the guide can be run once a datum, under a plate of particles.
+        broadcasts: whether the guide can be run once per observation, under a plate of particles.
     """
 
     layout: Layout
@@ -56,9 +56,9 @@ class Drawn:
 
     Attributes:
         batch: what the programs were run on.
-        rows: the same with each datum standing once a particle.
-        guide_trace: of the guide: each datum once a particle, or under a plate of particles.
-        flat: the guide's draws, each datum once a particle.
+        rows: the same with each observation standing once per particle.
+        guide_trace: of the guide: each observation once per particle, or under a plate of particles.
+        flat: the guide's draws, each observation once per particle.
         model_trace: of the model against them.
         log_q: log q(z | x), ``[K, N]``, in nats.
         log_p: log p(x, z), ``[K, N]``, in nats.
@@ -156,11 +156,11 @@ class Beside(Messenger):
         num_data: length of the batch.
         plate: name of the data plate; None while the pair is read, when nothing is added up.
         fixed: whether the data plate says how many data there are.
-        particles: that each datum stands for in a batch.
+        particles: that each observation stands for in a batch.
 
     Raises:
-        ValueError: for a term outside the data plate of a batch in which each datum stands several times, since nobody
-            knows whether it is of the data.
+        ValueError: for a term outside the data plate of a batch in which each observation stands several times, since
+            nobody knows whether it is of the data.
     """
 
     def __init__(self, role: str, num_data: int, plate: str | None, fixed: bool, particles: int = 1) -> None:
@@ -179,7 +179,7 @@ class Beside(Messenger):
         copies, frames = 1.0, data_frames(msg)
         if self.particles > 1 and not {self.plate, PARTICLES} & {frame.name for frame in frames}:
             raise ValueError(
-                f"site {msg['name']!r} of the {self.role} is outside the data plate, and each datum stands "
+                f"site {msg['name']!r} of the {self.role} is outside the data plate, and each observation stands "
                 f"{self.particles} times in a batch: put it into the plate, or use num_particles=1, or Trace_ELBO"
             )
         for frame in frames:
@@ -215,7 +215,7 @@ class Objective(ELBO):
     as Pyro's ELBOs do. An instance belongs to one pair: it reads it on the first batch.
 
     Args:
-        num_particles: K, draws of the guide a datum.
+        num_particles: K, draws of the guide per observation.
 
     Attributes:
         own: what the objective holds itself: weights that change over training time, and second networks.
@@ -317,7 +317,7 @@ class Objective(ELBO):
             guide: recognition program.
             batch: of data.
             known: of the pair.
-            once: whether a guide that allows it is run once a datum rather than once a particle.
+            once: whether a guide that allows it is run once per observation rather than once per particle.
             cut: whether the model gets draws that a gradient can be taken at, cut off from the guide.
         """
         return Drawn((model, guide), batch, self.num_particles, known, once=once, cut=cut)

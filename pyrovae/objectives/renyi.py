@@ -11,7 +11,7 @@ from pyrovae.programs.types import Batch, Program, Trace
 
 
 class Renyi(Objective):
-    """The variational Renyi objective 1 / (1 - a) log 1/K sum_k w_k^(1 - a), per datum.
+    """The variational Renyi objective 1 / (1 - a) log 1/K sum_k w_k^(1 - a), per observation.
 
     As K grows it tends to log p(x) less the Renyi divergence of order ``a``: below log p(x) for a > 0, above it for
     a < 0, smaller the greater ``a``. For finite K it is a biased estimate of that, which lies between it and the ELBO
@@ -44,11 +44,11 @@ class Renyi(Objective):
 class Chi(Objective):
     """The chi upper bound 1/n log E_q[w^n] on log p(x), which the guide lowers; an overdispersed guide comes out.
 
-    With u_k the weights w_k^n normalised over K particles, the guide climbs (n - 1) / n sum_k u_k log q(z_k | x), the
-    draws fixed: an estimate of the bound's gradient with a bias of order 1/K. (The gradient of the estimated bound
+    With u_k the weights w_k^n normalised over K particles, the guide maximises (n - 1) / n sum_k u_k log q(z_k | x),
+    the draws fixed: an estimate of the bound's gradient with a bias of order 1/K. (The gradient of the estimated bound
     through the draws would not do: for few particles it rewards a guide that misses the posterior.) The model, which no
-    upper bound can fit, climbs the importance-weighted bound of the same draws. The loss is the upper bound's estimate,
-    itself biased downwards for finite K.
+    upper bound can fit, maximises the importance-weighted bound of the same draws. The loss is the upper bound's
+    estimate, itself biased downwards for finite K.
 
     Source: Dieng, Tran, Ranganath, Paisley and Blei, "Variational inference via chi upper bound minimization", 2017.
 

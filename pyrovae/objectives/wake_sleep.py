@@ -17,9 +17,9 @@ from pyrovae.programs.types import Batch, Program, Trace
 
 
 class WakeSleep(Objective):
-    """Reweighted wake-sleep: the model climbs a bound, the guide lowers KL(p || q), on data and on dreams.
+    """Reweighted wake-sleep: the model maximises a bound, the guide lowers KL(p || q), on data and on dreams.
 
-    With normalised weights v_k of K particles a datum, and (z, x) drawn from the model as a dream::
+    With normalised weights v_k of K particles per observation, and (z, x) drawn from the model as a dream::
 
         wake theta:  gradient of sum_k v_k log p(x, z_k)      (that of the importance-weighted bound)
         wake phi:    gradient of sum_k v_k log q(z_k | x)
@@ -61,7 +61,7 @@ class WakeSleep(Objective):
         return drawn.scale * value
 
     def _on_dreams(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
-        """Return log q(z | x) summed over one dream a datum."""
+        """Return log q(z | x) summed over one dream per observation."""
         with Unrecorded():
             latents, seen = self._dream(model, batch, known)
             trace = poutine.trace(poutine.replay(guide, trace=latents)).get_trace(*seen)

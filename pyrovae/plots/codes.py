@@ -28,7 +28,7 @@ def usage(found: Mapping[str, Usage] | Usage) -> Figure:
     """
     results = by_name(found)
     figure, axes = figure_and_axes(2, height=3.4)
-    names = {"rate": "rate of a latent (nats per datum)", "activity": "activity of a latent (share of variance)"}
+    names = {"rate": "rate of a latent (nats per observation)", "activity": "activity of a latent (share of variance)"}
     curves = [
         (f"{name}, {layer}" if len(one.layers) > 1 else name, rows)
         for name, one in results.items()
@@ -50,7 +50,7 @@ def usage(found: Mapping[str, Usage] | Usage) -> Figure:
 
 
 def aggregate(found: Mapping[str, Aggregate] | Aggregate) -> Figure:
-    """Draw what each strategy's rate is made of, a bar each: information about the datum, and distance to the prior.
+    """Draw what each strategy's rate is made of, one bar each: information about the data, and distance to the prior.
 
     Whiskers are two standard errors either way.
 
@@ -61,7 +61,7 @@ def aggregate(found: Mapping[str, Aggregate] | Aggregate) -> Figure:
     figure, axes = figure_and_axes(1, height=1.4 + 0.75 * len(results))
     rows = np.arange(len(results))[::-1]
     kinds = {
-        "mutual_information": "mutual information of datum and code",
+        "mutual_information": "mutual information of observation and code",
         "total_correlation": "total correlation of latents",
         "dimension_wise": "dimension-wise KL to the prior",
     }

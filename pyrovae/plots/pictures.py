@@ -32,10 +32,10 @@ def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
     images = data.fixed().batch(torch.tensor(list(table.index), device="cpu"))[0].reshape(-1, *data.image_shape)
     figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
     grid = panels(figure, 1, len(table))[0]
-    for axis, image, (datum, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):
+    for axis, image, (observation, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):
         shown = image[0] if len(image) == 1 else image.permute(1, 2, 0)
         axis.imshow(shown.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(f"no. {datum}\nk-hat {row['khat']:.2f}", fontsize="small")
+        axis.set_title(f"no. {observation}\nk-hat {row['khat']:.2f}", fontsize="small")
         axis.set_axis_off()
     return figure
 

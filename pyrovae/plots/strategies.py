@@ -43,7 +43,7 @@ def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
     low, high = np.nanpercentile(late, [2, 100])
     axis.set_ylim(low - 0.05 * (high - low), None)
     axis.set_xlabel("step")
-    axis.set_ylabel("bound (nats per datum)")
+    axis.set_ylabel("bound (nats per observation)")
     axis.legend(fontsize="small")
     return figure
 
@@ -75,7 +75,7 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes[1].set_ylim(-0.6, len(table) - 0.4)
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5))
-    axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per datum)")
+    axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per observation)")
     return figure
 
 
@@ -87,7 +87,7 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
 
     Args:
         table: as :func:`pyrovae.compare` returns it, with seconds.
-        seconds: of every fit, one a seed, by name; None draws their mean in the table without a bar.
+        seconds: of every fit, one per seed, by name; None draws their mean in the table without a bar.
     """
     figure, axes = figure_and_axes(1, height=3.8)
     axis, front, reached = axes[0], [], -math.inf
@@ -108,13 +108,13 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
             front.append((row["seconds"], reached))
     axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="not beaten in both")
     axis.set_xlabel("seconds of a fit")
-    axis.set_ylabel("log evidence of held-out data\nminus the best's, paired (nats per datum)")
+    axis.set_ylabel("log evidence of held-out data\nminus the best's, paired (nats per observation)")
     axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
 
 def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
-    """Draw how far each candidate's guide can be trusted, per datum: the k-hat of its weights, and log evidence - ELBO.
+    """Draw how far each guide can be trusted, per observation: the k-hat of its weights, and log evidence - ELBO.
 
     Both are sorted, one curve a candidate, against the share of the data at or below the value. A dashed line is the
     largest k-hat at which so many weights are to be trusted. On the right it is the sampled Kullback-Leibler divergence
@@ -133,7 +133,7 @@ def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
     for limit in sorted({evaluation.khat_limit for evaluation in results.values() if evaluation.khat_limit > 0}):
         axes[0].axvline(limit, color="0.6", linewidth=1, linestyle="--")
         axes[0].text(limit, 0.02, f" {limit:.2g}", color="0.4", fontsize="small")
-    axes[0].set_xlabel("Pareto k-hat of a datum's weights")
+    axes[0].set_xlabel("Pareto k-hat of an observation's weights")
     axes[0].set_ylabel("share of the data")
     axes[1].set_xlabel("log evidence - ELBO (nats)")
     if any(results):
@@ -145,7 +145,7 @@ def gaps(found: Mapping[str, Gaps] | Gaps) -> Figure:
     """Draw where the bound loses: the mean approximation and amortization gap, a bar each, one above the other.
 
     Whiskers are two standard errors of the paired differences either way. An approximation gap is hollow where the
-    evidence of more than one datum in ten is not to be trusted, and names of what is not say so.
+    evidence of more than one observation in ten is not to be trusted, and names of what is not say so.
 
     Args:
         found: what :func:`pyrovae.gaps` returned, by name: of training and held-out data, say, or of several guides.

@@ -25,6 +25,6 @@ class ConditionalNormal(Prior):
         self.network, self.latent_dim = network, width // 2
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
-        """Return the distribution of every datum's latent, batch shape ``[N]``."""
+        """Return the distribution of every observation's latent, batch shape ``[N]``."""
         loc, raw_scale = self.network(*covariates).chunk(2, dim=-1)
         return dist.Normal(loc, positive(raw_scale)).to_event(1)

@@ -16,13 +16,13 @@ from pyrovae.priors.prior import Prior
 
 
 class GaussianProcess(Prior):
-    """Smooth codes of a series: z_l(t) ~ GP(0, k), l = 1, ..., L, at the times of its steps; a datum is a whole series.
+    """Smooth codes of a series: z_l(t) ~ GP(0, k), l = 1, ..., L, at its steps' times; an observation is a series.
 
     With the Matern-3/2 kernel, whose length scale is learned, one for each l, and a little noise::
 
         k(t, s) = (1 - w) (1 + a) e^-a + w [t = s],   a = sqrt(3) |t - s| / length
 
-    so that every z_l(t) has variance 1. The latent of a datum is ``[L * T]``, all times of the first code first.
+    so that every z_l(t) has variance 1. The latent of an observation is ``[L * T]``, all times of the first code first.
 
     Source: Fortuin, Baranchuk, Ratsch and Mandt, "GP-VAE: deep probabilistic time series imputation", 2020; Casale et
     al., "Gaussian process prior variational autoencoders", 2018.

@@ -1,4 +1,4 @@
-"""What a prior is: a module that returns the distribution of the latents, for training, judging and sampling."""
+"""What a prior is: a module that returns the distribution of the latents, for training, evaluating and sampling."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Prior(nn.Module):
 
     @abstractmethod
     def forward(self, *covariates: Tensor) -> TorchDistribution:
-        """Return the distribution of one datum's latent."""
+        """Return the distribution of one observation's latent."""
 
 
 class Fixed(Prior):

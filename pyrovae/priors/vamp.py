@@ -33,7 +33,7 @@ class VampPrior(Prior):
         latent_dim: number of latents.
         num_components: K.
         learned: whether the pseudo-inputs are trained with the model.
-        shape: of a datum, where it is known before there are data, as for a saved prior.
+        shape: of an observation, where it is known before there are data, as for a saved prior.
 
     Example:
         >>> from pyrovae import guides, nn

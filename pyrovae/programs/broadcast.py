@@ -1,4 +1,4 @@
-"""A guide run once a datum, under a plate of particles, where its draws score alike both ways."""
+"""A guide run once per observation, under a plate of particles, where its draws score alike both ways."""
 
 import pyro
 import torch
@@ -32,7 +32,7 @@ def density_once(trace: Trace, repeats: int, size: int) -> Tensor:
 
 
 def flattened(trace: Trace) -> Trace:
-    """Return the draws of such a trace with each datum standing once a particle, the particles of a datum in a row."""
+    """Return the draws of such a trace with each observation repeated, its particles next to each other."""
     flat = poutine.Trace()  # of latents alone: the data plate is longer here
     for name, site in sample_sites(trace):
         value = site["value"].expand(site["fn"].shape())
@@ -45,12 +45,12 @@ def flattened(trace: Trace) -> Trace:
 
 
 def repeated(batch: Batch, repeats: int) -> Batch:
-    """Return a batch in which each datum stands ``repeats`` times in a row."""
+    """Return a batch in which each observation stands ``repeats`` times in a row."""
     return tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
 
 
 def broadcasts(guide: Program, batch: Batch, repeats: int, nesting: int) -> bool:
-    """Whether the guide, run once with a plate of particles outside, is the same as run with each datum repeated.
+    """Whether the guide, run once with a plate of particles outside, is the same as run with each observation repeated.
 
     Its own draws are scored the other way: every one must have the same density.
     """

@@ -13,7 +13,7 @@ PARTICLES = "num_particles_vectorized"  # Pyro's plate of particles
 
 
 def per_datum(site: Site, num_data: int) -> Tensor:
-    """Return the site's log density per datum, ``[num_data]``: every scale removed, every mask kept, in nats.
+    """Return the site's log density per observation, ``[num_data]``: every scale removed, every mask kept, in nats.
 
     Plates to the left of the data plate are summed over; Pyro's plate of particles is averaged over.
     """
@@ -32,7 +32,7 @@ def plate_size(trace: Any, plate: str) -> int:
 
 
 def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> Tensor:
-    """Return the trace's log density per datum, ``[num_data]``, in nats.
+    """Return the trace's log density per observation, ``[num_data]``, in nats.
 
     Args:
         trace: of a model or a guide.
@@ -48,7 +48,7 @@ def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> T
 
 
 def num_rows(trace: Trace, plate: str, num_data: int) -> int:
-    """Return the length of the data plate in a trace: the batch's, times the particles where each datum is repeated.
+    """Return the length of the data plate in a trace: the batch's, times the particles where it is repeated.
 
     The batch's, ``num_data``, where a program has nothing in the plate: a guide of a model without latents.
     """

@@ -1,4 +1,4 @@
-"""Discrete latents of the model that the guide leaves out, summed out exactly for every datum."""
+"""Discrete latents of the model that the guide leaves out, summed out exactly for every observation."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,7 +24,7 @@ SUMMED = "_summed"  # marks sites whose density is part of another's, with discr
 
 
 class Density(TorchDistribution):
-    """A density per datum that is known already.
+    """A density per observation that is known already.
 
     Args:
         log_density: ``[N]``, nats.
@@ -79,7 +79,7 @@ def enumerated(names: Collection[str], nesting: int) -> Iterator[None]:
 
 
 def summed_out(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Collection[str], plate: str) -> Any:
-    """Return a trace of a model in which two sites hold its densities per datum, discrete latents summed out.
+    """Return a trace of a model in which two sites hold its densities per observation, discrete latents summed out.
 
     ``"prior"`` is the density of the latents that are left, ``"likelihood"`` what the observed sites add to it. The
     model's own sites are marked as counted. Dependence through ``pyro.markov`` is summed by message passing, as in
@@ -114,7 +114,7 @@ def summed_out(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Co
 
 
 def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tensor:
-    """Return the sites' joint log density per datum, ``[rows]``, enumerated dimensions summed out."""
+    """Return the sites' joint log density per observation, ``[rows]``, enumerated dimensions summed out."""
     terms: OrderedDict[frozenset[str], list[Any]] = OrderedDict()
     dims: set[str] = set()
     sizes: dict[str, int] = {}  # of plates, which a tensor may be without where they are of one

@@ -28,7 +28,7 @@ def is_recorded() -> bool:
 
 
 class Repeated(Messenger):
-    """Lets a subsampled data plate take a batch in which each datum stands several times, longer than the whole set.
+    """Lets a subsampled data plate take a batch that repeats observations, and is longer than the whole set.
 
     Args:
         plate: that is not to be drawn from at all, where the numbers of its data are not known.
@@ -53,7 +53,7 @@ class Numbers(Messenger):
     ``with pyro.plate("data", N, subsample_size=len(x)) as i`` draws indices that have nothing to do with the batch;
     here ``i`` says which data the batch holds, also where each stands several times in a row, and where the plate is
     as long as the batch. A program that takes rows of its batch by the indices of such a plate (``x[i]``) is given
-    positions. Parameters with a value for every datum (``pyro.param(..., event_dim=0)`` in the plate, as Pyro's
+    positions. Parameters with a value for every observation (``pyro.param(..., event_dim=0)`` in the plate, as Pyro's
     automatic guides have them) are taken at the same numbers, where Pyro does not do so: of a batch as long as the set.
 
     Args:
@@ -106,7 +106,7 @@ class Numbers(Messenger):
         return self.numbers.repeat_interleave(size // len(self.numbers))
 
     def _take(self, msg: Any) -> None:
-        """Take the rows of what a program has for every datum of the set; Pyro does so for smaller batches alone."""
+        """Take the rows of what a program has for every observation; Pyro does so for smaller batches alone."""
         plate = next((f for f in msg["cond_indep_stack"] if self.layout and f.name == self.layout.plate), None)
         event_dim = msg["kwargs"].get("event_dim")
         if plate is None or event_dim is None or plate.size < (plate.full_size or 0):
@@ -225,8 +225,8 @@ class Given(Messenger):
 def given(model: Program, values: Mapping[str, Tensor]) -> Program:
     """Return a model with some of its latents at given values, constants from then on.
 
-    A pair whose model has latents that all data share (a Bayesian decoder, hyperparameters) has no density per datum;
-    with those given it has: ``evaluate(given(model, guide.draw()), guide.local, x)``, once for every draw.
+    A pair whose model has latents that all data share (a Bayesian decoder, hyperparameters) has no density per
+    observation; with those given it has: ``evaluate(given(model, guide.draw()), guide.local, x)``, once for every draw.
 
     Args:
         model: generative program ``model(*batch)``.

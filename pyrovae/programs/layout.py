@@ -82,7 +82,7 @@ class Layout:
     feeds_back: bool = False
 
     def require_per_datum(self) -> None:
-        """Refuse a pair that has no log weight per datum.
+        """Refuse a pair that has no log weight per observation.
 
         Raises:
             ValueError: naming the latent that is global or that the guide does not sample.
@@ -108,7 +108,7 @@ class Layout:
         if not self.latents:
             raise ValueError("the pair has no latents that the guide samples, so there is nothing to ask of them")
 
-    def require_guided(self, asked: str) -> None:
+    def require_guided(self, quantity: str) -> None:
         """Refuse a pair whose model has latents that the guide leaves out, each of whose densities is not known.
 
         Raises:
@@ -117,6 +117,6 @@ class Layout:
         self.require_latents()
         if self.summed:
             raise ValueError(
-                f"latent site {self.summed[0]!r} is summed out, so that the latents have no {asked} of their own: "
+                f"latent site {self.summed[0]!r} is summed out, so that the latents have no {quantity} of their own: "
                 "sample it in the guide"
             )

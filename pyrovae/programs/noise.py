@@ -1,4 +1,4 @@
-"""Random numbers that belong to the datum: its answer does not depend on which others share its batch."""
+"""Random numbers that belong to the observation: its answer does not depend on which others share its batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,18 +91,18 @@ class _Site(Messenger):
 
 
 class DatumNoise(TorchDispatchMode):
-    """Draws every random tensor that has a row per datum from that datum's own generator.
+    """Draws every random tensor that has a row per observation from that observation's own generator.
 
-    Inside this mode a batch holds each of its data ``repeats`` times in a row, so that the rows of datum ``i`` are
-    ``i * repeats`` to ``(i + 1) * repeats - 1``. A random operation whose result has a dimension of that many rows is
-    done datum by datum; one that has none (noise shared by all data) is left to torch's global generator. A
-    sampler that loops until a whole batch is accepted (von Mises) goes on as long as its slowest datum, and so depends
-    on the batch all the same.
+    Inside this mode a batch holds each of its data ``repeats`` times in a row, so that the rows of observation ``i``
+    are ``i * repeats`` to ``(i + 1) * repeats - 1``. A random operation whose result has a dimension of that many rows
+    is done observation by observation; one that has none (noise shared by all data) is left to torch's global
+    generator. A sampler that loops until a whole batch is accepted (von Mises) goes on as long as its slowest
+    observation, and so depends on the batch all the same.
 
     Attributes:
-        repeats: how often each datum stands in the batch.
+        repeats: how often each observation stands in the batch.
         outer: when not 0, the number of particles in a dimension of their own, left of all others; the batch then
-            holds each datum once.
+            holds each observation once.
         record: when not None, takes a :class:`Draw` for every random operation.
 
     Args:
@@ -145,7 +145,7 @@ class DatumNoise(TorchDispatchMode):
         return out
 
     def _laid_out(self, like: Tensor, device: Any) -> Tensor:
-        """Return an empty tensor in which each datum's numbers are next to each other."""
+        """Return an empty tensor in which each observation's numbers are next to each other."""
         found = self._rows(like.shape)
         if found is None:
             return torch.empty(like.shape, dtype=like.dtype, device=device)
@@ -168,7 +168,8 @@ class DatumNoise(TorchDispatchMode):
     def _rows(self, shape: Sequence[int]) -> tuple[int, int] | None:
         """Return the dimension that holds the data, and how many of its entries belong to each; None where none does.
 
-        Distributions flatten what they hand to torch, so that a datum may own several entries in a row of the first.
+        Distributions flatten what they hand to torch, so that an observation may own several entries in a row of the
+        first.
         """
         if self.outer:
             dims = [d for d, n in enumerate(shape) if d > 0 and n == len(self.generators)]

@@ -61,7 +61,7 @@ def beside_densities(site: Site, role: str) -> bool:
 
 
 def hidden_from_questions(site: Site, role: str) -> bool:
-    """Whether a sample site has nothing to do with densities per datum: beside them, or a deterministic value."""
+    """Whether a sample site has nothing to do with densities per observation: beside them, or a deterministic value."""
     deterministic = bool(site["infer"].get("_deterministic")) and site["is_observed"]
     return not site_is_subsample(site) and (deterministic or beside_densities(site, role))
 

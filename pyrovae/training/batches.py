@@ -38,7 +38,7 @@ class Batches:
         """Return the data's order in an epoch.
 
         A batch that holds the whole set is in the set's own order, as under plain Pyro: there a program may have
-        parameters ``[N]`` of every datum, and take none by the plate's indices.
+        parameters ``[N]`` of every observation, and take none by the plate's indices.
         """
         device = self.data.device
         if self.per_epoch == 1:

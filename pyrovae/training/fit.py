@@ -68,9 +68,9 @@ def fit(
     They stay in the mode, train or eval, that they are in; what is evaluated is evaluated in eval mode.
 
     In an initialised default group of ``torch.distributed`` every process calls this with the same arguments; each
-    takes its share of every batch, and the gradients are added up. A datum's noise is the one that it would have in one
-    process, whose result comes out up to rounding; what is drawn from a distribution that is computed (a gamma, a
-    Poisson) comes from a stream of the process's own, and what compares the data of a batch (its
+    takes its share of every batch, and the gradients are added up. An observation's noise is the one that it would have
+    in one process, whose result comes out up to rounding; what is drawn from a distribution that is computed (a gamma,
+    a Poisson) comes from a stream of the process's own, and what compares the data of a batch (its
     statistics, regularisers of the aggregate posterior) sees those of a share. The first process
     writes the checkpoint, which any number of processes can resume.
 
@@ -90,7 +90,7 @@ def fit(
             optimizer, or a ``pyro.optim.PyroOptim``, with which Pyro's own ``SVI`` takes the steps; its schedulers step
             after every epoch, ``ReduceLROnPlateau`` by minus the validation bound, or by the mean of the epoch's losses
             where there are no validation data.
-        validation_data: evaluated after every epoch: one particle a datum, the same noise each time.
+        validation_data: evaluated after every epoch: one particle per observation, the same noise each time.
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
         compile: whether a step is traced once per batch size and compiled; "auto" does so where it saves more time than

@@ -61,7 +61,7 @@ class Fitting:
         batches: of the data.
         compiler: runs the steps' gradients.
         stepper: takes the steps.
-        history: a row a step.
+        history: one row per step.
         group: of processes.
         schedule: learning rate of a step; None: the optimizer's own.
         position: where the fit stands.

@@ -186,7 +186,7 @@ class Share:
 
 
 class SharedNoise(TorchDispatchMode):
-    """Draws for the whole batch, and keeps this share's rows: a datum gets the noise that it would get in one process.
+    """Draws for the whole batch, and keeps this share's rows: an observation has the noise that one process gives it.
 
     What cannot be drawn so, from a distribution that is computed, comes from a generator of the process's own.
 

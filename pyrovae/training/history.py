@@ -1,4 +1,4 @@
-"""The record of a fit: a row a step."""
+"""The record of a fit: one row per step."""
 
 import math
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class History:
         if not last - first > DIVERGED * max(1.0, abs(first)):
             return None
         return (
-            f"the fit diverged: its loss was {first:.4g} nats per datum at first and is {last:.4g} at the end: "
+            f"the fit diverged: its loss was {first:.4g} nats per observation at first and is {last:.4g} at the end: "
             "lower the learning rate, or give clip_norm"
         )
 

@@ -78,7 +78,9 @@ class Recorder:
     def loss_size(self, layout: Layout, num_data: int) -> int:
         """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
         trace = self.model_traces[-1]
-        full = plate_size(trace, layout.plate)  # longer than the batch also where each datum stands once a particle
+        full = plate_size(
+            trace, layout.plate
+        )  # longer than the batch also where each observation stands once per particle
         return full if layout.subsampled or full != num_rows(trace, layout.plate, num_data) else num_data
 
     def annealed(self, layout: Layout, num_data: int) -> bool:
@@ -92,7 +94,7 @@ class Recorder:
 
     @torch.no_grad()
     def decompose(self, num_data: int, layout: Layout, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the batch's mean bound, reconstruction and KL in nats per datum, given the loss of a bound likewise.
+        """Return the batch's mean bound, reconstruction and KL in nats per observation, given the loss of a bound.
 
         Where latents are shared by all data or summed out, the bound is the objective's, not a number where it carries
         a scale beyond the plate's, and its parts are not defined.

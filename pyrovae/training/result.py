@@ -28,11 +28,11 @@ class Fit:
         model: the fitted generative program: the module that was passed, trained in place, or the function that was
             passed together with the bare ``pyro.param`` values that it was fitted with.
         guide: the fitted recognition program, likewise.
-        history: a row a step. ``loss``, ``bound``, ``reconstruction``, ``kl`` and ``validation_bound`` are in nats per
-            datum; ``loss`` is the objective's, ``bound`` is always an evidence lower bound with every scale removed.
-            Where latents are shared by all data or summed out, it is minus the loss, or not a number where a scale
-            beyond the plate's is carried (``poutine.scale``), and ``reconstruction`` and ``kl`` are not numbers.
-            Last come the weights of the objective at that step, a column each, by their names (``kl_weight``).
+        history: one row per step. ``loss``, ``bound``, ``reconstruction``, ``kl`` and ``validation_bound`` are in nats
+            per observation; ``loss`` is the objective's, ``bound`` is always an evidence lower bound with every scale
+            removed. Where latents are shared by all data or summed out, it is minus the loss, or not a number where a
+            scale beyond the plate's is carried (``poutine.scale``), and ``reconstruction`` and ``kl`` are not numbers.
+            Last come the weights of the objective at that step, one column each, by their names (``kl_weight``).
         stopped: why the fit ended: "finished", "patience", "diverged" (its loss ended far above the first), or the
             signal that interrupted it.
         seconds: that training took, validation included.

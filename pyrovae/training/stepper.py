@@ -9,9 +9,9 @@ from pyrovae.programs.types import Batch
 from pyrovae.training.recorder import Recorder
 
 MEASURED = ("loss", "bound", "reconstruction", "kl", "grad_norm")
-"""What a step returns as one tensor, in nats per datum except ``grad_norm``: the objective's loss with its scales;
-E_q[log p(x, z) - log q(z | x)], E_q[log p(x | z)] and E_q[log q(z | x) - log p(z)] with every scale removed; the norm
-of the gradient of the summed loss, before clipping."""
+"""What a step returns as one tensor, in nats per observation except ``grad_norm``: the objective's loss with its
+scales; E_q[log p(x, z) - log q(z | x)], E_q[log p(x | z)] and E_q[log q(z | x) - log p(z)] with every scale removed;
+the norm of the gradient of the summed loss, before clipping."""
 
 
 class Stepper(Protocol):

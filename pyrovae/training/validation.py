@@ -35,12 +35,12 @@ def validate(fitting: Fitting) -> float:
 
 @torch.no_grad()
 def _bound(fitting: Fitting, data: Data) -> float:
-    """Return the mean bound, nats per datum; the same noise at every call."""
+    """Return the mean bound, nats per observation; the same noise at every call."""
     problem, layout, seed = fitting.problem, fitting.problem.layout, fitting.batches.seed
     with modes(problem.modules, training=False), random_state("validation", seed, data.device):
         if not layout.global_latents and not layout.unguided:
-            asked = Question(problem.pair.numbered(layout), data, layout, seed, DATA_AT_ONCE)
-            return float(torch.cat([part[0] for _, part in stream(asked, 1)]).double().mean())
+            question = Question(problem.pair.numbered(layout), data, layout, seed, DATA_AT_ONCE)
+            return float(torch.cat([part[0] for _, part in stream(question, 1)]).double().mean())
         recorder, total = fitting.stepper.recorder, 0.0
         for indices, batch in data.batches(DATA_AT_ONCE):
             loss = problem.loss(recorder, batch)

@@ -100,7 +100,7 @@ class Ranks:
         return self.table().round(4).to_string()
 
     def table(self) -> pd.DataFrame:
-        """Tabulate a row a quantity.
+        """Tabulate one row per quantity.
 
         - ``pvalue`` of uniformity, and ``adjusted`` for the number of rows (Holm);
         - ``bias``: mean of the transforms less one half: above 0 where values lie above the draws; its error is

@@ -19,7 +19,7 @@ from pyrovae.diagnostics.predictive.draws import coordinates
 from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
 from pyrovae.importance.particles import Particles
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.sites import is_discrete, site_rows
@@ -34,7 +34,7 @@ JOINT, DENSITY, DISTANCE = "log p(x, z)", "log q(z | x)", "distance"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the latents that a datum came from lie among the guide's draws, for S simulated data.
+    """Where the latents that an observation came from lie among the guide's draws, for S simulated data.
 
     A guide that is the posterior makes every rank uniform on 0, ..., K. The converse needs quantities that depend on
     the data: ranks of the latents alone are uniform too for a guide that ignores x and draws from the prior, which
@@ -43,10 +43,10 @@ class Calibration:
     Attributes:
         latents: ranks of every latent coordinate, by site: ``z[0]``, ``z[1]``, ....
         joint: ranks of log p(x, z), which no single coordinate can replace.
-        density: ranks of log q(z | x), whose highest-density regions they judge; None for a guide that cannot score a z
-            that it did not draw, or that has auxiliary sites.
-        distance: ranks of the distance to a reference point that depends on x: the latents of the most similar datum
-            of another simulation (TARP).
+        density: ranks of log q(z | x), whose highest-density regions they evaluate; None for a guide that cannot score
+            a z that it did not draw, or that has auxiliary sites.
+        distance: ranks of the distance to a reference point that depends on x: the latents of the most similar
+            observation of another simulation (TARP).
         quantities: ranks of the caller's own; None without any.
     """
 
@@ -86,7 +86,7 @@ class Calibration:
         return f"{len(self)} simulations, {self.num_draws} draws each\n{self.table().round(4).to_string()}"
 
     def table(self) -> pd.DataFrame:
-        """Tabulate a row a quantity, as :meth:`pyrovae.Ranks.table` does, p-values adjusted over all rows.
+        """Tabulate one row per quantity, as :meth:`pyrovae.Ranks.table` does, p-values adjusted over all rows.
 
         Symmetry is asked of the latents alone, and adjusted for their number: any wrong width makes densities lean.
         """
@@ -96,14 +96,14 @@ class Calibration:
         return table
 
     def coverage(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> pd.DataFrame:
-        """Return how often credible regions of the guide hold the latents that the datum came from.
+        """Return how often credible regions of the guide hold the latents that the observation came from.
 
         Args:
             levels: of the regions; one between two multiples of 1 / (K + 1) is taken down to the lower, the
                 least being 1 / (K + 1).
 
         Returns:
-            A row a level: ``level`` as it was taken; the share of simulations in which the truth lies inside
+            One row per level: ``level`` as it was taken; the share of simulations in which the truth lies inside
 
             - ``density``: the region of highest q(z | x) (expected coverage); NaN where the guide cannot score;
             - ``distance``: the ball around the reference point (TARP);
@@ -184,7 +184,7 @@ def sbc(
         data: a tensor, a tuple of tensors, or a data set: their shapes, covariates and missing values are taken, as
             :func:`pyrovae.simulate` does.
         num_simulations: S.
-        num_draws: K, of the guide for each simulated datum, independent.
+        num_draws: K, of the guide for each simulated observation, independent.
         quantities: by name, further functions of the latents and the data to be ranked: ``f(latents, *batch)`` takes a
             dict of latents by site, ``[rows, ...]``, and the batch's tensors, ``[rows, ...]``, and returns ``[rows]``.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
@@ -213,17 +213,17 @@ def sbc(
     first, others = made.part(slice(0, num_simulations)), made.part(slice(num_simulations, None))
     points = _Points.of(first, others)
     tally, scored = Tally(), True
-    with question(model, guide, first.data, **options) as asked:
-        asked.layout.require_latents()
-        latents = asked.layout.latents
+    with ask(model, guide, first.data, **options) as question:
+        question.layout.require_latents()
+        latents = question.layout.latents
         names = [name for site in latents for name in coordinates(site, made.latents[site][0])]
         _see_names(own, [*names, JOINT, DENSITY, DISTANCE])
-        for part in asked.particles(num_draws, "sbc"):
-            truth = _truth(asked, part, first.latents, points, own)
-            drawn = _drawn(asked, part, points, own)
+        for part in question.particles(num_draws, "sbc"):
+            truth = _truth(question, part, first.latents, points, own)
+            drawn = _drawn(question, part, points, own)
             tally.add(part.indices.start, *rank(truth, drawn, _tolerance(part, latents, truth, len(names))))
             scored = scored and not bool(truth[:, len(names) + 1].isnan().any())
-    ranks = tally.ranks("ties of sbc", asked.seed)
+    ranks = tally.ranks("ties of sbc", question.seed)
     labels = [*names, JOINT, DENSITY, DISTANCE, *own]
     chosen = lambda *wanted: Ranks(ranks, num_draws, tuple(labels)).select(wanted)  # noqa: E731
     return Calibration(
@@ -243,14 +243,14 @@ def _see_names(own: Mapping[str, Any], taken: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Points:
-    """Where distances are taken from: a latent vector of every simulated datum, in units of ``scale``."""
+    """Where distances are taken from: a latent vector of every simulated observation, in units of ``scale``."""
 
     scale: Tensor
     points: Tensor
 
     @staticmethod
     def of(made: Simulation, others: Simulation) -> "_Points":
-        """Take for every datum the latents of the other simulation's most similar datum."""
+        """Take for every observation the latents of the other simulation's most similar observation."""
         known = _flat(others.latents)  # not those that are ranked: a scale that has seen them would favour them
         scale = known.std(0).clamp(min=1e-12)
         here, there = (_standardised(one.seen, others.seen) for one in (made, others))
@@ -266,7 +266,7 @@ def _flat(latents: Mapping[str, Tensor]) -> Tensor:
 
 
 def _standardised(seen: Sequence[Tensor], reference: Sequence[Tensor]) -> np.ndarray:
-    """Return all that a datum holds as a row of numbers on comparable scales; what is missing or masked as the mean."""
+    """Return each observation as a row of numbers on comparable scales; what is missing or masked is the mean."""
     rows, known = (
         torch.cat([t.reshape(len(t), -1).double() for t in tensors], dim=1).numpy() for tensors in (seen, reference)
     )
@@ -276,20 +276,20 @@ def _standardised(seen: Sequence[Tensor], reference: Sequence[Tensor]) -> np.nda
 
 
 def _truth(
-    asked: Question, part: Particles, latents: Mapping[str, Tensor], points: _Points, own: Mapping[str, Quantity]
+    question: Question, part: Particles, latents: Mapping[str, Tensor], points: _Points, own: Mapping[str, Quantity]
 ) -> Tensor:
     """Return all quantities of the latents that the data came from, ``[data, quantities]``; NaN for no density."""
     indices = torch.arange(part.indices.start, part.indices.stop, device="cpu")
     repeats = len(part.log_weight)
     batch = tuple(t[::repeats] for t in part.rows)
-    rows = {name: latents[name][indices].to(batch[0].device) for name in asked.layout.latents}
+    rows = {name: latents[name][indices].to(batch[0].device) for name in question.layout.latents}
     held = {
         name: value.movedim(0, len(part.guide_trace.nodes[name]["fn"].batch_shape) - 1) for name, value in rows.items()
     }
     with Repeated():
-        model_trace = asked.pair.density(poutine.condition(asked.pair.model, data=held), batch)
+        model_trace = question.pair.density(poutine.condition(question.pair.model, data=held), batch)
     log_p = log_density(model_trace, len(indices))
-    log_q = _score(asked, held, batch)
+    log_q = _score(question, held, batch)
     return _quantities(rows, batch, indices, log_p, log_q, points, own)
 
 
@@ -307,23 +307,23 @@ def _tolerance(part: Particles, latents: Sequence[str], truth: Tensor, num_laten
     return found
 
 
-def _score(asked: Question, held: Mapping[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+def _score(question: Question, held: Mapping[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
     """Return the guide's density of latents that it did not draw, ``[data]``; NaN where it has none."""
     unknown = torch.full((len(batch[0]),), torch.nan, device=batch[0].device)
-    if asked.layout.auxiliary:
+    if question.layout.auxiliary:
         return unknown
     try:
         with Repeated():
-            trace = poutine.trace(poutine.condition(asked.pair.guide, data=dict(held))).get_trace(*batch)
+            trace = poutine.trace(poutine.condition(question.pair.guide, data=dict(held))).get_trace(*batch)
             return log_density(trace, len(batch[0]))
     except (RuntimeError, ValueError, KeyError, NotImplementedError):  # as one-way flows do
         return unknown
 
 
-def _drawn(asked: Question, part: Particles, points: _Points, own: Mapping[str, Quantity]) -> Tensor:
+def _drawn(question: Question, part: Particles, points: _Points, own: Mapping[str, Quantity]) -> Tensor:
     """Return all quantities of the guide's draws, ``[draws, data, quantities]``."""
     size, repeats = len(part.rows[0]), len(part.log_weight)
-    rows = {name: site_rows(part.guide_trace.nodes[name]) for name in asked.layout.latents}
+    rows = {name: site_rows(part.guide_trace.nodes[name]) for name in question.layout.latents}
     indices = torch.arange(part.indices.start, part.indices.stop, device="cpu").repeat_interleave(repeats)
     log_p, log_q = (log_density(trace, size) for trace in (part.model_trace, part.guide_trace))
     found = _quantities(rows, part.rows, indices, log_p, log_q, points, own)

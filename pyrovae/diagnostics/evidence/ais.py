@@ -1,4 +1,4 @@
-"""Log evidence per datum by annealed importance sampling, and a sandwich of it on simulated data."""
+"""Log evidence per observation by annealed importance sampling, and a sandwich of it on simulated data."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from pyrovae.diagnostics.evidence.evaluate import combined_error, interval, log_
 from pyrovae.diagnostics.evidence.trust import agree, described, distance_below, effective, normal_part, unreliable
 from pyrovae.importance.options import Options, shared_keywords
 from pyrovae.importance.psis import PRACTICAL, pareto_khat
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.mcmc.annealing import Annealer, Schedule, prior_guide
 from pyrovae.programs.types import Batch, Program
 
@@ -30,7 +30,7 @@ SPARE = 1.25  # times as many, which "auto" asks of half as many temperatures
 
 @dataclass(frozen=True)
 class Annealing:
-    """Estimates for each of N data, from C chains a datum. Nats, higher is better.
+    """Estimates for each of N data, from C chains per observation. Nats, higher is better.
 
     An estimate is ``reliable`` when all of these hold:
 
@@ -55,7 +55,7 @@ class Annealing:
             NaN for one chain; widened where the estimate is not reliable.
         acceptance: mean acceptance probability of the transitions, ``[N]``, 0.65 where step sizes could be adapted.
         log_weights: ``[C, N]``.
-        num_temperatures: T of each datum's run, ``[N]``.
+        num_temperatures: T of each observation's run, ``[N]``.
         half: the estimate by half as many temperatures, ``[N]``, which counts for nothing else.
         reliable: whether the estimate and its error are to be trusted, ``[N]``.
     """
@@ -73,16 +73,16 @@ class Annealing:
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size of each datum's chains, (sum w)^2 / sum w^2, ``[N]``, between 1 and C."""
+        """Effective sample size of each observation's chains, (sum w)^2 / sum w^2, ``[N]``, between 1 and C."""
         return effective(self.log_weights)
 
     @property
     def khat(self) -> Tensor:
-        """Pareto tail index of each datum's weights, ``[N]``; infinite for fewer than 21 chains, which cannot tell."""
+        """Pareto tail index per observation, ``[N]``; infinite for fewer than 21 chains, which cannot tell."""
         return pareto_khat(self.log_weights)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Return an interval for every datum's log p(x), ``[N]`` each, by Student's t and with the bias taken off."""
+        """Return an interval per observation for log p(x), ``[N]`` each, by Student's t and with the bias taken off."""
         return interval(self.log_evidence, self.log_evidence_se, len(self.log_weights), level)
 
     def summary(self) -> dict[str, float]:
@@ -119,14 +119,14 @@ def ais(
     step_size: float = 0.5,
     **options: Unpack[Options],
 ) -> Annealing:
-    """Estimate each datum's log evidence by annealed importance sampling with Hamiltonian transitions.
+    """Estimate each observation's log evidence by annealed importance sampling with Hamiltonian transitions.
 
     Chains are carried from the guide (the prior, without one) to the posterior, through distributions proportional to
-    q(z | x)^(1 - b) p(x, z)^b of unconstrained latents. Every datum has temperatures, step sizes and metrics of its
-    own, learned in a pilot run beforehand: in the run that counts nothing is adapted, and the weights are unbiased.
+    q(z | x)^(1 - b) p(x, z)^b of unconstrained latents. Every observation has temperatures, step sizes and metrics of
+    its own, learned in a pilot run beforehand: in the run that counts nothing is adapted, and the weights are unbiased.
 
-    The number of temperatures is chosen for every datum: from 500 on it is doubled until a run of half as many has a
-    quarter of its chains effective. That run decides and is thrown away, so that the one that counts
+    The number of temperatures is chosen for every observation: from 500 on it is doubled until a run of half as many
+    has a quarter of its chains effective. That run decides and is thrown away, so that the one that counts
     does not choose itself.
 
     Start from the prior where posteriors may have several modes, of which the guide may know one; start from the guide
@@ -140,7 +140,7 @@ def ais(
         model: generative program ``model(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
         guide: where chains start; one that can score a z that it did not draw. None: the prior.
-        num_chains: C, chains a datum; with fewer than five no estimate is reliable.
+        num_chains: C, chains per observation; with fewer than five no estimate is reliable.
         num_temperatures: of the path, exactly as many; "auto": chosen. The cost is one and a half times this, times
             ``num_steps``, in gradients of the model.
         max_temperatures: the most that "auto" chooses.
@@ -150,7 +150,7 @@ def ais(
             (:class:`pyrovae.Options`).
 
     Returns:
-        Estimates per datum, on the CPU in float64.
+        Estimates per observation, on the CPU in float64.
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, a latent that cannot be moved along a
@@ -247,7 +247,7 @@ def _tries(num_temperatures: int | str, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _One:
-    """A datum's chains: of the run that counts, of the one of half as many temperatures, and where both started."""
+    """An observation's chains: of the run that counts, of that of half as many temperatures, and where both began."""
 
     log_weights: Tensor  # [C]
     half: Tensor  # [C]
@@ -309,7 +309,7 @@ def _collected(runs: Sequence[_One]) -> Annealing:
 
 
 def _enough(log_weights: Tensor, more: float = 1.0) -> Tensor:
-    """Whether enough of the chains of each datum are effective, and by so much more, ``[N]`` of ``[C, N]``."""
+    """Whether enough of the chains of each observation are effective, and by so much more, ``[N]`` of ``[C, N]``."""
     count, variance = normal_part(log_weights)
     least = torch.minimum(effective(log_weights), count * (-variance).exp())
     return least >= more * max(LEAST_EFFECTIVE, LEAST_SHARE * len(log_weights))
@@ -331,7 +331,7 @@ def finite(log_weights: Tensor, names: Sequence[int]) -> Tensor:
     bad = (log_weights.isnan() | (log_weights == torch.inf)).any(0) | (log_weights == -torch.inf).all(0)
     if bool(bad.any()):
         raise ValueError(
-            f"the weights of datum {names[int(bad.nonzero()[0])]} are not finite numbers: the model or the guide "
+            f"the weights of observation {names[int(bad.nonzero()[0])]} are not finite numbers: the model or the guide "
             "returns NaN or infinity where its chains are (evaluate names the site)"
         )
     return log_weights
@@ -354,7 +354,7 @@ def annealing(
 ) -> Iterator[Annealer]:
     """Put a question that chains answer, from the guide, or from the prior where it is None."""
     with (
-        question(model, prior_guide(model, guide), data, **options) as asked,
+        ask(model, prior_guide(model, guide), data, **options) as question,
         pyro.validation_enabled(False),
     ):
-        yield Annealer(asked, schedule)
+        yield Annealer(question, schedule)

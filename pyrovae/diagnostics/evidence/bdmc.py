@@ -16,13 +16,13 @@ from pyrovae.programs.types import Program
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Bounds of each simulated datum's log p(x), from chains run both ways. Nats.
+    """Bounds of each simulated observation's log p(x), from chains run both ways. Nats.
 
     Attributes:
         lower: from chains that ran from the guide to the posterior, ``[N]``, below log p(x) in expectation.
         lower_se: its standard error over the chains, ``[N]``.
-        upper: from chains that ran from the draw that the datum came from back to the guide, ``[N]``, above log p(x) in
-            expectation.
+        upper: from chains that ran from the draw that the observation came from back to the guide, ``[N]``, above log
+            p(x) in expectation.
         upper_se: its standard error over the chains, ``[N]``, given that draw.
         data: the simulated batch.
     """
@@ -62,7 +62,7 @@ def bdmc(
 ) -> Sandwich:
     """Bracket log p(x) of data that the model simulates: bidirectional Monte Carlo.
 
-    The latent that a simulated datum came from is an exact draw of its posterior. Chains that start there and run
+    The latent that a simulated observation came from is an exact draw of its posterior. Chains that start there and run
     backwards bound log p(x) from above, as :func:`ais` bounds it from below; the width of the sandwich proves how good
     the settings are, for data like those that the model makes.
 
@@ -72,7 +72,7 @@ def bdmc(
         model: generative program ``model(*batch)``.
         data: as many data are simulated as there are here; covariates are taken from it, observations are replaced.
         guide: where forward chains start, or None for the prior.
-        num_chains: chains a datum, each way.
+        num_chains: chains per observation, each way.
         num_temperatures: of the path, each way.
         num_steps: leapfrog steps of a transition.
         step_size: that adaptation starts from, in units of the metric.

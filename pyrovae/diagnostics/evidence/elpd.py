@@ -36,7 +36,8 @@ def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]
     over the data; ``warning`` says that some k-hat is above its limit, which depends on the number of particles.
 
     Args:
-        evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of a datum is taken.
+        evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of an observation is
+            taken.
     """
     return compared({name: elpd(_mean(one)) for name, one in evaluations.items()})
 

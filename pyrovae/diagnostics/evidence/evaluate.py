@@ -1,4 +1,4 @@
-"""How good the bound and the evidence are, per datum."""
+"""How good the bound and the evidence are, per observation."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.importance.log_weights import stream
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.types import Program
 
 COARSE = 0.1  # nats to which a log weight must be held for the tail of the weights to be seen
@@ -22,7 +22,7 @@ COARSE = 0.1  # nats to which a log weight must be held for the tail of the weig
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Estimates for each of N data, from K particles a datum. Nats, higher is better.
+    """Estimates for each of N data, from K particles per observation. Nats, higher is better.
 
     Attributes:
         elbo: evidence lower bound E_q[log w], ``[N]``.
@@ -54,12 +54,12 @@ class Evaluation:
 
     @property
     def reliable(self) -> Tensor:
-        """Whether each datum's weights are to be trusted, ``[N]``: k-hat is at most ``khat_limit``."""
+        """Whether each observation's weights are to be trusted, ``[N]``: k-hat is at most ``khat_limit``."""
         return self.khat <= self.khat_limit
 
     @property
     def draws_needed(self) -> Tensor:
-        """How many particles each datum's k-hat asks for, ``[N]``, as :func:`pyrovae.draws_needed` has it.
+        """How many particles each observation's k-hat asks for, ``[N]``, as :func:`pyrovae.draws_needed` has it.
 
         No number is practical where k-hat is above 0.7.
         """
@@ -71,14 +71,14 @@ class Evaluation:
         return [(self.elbo, self.elbo_se), (self.log_evidence, self.log_evidence_se)]
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Return an interval for every datum's log p(x), ``[N]`` each: the estimate, its bias taken off, and its error.
+        """Return an interval per observation for log p(x), ``[N]`` each: the estimate less its bias, and its error.
 
         Trust it where ``reliable`` says so.
         """
         return interval(self.log_evidence, self.log_evidence_se, self.num_particles, level)
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data, in nats per datum.
+        """Return means over the data, in nats per observation.
 
         ``*_se`` is the standard error of a mean over data drawn from a population; ``*_mc_se`` is the part of it that
         more particles would remove. ``khat_over_limit`` is the share of data whose weights are not to be trusted.
@@ -104,7 +104,7 @@ class Evaluation:
             count: how many to list.
 
         Returns:
-            A row a datum, by its number in the set: ``khat``, ``reliable`` (k-hat is within its limit),
+            One row per observation, by its number in the set: ``khat``, ``reliable`` (k-hat is within its limit),
             ``draws_needed`` (particles that this k-hat asks for), ``ess``, ``gap`` (log evidence - ELBO, in nats),
             ``elbo``.
         """
@@ -184,7 +184,7 @@ def evaluate(
     num_particles: int = 1000,
     **options: Unpack[Options],
 ) -> Evaluation:
-    """Estimate each datum's ELBO and log evidence, and how far the estimates can be trusted.
+    """Estimate each observation's ELBO and log evidence, and how far the estimates can be trusted.
 
     Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016, for the estimate of log p(x).
 
@@ -197,7 +197,7 @@ def evaluate(
             (:class:`pyrovae.Options`).
 
     Returns:
-        Estimates per datum, on the CPU in float64.
+        Estimates per observation, on the CPU in float64.
 
     Example:
         >>> from pyrovae import guides, models
@@ -210,8 +210,8 @@ def evaluate(
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
     num_particles = at_least("num_particles", num_particles, 1)
-    with question(model, guide, data, **options) as asked:
-        parts = [weigh(part) for _, part in stream(asked, num_particles, "evaluate")]
+    with ask(model, guide, data, **options) as question:
+        parts = [weigh(part) for _, part in stream(question, num_particles, "evaluate")]
     fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     _say_what_rounding_decides(fields)
     return Evaluation(**fields, num_particles=num_particles)

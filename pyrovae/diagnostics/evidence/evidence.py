@@ -1,4 +1,4 @@
-"""Log evidence per datum, cheaply where that is reliable and by annealing where it is not."""
+"""Log evidence per observation, cheaply where that is reliable and by annealing where it is not."""
 
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -23,7 +23,7 @@ class Evidence:
         log_evidence: estimate of log p(x), ``[N]``.
         log_evidence_se: its Monte Carlo standard error, ``[N]``.
         khat: Pareto tail index of the importance weights, ``[N]``.
-        annealed: whether the datum was annealed, ``[N]``.
+        annealed: whether the observation was annealed, ``[N]``.
         reliable: whether the estimate and its error are to be trusted, ``[N]``: by k-hat, or as
             :class:`~pyrovae.Annealing` has it, and not below a bound that the guide gives.
     """
@@ -65,28 +65,28 @@ def evidence(
     anneal_from_guide: bool = True,
     **options: Unpack[Options],
 ) -> Evidence:
-    """Estimate each datum's log evidence: importance sampling first, annealed importance sampling where it fails.
+    """Estimate each observation's log evidence: importance sampling first, annealed importance sampling where it fails.
 
-    The rule: a datum keeps its importance-weighted estimate when the Pareto k-hat of its weights is within its limit
-    (:func:`pyrovae.khat_limit`) and the standard error at most ``tolerance``. Every other datum is annealed, and only
-    that estimate counts: the larger of two noisy ones would be biased up. What fails in annealing from one start, or
-    ends below a bound that the guide gives (its ELBO, its importance weights), is annealed from the other, too; what
-    fails in both is not ``reliable``.
+    The rule: an observation keeps its importance-weighted estimate when the Pareto k-hat of its weights is within its
+    limit (:func:`pyrovae.khat_limit`) and the standard error at most ``tolerance``. Every other observation is
+    annealed, and only that estimate counts: the larger of two noisy ones would be biased up. What fails in annealing
+    from one start, or ends below a bound that the guide gives (its ELBO, its importance weights), is annealed from the
+    other, too; what fails in both is not ``reliable``.
 
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        num_particles: importance samples a datum.
+        num_particles: importance samples per observation.
         tolerance: standard error in nats that an importance-weighted estimate may have.
-        num_chains: of annealing, a datum.
+        num_chains: of annealing, an observation.
         num_temperatures: of annealing, as :func:`pyrovae.ais` has it.
         anneal_from_guide: start annealing from the guide, and from the prior what fails; False: the other way round, as
             guides need that cannot score a z that they did not draw.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
-        ValueError: as :func:`~pyrovae.evaluate` and, where a datum has to be annealed, :func:`~pyrovae.ais` do.
+        ValueError: as :func:`~pyrovae.evaluate` and, where an observation has to be annealed, :func:`~pyrovae.ais` do.
     """
     tolerance = positive("tolerance", tolerance)
     num_chains = at_least("num_chains", num_chains, 1)

@@ -1,4 +1,4 @@
-"""A guide's own family, with parameters that are free for every datum."""
+"""A guide's own family, with parameters that are free for every observation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _PREFERRED = {"covariance_matrix": "scale_tril", "precision_matrix": "scale_tril
 
 @dataclass(frozen=True)
 class Member:
-    """q of every datum of a batch, one distribution a latent site.
+    """q of every observation of a batch, one distribution per latent site.
 
     Attributes:
         params: free parameters, unconstrained; the data are a dimension of each.
@@ -47,13 +47,13 @@ class Member:
         return density.flatten(0, -2).sum(0) if density.dim() > 1 else density
 
     def distributions(self, params: list[Tensor], repeats: int) -> dict[str, dist.TorchDistribution]:
-        """Return the distributions of every site, each datum standing ``repeats`` times in a row."""
+        """Return the distributions of every site, each observation standing ``repeats`` times in a row."""
         rows = [p.repeat_interleave(repeats, p.dim() + d) for p, d in zip(params, self.data_dims, strict=True)]
         return {name: build([rows[i] for i in which]) for name, (which, build) in self.builds.items()}
 
 
 def member(question: Question, batch: Batch) -> Member:
-    """Return where the guide puts every datum of a batch, within its own family.
+    """Return where the guide puts every observation of a batch, within its own family.
 
     The free parameters are those that the guide's head puts out (location and scale, a flow's context); of a plain Pyro
     guide, all parameters of the distributions that it samples from.
@@ -88,7 +88,8 @@ def _from_sites(question: Question, batch: Batch) -> Member:
         again, _ = _freed(name, traces[1].nodes[name])
         if not all(torch.equal(one, other) for one, other in zip(free, again, strict=True)):
             raise ValueError(
-                f"the guide's distribution of {name!r} depends on another draw, so that a datum has no parameters of "
+                f"the guide's distribution of {name!r} depends on another draw, so that an observation has no "
+                "parameters of "
                 "its own: gaps are defined for guides whose latents are drawn given the data alone"
             )
         builds[name] = (list(range(len(params), len(params) + len(free))), build)

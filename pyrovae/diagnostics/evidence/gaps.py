@@ -18,7 +18,7 @@ from pyrovae.diagnostics.evidence.family import Member, member
 from pyrovae.diagnostics.evidence.supported import Supported, held_against, supported
 from pyrovae.diagnostics.evidence.trust import doubt, unreliable
 from pyrovae.importance.options import Options, shared_keywords, without
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.noise import DatumNoise
@@ -36,11 +36,11 @@ class Gaps:
     Attributes:
         log_evidence: log p(x), ``[N]``.
         log_evidence_se: its Monte Carlo standard error, ``[N]``.
-        optimal: what :func:`pyrovae.evaluate` says of the family's best member, fitted to each datum alone.
+        optimal: what :func:`pyrovae.evaluate` says of the family's best member, fitted to each observation alone.
         guide: the same of the guide.
         reliable: whether ``log_evidence`` is to be trusted, and so the approximation gap, ``[N]``.
         refuted: whether it lies below an ELBO or an importance-weighted bound beyond four errors of both, ``[N]``: a
-            gap is a divergence, and cannot be negative; such a datum has none, since its evidence has failed.
+            gap is a divergence, and cannot be negative; such an observation has none, since its evidence has failed.
     """
 
     log_evidence: Tensor
@@ -97,7 +97,7 @@ class Gaps:
             f"{kind} {summary[kind]:.3f} (standard error {summary[f'{kind}_se']:.3f})"
             for kind in ("approximation", "amortization")
         )
-        text = f"gaps, nats per datum, means of {len(self)} data: {gaps}; log evidence is {doubt(self.reliable)}"
+        text = f"gaps, nats per observation, means of {len(self)} data: {gaps}; log evidence is {doubt(self.reliable)}"
         return text + self.failure
 
     @property
@@ -125,12 +125,12 @@ def gaps(
     lr: float = 0.03,
     **options: Unpack[Options],
 ) -> Gaps:
-    """Split each datum's log p(x) - ELBO into an approximation gap and an amortization gap.
+    """Split each observation's log p(x) - ELBO into an approximation gap and an amortization gap.
 
-    The best member of the guide's family is found for every datum by itself: from where the encoder puts it, its free
-    parameters (those that the head puts out: location and scale, a flow's context; of a plain Pyro guide, those of its
-    distributions) climb the datum's own ELBO by Adam, with a step length that falls to 0. What a family shares (the
-    networks of a flow's steps) stays as it is.
+    The best member of the guide's family is found for every observation by itself: from where the encoder puts it, its
+    free parameters (those that the head puts out: location and scale, a flow's context; of a plain Pyro guide, those of
+    its distributions) maximise the observation's own ELBO by Adam, with a step length that falls to 0. What a family
+    shares (the networks of a flow's steps) stays as it is.
 
     On training data the amortization gap says what the encoder lacks in capacity; how much larger it is on held-out
     data, how badly it generalises.
@@ -148,7 +148,7 @@ def gaps(
             against the estimate as lower bounds; one that is higher refutes it.
         num_particles: of the ELBOs and of the importance weights.
         num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
-        particles_per_step: a datum.
+        particles_per_step: an observation.
         lr: Adam's first step length, in units of the parameters.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
@@ -172,15 +172,15 @@ def gaps(
     data = as_data(data).fixed()
     given = _given(log_evidence, len(data))
     weighed: list[list[dict[str, Tensor]]] = []
-    with question(model, guide, data, **options) as asked, pyro.validation_enabled(False):
-        _refuse_discrete(asked)
-        with asked.bar("gaps") as bar:
-            for indices, batch in asked.data.batches(asked.batch_size):
-                start = member(asked, batch)
-                noise = DatumNoise("best member, fitted", asked.seed, indices, asked.data.device)
-                fitted = _fitted(asked, batch, start, noise, num_steps, particles_per_step, lr)
+    with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):
+        _refuse_discrete(question)
+        with question.bar("gaps") as bar:
+            for indices, batch in question.data.batches(question.batch_size):
+                start = member(question, batch)
+                noise = DatumNoise("best member, fitted", question.seed, indices, question.data.device)
+                fitted = _fitted(question, batch, start, noise, num_steps, particles_per_step, lr)
                 both = fitted, start.params
-                weighed.append([_weighed(asked, batch, start, params, indices, num_particles) for params in both])
+                weighed.append([_weighed(question, batch, start, params, indices, num_particles) for params in both])
                 bar.update(len(indices))
     optimal, own = (
         Evaluation(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]}, num_particles=num_particles)
@@ -211,17 +211,17 @@ def _given(known: Any, count: int) -> Annealing | Evidence | Supported | None:
     return checked
 
 
-def _refuse_discrete(asked: Question) -> None:
-    asked.layout.require_latents()
+def _refuse_discrete(question: Question) -> None:
+    question.layout.require_latents()
     with Repeated():
-        trace = poutine.trace(asked.pair.model).get_trace(*asked.data.batch(slice(0, 1)))
-    for name in asked.layout.latents:
+        trace = poutine.trace(question.pair.model).get_trace(*question.data.batch(slice(0, 1)))
+    for name in question.layout.latents:
         if is_discrete(trace.nodes[name]["fn"]):
             raise ValueError(f"latent site {name!r} is discrete: its distribution cannot be fitted along a gradient")
 
 
-def _log_weights(asked: Question, batch: Batch, q: Member, params: list[Tensor], repeats: int, noise: Any) -> Tensor:
-    """Return log p(x, z) - log q(z) of draws of every datum's q, ``[repeats, data]``."""
+def _log_weights(question: Question, batch: Batch, q: Member, params: list[Tensor], repeats: int, noise: Any) -> Tensor:
+    """Return log p(x, z) - log q(z) of draws of every observation's q, ``[repeats, data]``."""
     rows = tuple(t.repeat_interleave(repeats, 0) for t in batch)
     noise.repeats = repeats
     values = {}
@@ -231,20 +231,20 @@ def _log_weights(asked: Question, batch: Batch, q: Member, params: list[Tensor],
             values[name] = site.rsample()
         log_q = log_q + q.log_prob(name, site, values[name], repeats)
     with Repeated():
-        trace = asked.pair.density(poutine.condition(asked.pair.model, data=values), rows)
+        trace = question.pair.density(poutine.condition(question.pair.model, data=values), rows)
     return (log_density(trace, len(rows[0])) - log_q).unflatten(0, (-1, repeats)).T
 
 
 def _fitted(
-    asked: Question, batch: Batch, q: Member, noise: DatumNoise, num_steps: int, repeats: int, lr: float
+    question: Question, batch: Batch, q: Member, noise: DatumNoise, num_steps: int, repeats: int, lr: float
 ) -> list[Tensor]:
-    """Return the parameters of every datum's best member, by Adam from the encoder's."""
+    """Return the parameters of every observation's best member, by Adam from the encoder's."""
     with torch.enable_grad():
         params = [p.clone().requires_grad_() for p in q.params]
         optimizer = torch.optim.Adam(params, lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
         for _ in range(num_steps):
-            bound = _log_weights(asked, batch, q, params, repeats, noise).mean(0).sum()
+            bound = _log_weights(question, batch, q, params, repeats, noise).mean(0).sum()
             for param, found in zip(params, torch.autograd.grad(-bound, params), strict=True):
                 param.grad = found.nan_to_num(0, 0, 0)
             optimizer.step()
@@ -253,17 +253,18 @@ def _fitted(
 
 
 def _weighed(
-    asked: Question, batch: Batch, q: Member, params: list[Tensor], indices: range, num_particles: int
+    question: Question, batch: Batch, q: Member, params: list[Tensor], indices: range, num_particles: int
 ) -> dict[str, Tensor]:
-    """Judge every datum's q, with the same random numbers for every q."""
-    noise = DatumNoise("best member, weighed", asked.seed, indices, asked.data.device)
+    """Judge every observation's q, with the same random numbers for every q."""
+    noise = DatumNoise("best member, weighed", question.seed, indices, question.data.device)
     sizes = [min(AT_ONCE, num_particles - first) for first in range(0, num_particles, AT_ONCE)]
-    parts = [_log_weights(asked, batch, q, params, repeats, noise) for repeats in sizes]
+    parts = [_log_weights(question, batch, q, params, repeats, noise) for repeats in sizes]
     weights = torch.cat(parts)
     bad = (weights.isnan() | (weights == torch.inf)).any(0)
     if bool(bad.any()):
         raise ValueError(
-            f"a log weight of datum {indices[int(bad.nonzero()[0])]} is not a finite number: the model or the guide "
+            f"a log weight of observation {indices[int(bad.nonzero()[0])]} is not a finite number: the model or the "
+            "guide "
             "returns NaN or infinity there (evaluate names the site)"
         )
     return {name: values.cpu() for name, values in weigh(weights).items()}

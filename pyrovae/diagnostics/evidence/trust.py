@@ -82,7 +82,7 @@ def described(method: str, found: Summarised) -> str:
     """Say in words what an estimate of the evidence comes to, and for how many data it is not to be trusted."""
     summary = found.summary()
     text = (
-        f"log evidence {summary['log_evidence']:.3f} nats per datum by {method}, mean of {len(found)} data "
+        f"log evidence {summary['log_evidence']:.3f} nats per observation by {method}, mean of {len(found)} data "
         f"(standard error {summary['log_evidence_se']:.3f} over data, {summary['log_evidence_mc_se']:.3f} Monte Carlo)"
     )
     return f"{text}; {doubt(found.reliable)}"

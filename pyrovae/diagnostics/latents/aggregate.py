@@ -1,4 +1,4 @@
-"""What the KL term pays for: information about the datum, dependence between latents, and distance to the prior."""
+"""What the KL term pays for: information about the data, dependence between latents, distance to the prior."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -19,14 +19,14 @@ from pyrovae.diagnostics.latents.scoring import FEW, conditioned, draws_of_its_o
 from pyrovae.diagnostics.predictive.draws import coordinates
 from pyrovae.distributions.marginals import marginals
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.densities import log_density, per_datum
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.sites import support_of
 from pyrovae.programs.streams import stream_seed
 from pyrovae.programs.types import Program
 
-PAIRS = 2**18  # of a draw and a datum, scored at once, as long as they are
+PAIRS = 2**18  # of a draw and an observation, scored at once, as long as they are
 NUMBERS = 2**24  # at most
 MOMENTS = 64  # draws by which a marginal is described that is not known
 MOST_FREE = 500.0  # on the unconstrained scale, beyond which numbers are rounded to an edge of their support
@@ -34,7 +34,7 @@ MOST_FREE = 500.0  # on the unconstrained scale, beyond which numbers are rounde
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The rate E[log q(z | x) - log p(z)] of N data, and what it is made of. Nats per datum; terms per datum, ``[N]``.
+    """The rate E[log q(z | x) - log p(z)] of N observations, and what it is made of: nats, per observation, ``[N]``.
 
     With q(z) = 1/N sum_j q(z | x_j), the aggregate posterior of these data::
 
@@ -42,8 +42,9 @@ class Aggregate:
              = mutual information + total correlation + sum of dimension-wise KLs + dependence in the prior
 
     The identities hold draw by draw, so that the parts add up. Of N data the mutual information is that between a
-    datum's number and its code, at most log N; over repeated sets it is below that of the population, and
-    ``mutual_information_upper``, which leaves a datum's own q out of q(z), above it: where they differ, N is too small.
+    observation's number and its code, at most log N; over repeated sets it is below that of the population, and
+    ``mutual_information_upper``, which leaves an observation's own q out of q(z), above it: where they differ, N is too
+    small.
 
     Attributes:
         distortion: E[-log p(x | z)].
@@ -82,7 +83,7 @@ class Aggregate:
         return "\n".join([f"{len(self)} data, nats per datum", *lines])
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data and their standard errors over data drawn from a population, in nats per datum.
+        """Return means and their standard errors over data drawn from a population, in nats per observation.
 
         To first order q(z) adds nothing to the errors: a term's influence function is its integrand.
         """
@@ -117,8 +118,8 @@ def aggregate(
 ) -> Aggregate:
     """Split the rate into mutual information, total correlation and dimension-wise KL.
 
-    Every draw is scored under the posterior of every datum, which costs N squared times ``num_draws`` densities: give a
-    subset of large sets. No minibatch stands in for q(z), so that nothing is biased but by N itself.
+    Every draw is scored under the posterior of every observation, which costs N squared times ``num_draws`` densities:
+    give a subset of large sets. No minibatch stands in for q(z), so that nothing is biased but by N itself.
 
     Source: Hoffman and Johnson, "ELBO surgery", 2016; Chen, Li, Grosse and Duvenaud, "Isolating sources of
     disentanglement in variational autoencoders", 2018; Poole, Ozair, van den Oord, Alemi and Tucker, "On variational
@@ -129,7 +130,7 @@ def aggregate(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set; at least 2 data.
-        num_draws: of every datum's posterior.
+        num_draws: of every observation's posterior.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
@@ -148,23 +149,23 @@ def aggregate(
     num_draws = at_least("num_draws", num_draws, 1)
     data = as_data(data).fixed()
     if len(data) < 2:
-        raise ValueError("the aggregate posterior of one datum is its own: give at least 2 data")
-    with question(model, guide, data, **options) as asked, pyro.validation_enabled(False):
-        asked.layout.require_guided("divergences")
-        if asked.layout.auxiliary:
+        raise ValueError("the aggregate posterior of one observation is its own: give at least 2 data")
+    with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):
+        question.layout.require_guided("divergences")
+        if question.layout.auxiliary:
             raise ValueError(
-                f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so q(z) has no density"
+                f"site {question.layout.auxiliary[0]!r} of the guide is not in the model, so q(z) has no density"
             )
-        if draws_of_its_own(asked, asked.data.batch(slice(0, FEW))):
+        if draws_of_its_own(question, question.data.batch(slice(0, FEW))):
             raise ValueError(
                 "the guide draws numbers of its own before it samples, so that q(z | x) is an average over them whose "
                 "density is not known, and they would count as information: ask about the family that it starts from "
                 "(of SemiAmortized, guide.family), or use another guide"
             )
-        drawn = _drawn(asked, num_draws)
-        log_q, without, single = _aggregated(asked, drawn)
-        log_p_single = _prior_marginals(asked, drawn)
-        log_q_single = _by_moments(asked, drawn) if single is None else single
+        drawn = _drawn(question, num_draws)
+        log_q, without, single = _aggregated(question, drawn)
+        log_p_single = _prior_marginals(question, drawn)
+        log_q_single = _by_moments(question, drawn) if single is None else single
     independent = log_q_single.sum(1)
     terms = {
         "distortion": -drawn.log_likelihood,
@@ -200,7 +201,7 @@ class _Drawn:
     Attributes:
         latents: by site, ``[M * N, ...]``, in the dtype and on the device of the programs.
         flat: the same side by side, ``[M * N, D]``.
-        log_q: of a draw under its own datum.
+        log_q: of a draw under its own observation.
         log_p: under the prior.
         log_likelihood: log p(x | z).
         names: of the D coordinates.
@@ -218,10 +219,10 @@ class _Drawn:
     supports: dict[str, Any]
 
 
-def _drawn(asked: Question, num_draws: int) -> _Drawn:
-    latents: dict[str, list[Tensor]] = {name: [] for name in asked.layout.latents}
+def _drawn(question: Question, num_draws: int) -> _Drawn:
+    latents: dict[str, list[Tensor]] = {name: [] for name in question.layout.latents}
     logs: dict[str, list[Tensor]] = {"log_q": [], "log_p": [], "log_likelihood": []}
-    for part in asked.particles(num_draws):
+    for part in question.particles(num_draws):
         if part.start:
             raise ValueError(f"num_draws must be at most {len(part.log_weight)}, got {num_draws}")
         size, sites = len(part.rows[0]), part.guide_trace.nodes
@@ -242,17 +243,17 @@ def _drawn(asked: Question, num_draws: int) -> _Drawn:
     return _Drawn(joined, flat, **densities, names=names, plates=plates, supports=supports)
 
 
-def _aggregated(asked: Question, drawn: _Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return log q(z), the same without the datum that z came from, and every log q(z_d) where it is known."""
-    size, count = len(asked.data), len(drawn.log_q)
+def _aggregated(question: Question, drawn: _Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return log q(z), the same without the observation that z came from, and every log q(z_d) where it is known."""
+    size, count = len(question.data), len(drawn.log_q)
     host: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     total, without = (torch.full((count,), -math.inf, **host) for _ in range(2))
     single: Tensor | None = torch.full(drawn.flat.shape, -math.inf, **host)
-    with asked.bar("aggregate") as bar:
-        for indices, batch in asked.data.batches(asked.batch_size):
+    with question.bar("aggregate") as bar:
+        for indices, batch in question.data.batches(question.batch_size):
             for draws in _chunks(count, len(indices), drawn.flat.shape[1]):
                 latents = {name: value[draws] for name, value in drawn.latents.items()}
-                logs, parts = _scores(asked, latents, drawn.plates, batch)
+                logs, parts = _scores(question, latents, drawn.plates, batch)
                 logs = logs.double().cpu()
                 total[draws] = torch.logaddexp(total[draws], logs.logsumexp(1))
                 owner = torch.arange(draws.start, draws.start + len(logs), device="cpu")[:, None] % size  # every draw's
@@ -273,9 +274,9 @@ def _chunks(count: int, size: int, dim: int) -> Iterator[slice]:
 
 
 def _scores(
-    asked: Question, latents: Mapping[str, Tensor], plates: Mapping[str, int], batch: tuple[Tensor, ...]
+    question: Question, latents: Mapping[str, Tensor], plates: Mapping[str, int], batch: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor | None]:
-    """Return log q of every draw under every datum, ``[draws, data]``, and of its coordinates, ``[draws, data, D]``.
+    """Return log q of draws under all observations, ``[draws, data]``, and of coordinates, ``[draws, data, D]``.
 
     A distribution that takes draws and data in dimensions of their own is scored at once; any other guide is run on
     every pair.
@@ -283,27 +284,29 @@ def _scores(
     if len(latents) == 1:
         ((name, values),) = latents.items()
         with Repeated():
-            site = poutine.trace(asked.pair.guide).get_trace(*batch).nodes[name]
+            site = poutine.trace(question.pair.guide).get_trace(*batch).nodes[name]
         known = marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 and site["mask"] is None else None
         if known is not None:
             together: Tensor = site["fn"].log_prob(values[:, None])
             return together, known(values.reshape(len(values), -1)[:, None])
     count, size = len(next(iter(latents.values()))), len(batch[0])
     rows = tuple(t.repeat(count, *[1] * (t.dim() - 1)) for t in batch)
-    trace = conditioned(asked.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows)
+    trace = conditioned(
+        question.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows
+    )
     return log_density(trace, len(rows[0])).unflatten(0, (count, size)), None
 
 
-def _prior_marginals(asked: Question, drawn: _Drawn) -> Tensor:
+def _prior_marginals(question: Question, drawn: _Drawn) -> Tensor:
     """Return log p(z_d) of every draw, ``[draws, D]``; NaN where it is not known.
 
     Raises:
         ValueError: for a prior that differs between data.
     """
-    for indices, batch in asked.data.batches(asked.batch_size):
+    for indices, batch in question.data.batches(question.batch_size):
         size = len(indices)
         first = {name: value[:1].expand(size, *value.shape[1:]) for name, value in drawn.latents.items()}
-        trace = conditioned(asked.pair.model, first, drawn.plates, batch)
+        trace = conditioned(question.pair.model, first, drawn.plates, batch)
         found = torch.stack([per_datum(trace.nodes[name], size) for name in first]).sum(0)  # conditioning observes them
         if not bool(torch.isclose(found, drawn.log_p[:1].to(found), rtol=1e-4, atol=1e-4).all()):
             raise ValueError(
@@ -311,9 +314,9 @@ def _prior_marginals(asked: Question, drawn: _Drawn) -> Tensor:
                 "is no one p(z) to compare q(z) with: ask about data that share it"
             )
     parts = []
-    for name in asked.layout.latents:
+    for name in question.layout.latents:
         fn = trace.nodes[name]["fn"]
-        known = marginals(fn) if len(asked.layout.latents) == 1 and len(fn.batch_shape) == 1 else None
+        known = marginals(fn) if len(question.layout.latents) == 1 and len(fn.batch_shape) == 1 else None
         values = drawn.latents[name].reshape(len(drawn.log_q), -1)
         unknown = torch.full(values.shape, math.nan)
         found = unknown if known is None else torch.cat([known(v[:, None])[:, 0] for v in values.split(4096)])
@@ -321,7 +324,7 @@ def _prior_marginals(asked: Question, drawn: _Drawn) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _by_moments(asked: Question, drawn: _Drawn) -> Tensor:
+def _by_moments(question: Question, drawn: _Drawn) -> Tensor:
     """Return log q(z_d) of every draw, ``[draws, D]``, each q(z_d | x) taken as a Gaussian; NaN if discrete.
 
     It is one of z_d on its unconstrained scale, u_d: log q(z_d) = log q(u_d) - log |dz_d / du_d|. Its mean and standard
@@ -329,7 +332,7 @@ def _by_moments(asked: Question, drawn: _Drawn) -> Tensor:
     """
     if any(support.is_discrete for support in drawn.supports.values()):
         return torch.full_like(drawn.flat, math.nan)
-    again = _drawn(replace(asked, seed=stream_seed("moments", asked.seed)), MOMENTS)
+    again = _drawn(replace(question, seed=stream_seed("moments", question.seed)), MOMENTS)
     own = _unconstrained(again)[0].unflatten(0, (MOMENTS, -1))
     loc, scale = own.mean(0), own.std(0).clamp(min=1e-9)  # [N, D]
     free, log_jacobian = _unconstrained(drawn)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.common.checks import at_least
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.types import Program
 
 
@@ -21,7 +21,7 @@ def codes(
     num_draws: int = 100,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Return the mean of q(z | x) of every datum, as plots, probes and metrics of codes take them.
+    """Return the mean of q(z | x) of every observation, as plots, probes and metrics of codes take them.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -45,12 +45,12 @@ def codes(
     """
     num_draws = at_least("num_draws", num_draws, 1)
     sums: dict[int, Tensor] = {}
-    with question(model, guide, data, **options) as asked:
-        asked.layout.require_latents()
-        if site is not None and site not in asked.layout.latents:
-            raise ValueError(f"site {site!r} is not a latent: the model has {list(asked.layout.latents)}")
-        names = asked.layout.latents if site is None else (site,)
-        for part in asked.particles(num_draws, "codes"):
+    with ask(model, guide, data, **options) as question:
+        question.layout.require_latents()
+        if site is not None and site not in question.layout.latents:
+            raise ValueError(f"site {site!r} is not a latent: the model has {list(question.layout.latents)}")
+        names = question.layout.latents if site is None else (site,)
+        for part in question.particles(num_draws, "codes"):
             values = [part.values(part.guide_trace.nodes[name]) for name in names]
             found = torch.cat([v.sum(0).reshape(len(part.indices), -1).double() for v in values], dim=1).cpu()
             start = part.indices.start

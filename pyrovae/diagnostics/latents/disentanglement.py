@@ -54,8 +54,8 @@ def disentanglement(
         seed: of shuffles, groups and forests.
 
     Returns:
-        A row a metric: ``value``, ``chance``, ``chance_sd``, and ``adjusted``, (value - chance) / (1 - chance): 0 for
-        noise, 1 for 1.
+        One row per metric: ``value``, ``chance``, ``chance_sd``, and ``adjusted``, (value - chance) / (1 - chance): 0
+        for noise, 1 for 1.
 
     Raises:
         ValueError: for codes and factors of other shapes, codes that are not finite, or factors that do not vary.

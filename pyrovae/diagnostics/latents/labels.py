@@ -40,7 +40,7 @@ def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int
         seed: of clusters, folds and resamples.
 
     Returns:
-        A row a score: ``value`` and ``se``, its standard error over the data.
+        One row per score: ``value`` and ``se``, its standard error over the data.
 
     Raises:
         ValueError: for codes and labels of other shapes, codes that are not finite, or labels too rare to
@@ -80,7 +80,7 @@ def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int
 
 
 def _matched(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return every datum's cluster as the label that the best one-to-one match gives it."""
+    """Return every observation's cluster as the label that the best one-to-one match gives it."""
     table = contingency_matrix(truth, clusters)
     rows, columns = linear_sum_assignment(-table)
     label = np.full(table.shape[1], -1)

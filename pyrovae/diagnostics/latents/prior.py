@@ -18,7 +18,7 @@ from pyrovae.data import as_data
 from pyrovae.diagnostics.latents.scoring import refuse_masked
 from pyrovae.diagnostics.predictive.draws import draw
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.streams import library_seed, numpy_generator
 from pyrovae.programs.types import Program
 
@@ -30,7 +30,7 @@ def prior_against_posterior(
     data: Any,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare the aggregate posterior, one draw of q(z | x) a datum, with as many draws of the prior.
+    """Compare the aggregate posterior, one draw of q(z | x) an observation, with as many draws of the prior.
 
     Where they differ, what is generated from the prior is not like what is encoded, and a richer prior gains by it.
 
@@ -43,8 +43,8 @@ def prior_against_posterior(
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        A row a latent coordinate: means and standard deviations of both, the Kolmogorov-Smirnov distance (between 0 and
-        1) and its two-sample p-value, uncorrected for the number of rows.
+        One row per latent coordinate: means and standard deviations of both, the Kolmogorov-Smirnov distance (between 0
+        and 1) and its two-sample p-value, uncorrected for the number of rows.
 
     Raises:
         ValueError: for a pair that breaks the contract, or bad data.
@@ -67,7 +67,7 @@ def prior_against_posterior(
 
 @dataclass(frozen=True)
 class PriorTest:
-    """Whether the aggregate posterior is the prior, from one draw a datum of each.
+    """Whether the aggregate posterior is the prior, from one draw per observation of each.
 
     Attributes:
         distance: energy distance of both samples, in standard deviations of both together; 0 in expectation for
@@ -96,11 +96,11 @@ def prior_test(
     max_data: int = 2000,
     **options: Unpack[Options],
 ) -> PriorTest:
-    """Test whether codes, one draw of q(z | x) a datum, are distributed as the prior is: all latents together.
+    """Test whether codes, one draw of q(z | x) an observation, are distributed as the prior is: all latents together.
 
-    The p-value is exact whatever the distributions, also where the prior depends on the datum, for data that the guide
-    was not fitted to: labels are exchanged within a datum. The classifier says how far apart they are. Where the guide
-    can score any z, :func:`pyrovae.aggregate` has the divergence without a classifier.
+    The p-value is exact whatever the distributions, also where the prior depends on the observation, for data that the
+    guide was not fitted to: labels are exchanged within an observation. The classifier says how far apart they are.
+    Where the guide can score any z, :func:`pyrovae.aggregate` has the divergence without a classifier.
 
     Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013; Rosca,
     Lakshminarayanan and Mohamed, "Distribution matching in variational inference", 2018, for the density ratio.
@@ -131,8 +131,8 @@ def prior_test(
     label = np.repeat([1, 0], len(q))
     distance, pvalue = _energy(scaled, len(q), num_permutations, seed)
     folds = StratifiedKFold(5, shuffle=True, random_state=library_seed("folds of codes", seed))
-    judge = clone(_trees(len(q), seed) if classifier is None else classifier)
-    chance = cross_val_predict(judge, scaled, label, cv=folds, method="predict_proba")[:, 1].clip(1e-6, 1 - 1e-6)
+    estimator = clone(_trees(len(q), seed) if classifier is None else classifier)
+    chance = cross_val_predict(estimator, scaled, label, cv=folds, method="predict_proba")[:, 1].clip(1e-6, 1 - 1e-6)
     ratio = np.log(chance / (1 - chance))[label == 1]
     return PriorTest(
         distance=distance,
@@ -166,12 +166,12 @@ def _energy(points: np.ndarray, count: int, num_permutations: int, seed: int) ->
 def _drawn(
     model: Program, guide: Program, data: Any, **options: Unpack[Options]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return a draw of q(z | x) and one of the prior for every datum, by site, ``[N, D]`` each."""
+    """Return a draw of q(z | x) and one of the prior for every observation, by site, ``[N, D]`` each."""
     kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    with question(model, guide, data, **options) as asked:
-        for part in draw(asked, 1, ("posterior", "prior"), "draws"):
-            refuse_masked(asked.layout.latents, *part.traces)
-            for name in asked.layout.latents:
+    with ask(model, guide, data, **options) as question:
+        for part in draw(question, 1, ("posterior", "prior"), "draws"):
+            refuse_masked(question.layout.latents, *part.traces)
+            for name in question.layout.latents:
                 pair = (part.groups["posterior"][name][0], part.groups["prior"][name][0])
                 kept.setdefault(name, []).append(pair)
     codes = {name: _rows(torch.cat([q for q, _ in pairs])) for name, pairs in kept.items()}

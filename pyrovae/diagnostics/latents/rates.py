@@ -8,7 +8,7 @@ import torch
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import standard_error
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.densities import per_datum
 from pyrovae.programs.types import Program
 
@@ -22,7 +22,7 @@ def rates(
     num_particles: int = 100,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Return E_q[log q(z_l | ...) - log p(z_l | ...)] of every latent site, in nats per datum.
+    """Return E_q[log q(z_l | ...) - log p(z_l | ...)] of every latent site, in nats per observation.
 
     All of them add up to the whole KL, and the reconstruction less that is the ELBO. With a guide that samples the
     layers in the model's order, from the top (``guides.Ladder``), each is the KL of that layer given those above, and
@@ -35,11 +35,11 @@ def rates(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        num_particles: draws a datum.
+        num_particles: draws per observation.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        A row a site, in the model's order: ``rate``, and ``rate_se``, its standard error over the data.
+        One row per site, in the model's order: ``rate``, and ``rate_se``, its standard error over the data.
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, or a guide with auxiliary sites.
@@ -53,13 +53,15 @@ def rates(
     """
     num_particles = at_least("num_particles", num_particles, 1)
     sums: dict[str, list[torch.Tensor]] = {}
-    with question(model, guide, data, **options) as asked:
-        asked.layout.require_guided("rates")
-        if asked.layout.auxiliary:
-            raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
-        for part in asked.particles(num_particles, "rates"):
+    with ask(model, guide, data, **options) as question:
+        question.layout.require_guided("rates")
+        if question.layout.auxiliary:
+            raise ValueError(
+                f"site {question.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate"
+            )
+        for part in question.particles(num_particles, "rates"):
             size = len(part.rows[0])
-            for name in asked.layout.latents:
+            for name in question.layout.latents:
                 log_q, log_p = (per_datum(t.nodes[name], size) for t in (part.guide_trace, part.model_trace))
                 found = (log_q - log_p).double().unflatten(0, (len(part.indices), -1)).sum(1).cpu()
                 kept = sums.setdefault(name, [])

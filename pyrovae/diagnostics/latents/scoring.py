@@ -58,33 +58,35 @@ def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping
     return trace
 
 
-def draws_of_its_own(asked: Question, batch: Batch) -> bool:
+def draws_of_its_own(question: Question, batch: Batch) -> bool:
     """Whether a guide draws numbers of its own before it samples, so that its q(z | x) differs from run to run.
 
     Two runs score the same latents; a guide that cannot score them, or not outside of its own draws, is not asked.
     """
     rows = tuple(t[:FEW] for t in batch)
     with Repeated():
-        sites = poutine.trace(asked.pair.guide).get_trace(*rows).nodes
-    latents = {name: site_rows(sites[name]) for name in asked.layout.latents}
+        sites = poutine.trace(question.pair.guide).get_trace(*rows).nodes
+    latents = {name: site_rows(sites[name]) for name in question.layout.latents}
     plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in latents}
     try:
-        one, other = (log_density(conditioned(asked.pair.guide, latents, plates, rows), len(rows[0])) for _ in range(2))
+        one, other = (
+            log_density(conditioned(question.pair.guide, latents, plates, rows), len(rows[0])) for _ in range(2)
+        )
     except ValueError:
         return False
     return not torch.allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def refuse_unscored(asked: Question) -> None:
+def refuse_unscored(question: Question) -> None:
     """Refuse a guide that cannot score a z that it did not draw, by those that it draws for other data.
 
     Raises:
         ValueError: saying why it cannot.
     """
-    asked.layout.require_latents()
-    rows = tuple(t[:FEW] for t in asked.data.batch(slice(0, FEW)))
+    question.layout.require_latents()
+    rows = tuple(t[:FEW] for t in question.data.batch(slice(0, FEW)))
     with Repeated():
-        sites = poutine.trace(asked.pair.guide).get_trace(*rows).nodes
-    others = {name: site_rows(sites[name]).roll(1, 0) for name in asked.layout.latents}
+        sites = poutine.trace(question.pair.guide).get_trace(*rows).nodes
+    others = {name: site_rows(sites[name]).roll(1, 0) for name in question.layout.latents}
     plates = {name: len(sites[name]["fn"].batch_shape) - 1 for name in others}
-    conditioned(asked.pair.guide, others, plates, rows)
+    conditioned(question.pair.guide, others, plates, rows)

@@ -16,7 +16,7 @@ from pyrovae.diagnostics.predictive.draws import coordinates
 from pyrovae.distributions.marginals import marginals
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.particles import Particles
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.densities import per_datum
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.noise import DatumNoise
@@ -34,12 +34,12 @@ class Usage:
     """What each latent holds of the data.
 
     Attributes:
-        latents: a row a coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``information`` and
+        latents: one row per coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``information`` and
             ``activity``, each with its standard error (``rate_se``, ...), ``code_variance``, ``state``, ``collapsed``;
             see :func:`usage`.
-        layers: a row a site: ``rate`` and ``information`` of all its coordinates together, in nats per datum, with
-            their standard errors; how many coordinates they are (``latents``), how many are in use (``used``), and how
-            many Burda and others would count as active (``active_units``); ``state``, ``collapsed``.
+        layers: one row per site: ``rate`` and ``information`` of all its coordinates together, in nats per observation,
+            with their standard errors; how many coordinates they are (``latents``), how many are in use (``used``), and
+            how many Burda and others would count as active (``active_units``); ``state``, ``collapsed``.
     """
 
     latents: pd.DataFrame
@@ -61,7 +61,7 @@ class Usage:
             others = {state: list(own.index[own["state"] == state]) for state in _STATES}
             named = "".join(f", {state}: {', '.join(names)}" for state, names in others.items() if names)
             said = _STATES.get(layer["state"], f"{layer['used']} of {layer['latents']} latents in use{named}")
-            lines.append(f"{name}: {layer['rate']:.3g} nats per datum (se {layer['rate_se']:.2g}), {said}")
+            lines.append(f"{name}: {layer['rate']:.3g} nats per observation (se {layer['rate_se']:.2g}), {said}")
         return "\n".join(lines)
 
 
@@ -125,9 +125,9 @@ def usage(
 
     Of every coordinate, given the layers that the programs draw before it, each with its standard error over the data:
 
-    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per datum, of q's marginal. Rates of coordinates add up
-      to the layer's for a factorised q; of a correlated one the layer's holds the correlation too. NaN where the family
-      has no marginals in closed form (flows); the layer's rate is then what it is at most;
+    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per observation, of q's marginal. Rates of coordinates
+      add up to the layer's for a factorised q; of a correlated one the layer's holds the correlation too. NaN where the
+      family has no marginals in closed form (flows); the layer's rate is then what it is at most;
     - ``information``: mutual information of z_d with what q is given, from q's marginals and 500 data taken at random
       (at most the log of their number); NaN likewise, and where a guide draws numbers of its own before it samples
       (``guides.SemiAmortized``), which would count as information;
@@ -158,8 +158,8 @@ def usage(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set; at least 2 data.
-        num_draws: of every datum's posterior; at least 2.
-        threshold: in nats per datum for rates and information, a share of the variance for activity.
+        num_draws: of every observation's posterior; at least 2.
+        threshold: in nats per observation for rates and information, a share of the variance for activity.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
@@ -174,19 +174,21 @@ def usage(
     num_draws = at_least("num_draws", num_draws, 2)
     threshold = positive("threshold", threshold)
     parts: dict[int, dict[str, _Sums]] = {}
-    with question(model, guide, data, **options) as asked:
-        asked.layout.require_guided("rates")
-        if asked.layout.auxiliary:
-            raise ValueError(f"site {asked.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate")
-        if len(asked.data) < 2:
-            raise ValueError("which latents are used cannot be told from one datum: give at least 2")
-        for part in asked.particles(num_draws, "usage"):
-            refuse_masked(asked.layout.latents, part.guide_trace, part.model_trace)
-            found = {name: _Sums.of(part, name) for name in asked.layout.latents}
+    with ask(model, guide, data, **options) as question:
+        question.layout.require_guided("rates")
+        if question.layout.auxiliary:
+            raise ValueError(
+                f"site {question.layout.auxiliary[0]!r} of the guide is not in the model, so it has no rate"
+            )
+        if len(question.data) < 2:
+            raise ValueError("which latents are used cannot be told from one observation: give at least 2")
+        for part in question.particles(num_draws, "usage"):
+            refuse_masked(question.layout.latents, part.guide_trace, part.model_trace)
+            found = {name: _Sums.of(part, name) for name in question.layout.latents}
             kept = parts.get(part.indices.start)
             parts[part.indices.start] = found if kept is None else {n: kept[n] + f for n, f in found.items()}
         width = max(sums.single.shape[1] for sums in next(iter(parts.values())).values())
-        held = _information(asked, width)
+        held = _information(question, width)
     rows: dict[str, dict[str, Any]] = {}
     layers: dict[str, dict[str, Any]] = {}
     for site in next(iter(parts.values())):
@@ -259,7 +261,7 @@ class _Sums:
     def tables(
         self, site: str, num_draws: int, threshold: float, held: _Held
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Return a row a coordinate, and the layer's; a discrete vector, whose coordinates are not apart, is one."""
+        """Return one row per coordinate, and the layer's; a discrete vector has one, as it has no coordinates."""
         layer_rate, size = _mean(self.rate / num_draws), len(self.names)
         single = self.rate[:, None] if size == 1 else self.single
         rates, informations = ([_mean(column) for column in t.T] for t in (single / num_draws, held.single))
@@ -310,19 +312,19 @@ def _mean(values: Tensor) -> _Number:
     return _Number(float(values.mean()), standard_error(values))
 
 
-def _information(asked: Question, num_latents: int) -> dict[str, _Held]:
+def _information(question: Question, num_latents: int) -> dict[str, _Held]:
     """Estimate what every site holds, from a draw of each of 500 data (fewer, if that many do not fit), at random.
 
     Scored under all of them: log q(z | own) - log mean_j q(z | j), in the mean at most the log of their number.
     """
-    size = min(len(asked.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
-    batch = asked.data.sampled(size, asked.seed).batch(slice(0, size))
-    noise = DatumNoise("information", asked.seed, range(size), asked.data.device)
+    size = min(len(question.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
+    batch = question.data.sampled(size, question.seed).batch(slice(0, size))
+    noise = DatumNoise("information", question.seed, range(size), question.data.device)
     with noise, Repeated():
-        trace = poutine.trace(asked.pair.guide).get_trace(*batch)
-    unknown = draws_of_its_own(asked, batch)
+        trace = poutine.trace(question.pair.guide).get_trace(*batch)
+    unknown = draws_of_its_own(question, batch)
     found = {}
-    for name in asked.layout.latents:
+    for name in question.layout.latents:
         site = trace.nodes[name]
         fn, value = site["fn"], site["value"]
         whole = is_discrete(fn) and bool(fn.event_shape)  # a vector of which no coordinate stands by itself

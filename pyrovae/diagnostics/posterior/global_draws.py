@@ -1,4 +1,4 @@
-"""Draws of what all data share, and how likely they make each datum."""
+"""Draws of what all data share, and how likely they make each observation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.common.progress import progress_bar
 from pyrovae.data import as_data
 from pyrovae.diagnostics.evidence.evaluate import evaluate
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.handlers import Repeated, given
 from pyrovae.programs.isolation import random_state
 from pyrovae.programs.types import Program
@@ -45,7 +45,7 @@ def shared(
     device: Any,
     progress: bool,
 ) -> Shared:
-    """Draw the global latents of a pair, and judge the data under every draw.
+    """Draw the global latents of a pair, and evaluate the data under every draw.
 
     Raises:
         ValueError: for a guide without ``draw()``, ``posterior(name)`` and ``local``, as
@@ -60,15 +60,15 @@ def shared(
     with random_state("draws of globals", seed), torch.no_grad():
         draws = [guide.draw() for _ in range(num_draws)]
     options: dict[str, Any] = {"seed": seed, "device": device}
-    judge: dict[str, Any] = {"num_particles": num_particles, "compile": False, "progress": False, **options}
+    evaluating: dict[str, Any] = {"num_particles": num_particles, "compile": False, "progress": False, **options}
     rows = []
     with progress_bar(total=len(draws), label="global draws" if progress else None, unit="draw") as bar:
         for weights in draws:
-            rows.append(evaluate(given(model, weights), guide.local, data, **judge).log_evidence)
+            rows.append(evaluate(given(model, weights), guide.local, data, **evaluating).log_evidence)
             bar.update()
     log_likelihood = torch.stack(rows)
-    with question(given(model, draws[0]), guide.local, data, **options) as asked:
-        batch = asked.pair.given(asked.data.batch(slice(0, 1)))
+    with ask(given(model, draws[0]), guide.local, data, **options) as question:
+        batch = question.pair.given(question.data.batch(slice(0, 1)))
         log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64, device="cpu")
     with torch.no_grad():
         log_q = [sum(float(guide.posterior(name).log_prob(v).sum()) for name, v in w.items()) for w in draws]

@@ -21,13 +21,13 @@ def globals_to_arviz(
 ) -> Any:
     """Return draws of what all data share as an ArviZ object, for leave-one-out comparison.
 
-    Where parameters have a posterior (hyperparameters, a Bayesian decoder), leaving a datum out means something, and
-    the guide is an approximation that can be corrected for, with ArviZ 1.x:
+    Where parameters have a posterior (hyperparameters, a Bayesian decoder), leaving an observation out means something,
+    and the guide is an approximation that can be corrected for, with ArviZ 1.x:
     ``loo_approximate_posterior(found, log_p, log_q)``, the two of ``found.sample_stats``. Its k-hat says whether that
     holds: it will for a few hyperparameters, not for thousands of weights.
 
     - ``posterior``: draws of every global latent.
-    - ``log_likelihood``: ``data``, log p(x_i | w) of every draw and datum, its own latents integrated out.
+    - ``log_likelihood``: ``data``, log p(x_i | w) of every draw and observation, its own latents integrated out.
     - ``sample_stats``: ``log_p``, log p(w, x) of every draw; ``log_q``, log q(w).
 
     Source: Magnusson, Andersen, Jonasson and Vehtari, "Bayesian leave-one-out cross-validation for large data", 2019.
@@ -37,7 +37,7 @@ def globals_to_arviz(
         guide: :class:`~pyrovae.guides.WithGlobals`, or one with its ``draw()``, ``posterior(name)`` and ``local``.
         data: what the pair was fitted to.
         num_draws: of the global latents; each costs an ``evaluate`` of all data.
-        num_particles: importance samples a datum, for each draw.
+        num_particles: importance samples per observation, for each draw.
         **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:

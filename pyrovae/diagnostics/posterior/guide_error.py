@@ -1,4 +1,4 @@
-"""The guide beside a reference posterior, datum by datum."""
+"""The guide beside a reference posterior, observation by observation."""
 
 from typing import Any, Unpack
 
@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.predictive.draws import Draws, draw
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import question
+from pyrovae.importance.question import ask
 from pyrovae.programs.streams import library_seed
 from pyrovae.programs.types import Program
 
@@ -29,9 +29,9 @@ def guide_error(
     classifier: Any = None,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare draws of q(z | x) with a reference sample of p(z | x), for every datum.
+    """Compare draws of q(z | x) with a reference sample of p(z | x), for every observation.
 
-    All latents of a datum are taken together, in their own supports; those that never move are left out.
+    All latents of an observation are taken together, in their own supports; those that never move are left out.
 
     Source: of the classifier test, Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017.
 
@@ -41,12 +41,12 @@ def guide_error(
         data: a tensor, a tuple of tensors, or a data set: the same, in the same order, as ``reference`` was made with.
         reference: what :func:`pyrovae.hmc` returned, or any ArviZ object whose ``posterior`` has the latents by name,
             with dimensions ``chain``, ``draw``, ``datum``, ....
-        num_draws: of the guide, a datum; the reference is thinned to at most as many for the classifier.
+        num_draws: of the guide, an observation; the reference is thinned to at most as many for the classifier.
         classifier: of scikit-learn's; None: quadratic discriminant analysis, which sees means, scales and correlations.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        A row a datum:
+        One row per observation:
 
         - ``mean``: root mean square over the latents of (guide's mean - reference's) / reference's standard deviation;
         - ``scale``: geometric mean of the guide's standard deviation / the reference's; below 1 it is overconfident;
@@ -61,17 +61,17 @@ def guide_error(
     """
     at_least("num_draws", num_draws, 2 * FOLDS)
     parts: dict[int, list[np.ndarray]] = {}
-    with question(model, guide, data, **options) as asked:
-        exact = _reference(reference, asked.layout.latents, len(asked.data))
+    with ask(model, guide, data, **options) as question:
+        exact = _reference(reference, question.layout.latents, len(question.data))
         known = getattr(reference, "observed_data", None)
-        for part in draw(asked, num_draws, ("posterior",), "draws"):
+        for part in draw(question, num_draws, ("posterior",), "draws"):
             _same_data(known, part)
-            sites = [part.groups["posterior"][name] for name in asked.layout.latents]
+            sites = [part.groups["posterior"][name] for name in question.layout.latents]
             flat = [site.reshape(*site.shape[:2], -1).double().numpy() for site in sites]
             parts.setdefault(part.indices.start, []).append(np.concatenate(flat, axis=2))
     approximate = np.concatenate([np.concatenate(own, axis=0) for own in parts.values()], axis=1)
     found = classifier or QuadraticDiscriminantAnalysis(reg_param=1e-3)
-    rows = [_compared(approximate[:, i], exact[:, i], clone(found), asked.seed) for i in range(exact.shape[1])]
+    rows = [_compared(approximate[:, i], exact[:, i], clone(found), question.seed) for i in range(exact.shape[1])]
     return pd.DataFrame(rows, columns=["mean", "scale", "correlation", "accuracy"]).rename_axis("datum")
 
 
@@ -84,7 +84,7 @@ def _reference(reference: Any, latents: tuple[str, ...], size: int) -> np.ndarra
     if any(v.ndim < 3 or v.shape[2] != size for v in values):
         raise ValueError(
             f"the reference has draws of shapes {[v.shape for v in values]}, but there are {size} data: it must be of "
-            "the same data, with dimensions chain, draw, datum, ..."
+            "the same data, with dimensions chain, draw, observation, ..."
         )
     if values[0].shape[0] * values[0].shape[1] < 2 * FOLDS:
         raise ValueError(f"the reference has {values[0].shape[:2]} chains and draws, but {2 * FOLDS} draws are needed")
@@ -105,7 +105,7 @@ def _same_data(known: Any, part: Draws) -> None:
 
 
 def _compared(guide: np.ndarray, exact: np.ndarray, classifier: Any, seed: int) -> tuple[float, float, float, float]:
-    """Compare the draws of one datum, ``[draws, latents]`` each."""
+    """Compare the draws of one observation, ``[draws, latents]`` each."""
     moving = exact.std(0) > 0  # not the entries of a matrix that are what they are
     guide, exact = guide[:, moving], exact[:, moving]
     scale = exact.std(0)

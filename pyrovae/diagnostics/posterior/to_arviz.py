@@ -13,7 +13,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw, feature_names
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.isolation import importing
 from pyrovae.programs.streams import numpy_generator
 from pyrovae.programs.types import Program
@@ -38,17 +38,18 @@ def to_arviz(
     plates, then ``<site>_dim`` (or ``<site>_dim_0``, ``<site>_dim_1``, ...).
 
     - ``posterior``: draws of the guide, q(z | x).
-    - ``posterior_predictive``, ``prior``, ``prior_predictive``: new draws of each datum.
-    - ``marginal_log_likelihood``: log p(x_i) of every datum, estimated by importance sampling. Named by the observed
-      site, or ``data`` when there are several, whose joint density it is. It has no draws, for the parameters are
+    - ``posterior_predictive``, ``prior``, ``prior_predictive``: new draws of each observation.
+    - ``marginal_log_likelihood``: log p(x_i) of every observation, estimated by importance sampling. Named by the
+      observed site, or ``data`` when there are several, whose joint density it is. It has no draws, for the parameters
+      are
       points: :func:`pyrovae.elpd` hands it to ``az.compare``, and there is nothing for ``az.loo`` to leave out.
     - ``observed_data``.
     - ``sample_stats``: ``log_weight`` of every posterior draw; ``khat``, ``ess``, ``elbo``, ``log_evidence`` and
-      ``log_evidence_se`` of every datum. R-hat says nothing about independent draws of a guide: look at ``khat``.
+      ``log_evidence_se`` of every observation. R-hat says nothing about independent draws of a guide: look at ``khat``.
     - ``log_likelihood``, where ``groups`` name it: the CONDITIONAL log p(x_i | z_i) of every posterior draw, by
-      observed site, which is what ArviZ takes it for. With latents of its own for every datum, leaving x_i out leaves
-      nothing that tells about z_i but the prior, so that ``az.loo`` of it is unreliable however good the fit, and takes
-      the guide's draws for the posterior's: compare models by :func:`pyrovae.elpd`.
+      observed site, which is what ArviZ takes it for. With latents of its own for every observation, leaving x_i out
+      leaves nothing that tells about z_i but the prior, so that ``az.loo`` of it is unreliable however good the fit,
+      and takes the guide's draws for the posterior's: compare models by :func:`pyrovae.elpd`.
 
     Source: Merkle, Furr and Rabe-Hesketh, "Bayesian comparison of latent variable models: conditional versus marginal
     likelihoods", 2019.
@@ -57,12 +58,12 @@ def to_arviz(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set, whose feature names become coordinates.
-        num_draws: draws a datum in each group.
-        num_particles: importance samples a datum for ``marginal_log_likelihood`` and the diagnostics.
+        num_draws: draws per observation in each group.
+        num_particles: importance samples per observation for ``marginal_log_likelihood`` and the diagnostics.
         groups: which of the groups of draws to make: those above, or ``(*GROUPS, "log_likelihood")``.
         corrected: whether posterior and posterior predictive draws are drawn again among themselves, by their
-            Pareto-smoothed importance weights, so that they follow p(z | x) instead of q(z | x). A datum whose ``khat``
-            is above :func:`pyrovae.khat_limit` is not put right by that.
+            Pareto-smoothed importance weights, so that they follow p(z | x) instead of q(z | x). An observation whose
+            ``khat`` is above :func:`pyrovae.khat_limit` is not put right by that.
         max_bytes: refuse to build groups of draws larger than this in memory.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
@@ -79,11 +80,11 @@ def to_arviz(
     unknown = set(groups) - set(known)
     if unknown:
         raise ValueError(f"groups must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    with question(model, guide, data, **options) as asked:
-        collected = _Collected(asked, num_draws, groups, max_bytes)
+    with ask(model, guide, data, **options) as question:
+        collected = _Collected(question, num_draws, groups, max_bytes)
     evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
-    with question(model, guide, data, **options) as asked:
-        for part in draw(asked, num_draws, groups, "draws"):
+    with ask(model, guide, data, **options) as question:
+        for part in draw(question, num_draws, groups, "draws"):
             collected.add(part)
     if corrected:
         collected.resample(options["seed"])
@@ -94,8 +95,8 @@ class _Collected:
     """Arrays that draws are written into as they come.
 
     Args:
-        asked: the pair and its data, of which a draw of one datum is made to see what the arrays are.
-        num_draws: of every datum.
+        question: the pair and its data, of which a draw of one observation is made to see what the arrays are.
+        num_draws: of every observation.
         groups: of draws.
         max_bytes: that the arrays may take.
 
@@ -103,12 +104,12 @@ class _Collected:
         ValueError: for arrays that take more, or names that they cannot have.
     """
 
-    def __init__(self, asked: Question, num_draws: int, groups: tuple[str, ...], max_bytes: int) -> None:
-        self.data, self.num_draws, self.filled = asked.data, num_draws, 0
-        (one,) = draw(replace(asked, data=asked.data.subset(slice(0, 1)), batch_size=1), 1, groups, None)
+    def __init__(self, question: Question, num_draws: int, groups: tuple[str, ...], max_bytes: int) -> None:
+        self.data, self.num_draws, self.filled = question.data, num_draws, 0
+        (one,) = draw(replace(question, data=question.data.subset(slice(0, 1)), batch_size=1), 1, groups, None)
         self.plates = one.plates
-        self.features = {name: feature_names(asked, name) for name in one.observed}
-        sites = (*asked.layout.latents, *asked.layout.summed, *one.observed)
+        self.features = {name: feature_names(question, name) for name in one.observed}
+        sites = (*question.layout.latents, *question.layout.summed, *one.observed)
         refuse_names({name: one.plates.get(name, []) for name in sites})
         shapes = {
             group: {name: ((num_draws, len(self.data), *v.shape[2:]), v.numpy().dtype) for name, v in sites.items()}
@@ -133,7 +134,7 @@ class _Collected:
         self.filled += count
 
     def resample(self, seed: int) -> None:
-        """Draw each datum's posterior draws again, by their importance weights."""
+        """Draw each observation's posterior draws again, by their importance weights."""
         weights = np.exp(smoothed(self.arrays["sample_stats"]["log_weight"]))
         chosen = _systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed))
         for group in ("posterior", "posterior_predictive", CONDITIONAL, "sample_stats"):

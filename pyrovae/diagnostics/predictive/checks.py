@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.predictive.draws import draw, observed_sites
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.programs.types import Program
 
 Statistic = Callable[[Tensor], Tensor | float]
@@ -43,8 +43,8 @@ def prior_predictive_check(
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        A row a statistic: ``observed``; ``mean`` and ``sd`` over the drawn sets; ``pvalue``, two-sided, of the observed
-        value's rank among them, at least 2 / (num_sets + 1): small where the prior does not expect such data.
+        One row per statistic: ``observed``; ``mean`` and ``sd`` over the drawn sets; ``pvalue``, two-sided, of the
+        observed value's rank among them, at least 2 / (num_sets + 1): small where the prior does not expect such data.
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
@@ -63,10 +63,10 @@ def posterior_predictive_check(
     num_sets: int = 200,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare statistics of the data with those of replicated sets: z ~ q(z | x) for every datum, x anew given z.
+    """Compare statistics of the data with those of replicated sets: z ~ q(z | x) for every observation, x anew given z.
 
-    Each replicate has seen its own datum, so that p-values crowd around one half when the model is right: a small one
-    is strong evidence, a middling one is none. For a check that is not conservative, see :func:`pyrovae.pit` and
+    Each replicate has seen its own observation, so that p-values crowd around one half when the model is right: a small
+    one is strong evidence, a middling one is none. For a check that is not conservative, see :func:`pyrovae.pit` and
     :func:`pyrovae.prior_predictive_check` on held-out data.
 
     Source: Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized discrepancies", 1996.
@@ -82,7 +82,7 @@ def posterior_predictive_check(
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        A row a statistic, as :func:`pyrovae.prior_predictive_check` has them.
+        One row per statistic, as :func:`pyrovae.prior_predictive_check` has them.
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
@@ -90,8 +90,8 @@ def posterior_predictive_check(
     return _check("posterior_predictive", model, guide, data, statistics, site, num_sets, options)
 
 
-def _observed_site(asked: Question, site: str | None) -> str:
-    names = observed_sites(asked, site)
+def _observed_site(question: Question, site: str | None) -> str:
+    names = observed_sites(question, site)
     if len(names) > 1:
         raise ValueError(f"the model observes {names}, and a statistic is of one of them: name it, site={names[0]!r}")
     return names[0]
@@ -128,9 +128,9 @@ def _sets(
     """Return drawn sets ``[num_sets, N, ...]`` and the observed one; what is missing of it is missing of them."""
     seen: list[Tensor] = []
     parts: dict[int, list[Tensor]] = {}
-    with question(model, guide, data, **options) as asked:
-        name = _observed_site(asked, site)
-        for part in draw(asked, num_sets, (group,), group):
+    with ask(model, guide, data, **options) as question:
+        name = _observed_site(question, site)
+        for part in draw(question, num_sets, (group,), group):
             own = parts.setdefault(part.indices.start, [])
             own.append(part.groups[group][name])
             if len(own) == 1:

@@ -1,4 +1,4 @@
-"""Draws from the guide, the prior and both predictive distributions, for every datum."""
+"""Draws from the guide, the prior and both predictive distributions, for every observation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Draws:
     traces: tuple[Any, ...] = ()
 
 
-def draw(asked: Question, num_draws: int, groups: tuple[str, ...], label: str | None) -> Iterator[Draws]:
+def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str | None) -> Iterator[Draws]:
     """Iterate over draws, a part of the data and of the draws at a time.
 
     The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
@@ -53,25 +53,25 @@ def draw(asked: Question, num_draws: int, groups: tuple[str, ...], label: str | 
     Raises:
         ValueError: for log_likelihood of a model with latents that are summed out.
     """
-    if CONDITIONAL in groups and asked.layout.summed:
+    if CONDITIONAL in groups and question.layout.summed:
         raise ValueError(
-            f"latent site {asked.layout.summed[0]!r} is summed out, so that there is no log p(x | z) of single draws: "
+            f"latent site {question.layout.summed[0]!r} is summed out, so that single draws have no log p(x | z): "
             f"leave {CONDITIONAL!r} out of groups"
         )
-    for part in asked.particles(num_draws, label):
+    for part in question.particles(num_draws, label):
         traces: dict[str, Any] = {"posterior": part.guide_trace}
-        if asked.layout.summed:
-            traces["posterior"] = _with_drawn_back(asked, part)
+        if question.layout.summed:
+            traces["posterior"] = _with_drawn_back(question, part)
         if "posterior_predictive" in groups:
-            replayed = poutine.replay(released(asked.pair.model), trace=traces["posterior"])
-            traces["posterior_predictive"] = _run(asked, replayed, part, "posterior predictive")
+            replayed = poutine.replay(released(question.pair.model), trace=traces["posterior"])
+            traces["posterior_predictive"] = _run(question, replayed, part, "posterior predictive")
         if {"prior", "prior_predictive"} & set(groups):
             traces["prior"] = traces["prior_predictive"] = _run(
-                asked, released(asked.pair.model), part, "prior predictive"
+                question, released(question.pair.model), part, "prior predictive"
             )
-        observed = {site.name: part.model_trace.nodes[site.name] for site in asked.layout.observed}
+        observed = {site.name: part.model_trace.nodes[site.name] for site in question.layout.observed}
         observed = {name: site for name, site in observed.items() if site["value"].numel()}
-        latents = asked.layout.latents + asked.layout.summed
+        latents = question.layout.latents + question.layout.summed
         sites = {"posterior": latents, "prior": latents}
         found = {
             group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
@@ -79,7 +79,7 @@ def draw(asked: Question, num_draws: int, groups: tuple[str, ...], label: str | 
             if group != CONDITIONAL
         }
         if CONDITIONAL in groups:
-            found[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in asked.layout.observed}
+            found[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in question.layout.observed}
         yield Draws(
             indices=part.indices,
             groups=found,
@@ -95,16 +95,18 @@ def _seen(part: Particles, site: Any) -> Tensor:
     return part.values({**site, "value": with_holes(site, site["value"])})[0].cpu()
 
 
-def _with_drawn_back(asked: Question, part: Particles) -> Any:
+def _with_drawn_back(question: Question, part: Particles) -> Any:
     """Return the guide's draws together with those of the latents that are summed out, from their posterior."""
-    drawn_by_guide = {name: part.guide_trace.nodes[name]["value"] for name in asked.layout.latents}
-    conditioned = poutine.condition(asked.pair.model, data=drawn_by_guide)
-    noise = DatumNoise("summed out", stream_seed("summed out", asked.seed, part.start), part.indices, asked.data.device)
+    drawn_by_guide = {name: part.guide_trace.nodes[name]["value"] for name in question.layout.latents}
+    conditioned = poutine.condition(question.pair.model, data=drawn_by_guide)
+    noise = DatumNoise(
+        "summed out", stream_seed("summed out", question.seed, part.start), part.indices, question.data.device
+    )
     noise.repeats = part.log_weight.shape[0]
     with noise, Repeated(), torch.no_grad():
-        drawn = drawn_back(conditioned, part.rows, asked.layout.summed, asked.layout.nesting)
+        drawn = drawn_back(conditioned, part.rows, question.layout.summed, question.layout.nesting)
     both = part.guide_trace.copy()
-    for name in asked.layout.summed:
+    for name in question.layout.summed:
         both.add_node(name, **drawn.nodes[name])
     return both
 
@@ -114,34 +116,34 @@ def _log_likelihood(part: Particles, name: str) -> Tensor:
     return found.unflatten(0, (len(part.indices), -1)).T.cpu()
 
 
-def _run(asked: Question, program: Any, part: Particles, purpose: str) -> Any:
-    seed = stream_seed(purpose, asked.seed, part.start)  # every part of a datum's draws has its own
+def _run(question: Question, program: Any, part: Particles, purpose: str) -> Any:
+    seed = stream_seed(purpose, question.seed, part.start)  # every part of an observation's draws has its own
 
     def noise() -> DatumNoise:
-        own = DatumNoise(purpose, seed, part.indices, asked.data.device)
+        own = DatumNoise(purpose, seed, part.indices, question.data.device)
         own.repeats = part.log_weight.shape[0]
         return own
 
     with torch.no_grad():
-        return drawn_anew(asked, program, part.rows, noise)[1]
+        return drawn_anew(question, program, part.rows, noise)[1]
 
 
-def observed_sites(asked: Question, site: str | None) -> list[str]:
+def observed_sites(question: Question, site: str | None) -> list[str]:
     """Return the names of the observed sites, or the one that was asked for.
 
     Raises:
         ValueError: for a site that is not observed.
     """
-    names = [observed.name for observed in asked.layout.observed]
+    names = [observed.name for observed in question.layout.observed]
     if site is not None and site not in names:
         raise ValueError(f"site {site!r} is not observed: the model observes {names}")
     return names if site is None else [site]
 
 
-def feature_names(asked: Question, name: str) -> list[str] | None:
+def feature_names(question: Question, name: str) -> list[str] | None:
     """Return the names of an observed site's columns, where the data have names for them."""
-    reading = next(site.reading for site in asked.layout.observed if site.name == name)
-    names = None if reading is None else asked.data.fields[reading.source].feature_names
+    reading = next(site.reading for site in question.layout.observed if site.name == name)
+    names = None if reading is None else question.data.fields[reading.source].feature_names
     if reading is None or names is None or reading.columns is None:
         return names
     columns = reading.columns
@@ -149,7 +151,7 @@ def feature_names(asked: Question, name: str) -> list[str] | None:
 
 
 def coordinates(site: str, one: Tensor) -> list[str]:
-    """Return names of the numbers that a datum has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
+    """Return names of the numbers that an observation has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
     if one.numel() == 1:
         return [site]
     return [f"{site}[{', '.join(map(str, index))}]" for index in np.ndindex(*one.shape)]

@@ -10,7 +10,7 @@ from pyrovae.data import as_data
 from pyrovae.diagnostics.calibration.ranks import Ranks, Tally, rank
 from pyrovae.diagnostics.predictive.draws import draw, feature_names, observed_sites
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.mcmc.coordinates import PriorGuide
 from pyrovae.programs.types import Program
 
@@ -24,7 +24,7 @@ def pit(
     num_draws: int = 199,
     **options: Unpack[Options],
 ) -> Ranks:
-    """Rank every feature of every datum among draws of its marginal p(x_d), latents integrated out.
+    """Rank every feature of every observation among draws of its marginal p(x_d), latents integrated out.
 
     Where the model's marginals are those of held-out data, ranks are uniform (probability integral transforms); a
     U shape means that the model is too narrow there, a hump that it is too wide. Given covariates, marginals are given
@@ -37,11 +37,11 @@ def pit(
         model: generative program ``model(*batch)``.
         data: held-out data: a tensor, a tuple of tensors, or a data set.
         site: observed site that is looked at; None: all of them, side by side.
-        num_draws: K, of the marginal, for every datum anew.
+        num_draws: K, of the marginal, for every observation anew.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        Ranks ``[N, D]``, a column a feature; ``.table()`` has their p-values, ``plots.ranks`` draws them.
+        Ranks ``[N, D]``, one column per feature; ``.table()`` has their p-values, ``plots.ranks`` draws them.
 
     Raises:
         ValueError: for a model that breaks the contract, bad data or bad numbers.
@@ -57,9 +57,9 @@ def pit(
     num_draws = at_least("num_draws", num_draws, 2)
     data = as_data(data).fixed()
     tallies: dict[str, Tally] = {}
-    with question(model, PriorGuide(model), data, **options) as asked:
-        names = observed_sites(asked, site)
-        for part in draw(asked, num_draws, ("prior_predictive",), "pit"):
+    with ask(model, PriorGuide(model), data, **options) as question:
+        names = observed_sites(question, site)
+        for part in draw(question, num_draws, ("prior_predictive",), "pit"):
             for name in names:
                 value, draws = part.observed[name], part.groups["prior_predictive"][name]
                 below, equal = rank(value, draws, _rounding(value))
@@ -68,14 +68,14 @@ def pit(
                 tally = tallies.setdefault(name, Tally())
                 tally.add(part.indices.start, below.reshape(len(value), -1), equal.reshape(len(value), -1))
     purposes = {name: "ties of pit" if len(names) == 1 else f"ties of pit, {name}" for name in names}
-    columns = {name: tally.ranks(purposes[name], asked.seed) for name, tally in tallies.items()}
-    labels = [label for name, ranks in columns.items() for label in _labels(asked, name, ranks.shape[1], len(names))]
+    columns = {name: tally.ranks(purposes[name], question.seed) for name, tally in tallies.items()}
+    labels = [label for name, ranks in columns.items() for label in _labels(question, name, ranks.shape[1], len(names))]
     return Ranks(torch.cat(list(columns.values()), 1), num_draws, tuple(labels))
 
 
-def _labels(asked: Question, site: str, count: int, num_sites: int) -> list[str]:
+def _labels(question: Question, site: str, count: int, num_sites: int) -> list[str]:
     """Return the names of a site's features: the data's own where they have a name each."""
-    names = feature_names(asked, site)
+    names = feature_names(question, site)
     if names is None or len(names) != count:
         return [f"{site}[{d}]" for d in range(count)]
     return list(names) if num_sites == 1 else [f"{site}[{name}]" for name in names]

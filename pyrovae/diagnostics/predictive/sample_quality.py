@@ -36,8 +36,8 @@ def sample_quality(
     Half of the data, ``m``, are compared with as many draws (``model``) and with the other half (``data``), which is
     what a perfect model would come to at this number of data: no score is to be read without it.
 
-    - ``precision``: share of draws that lie in the ball of some datum's k nearest data; ``recall``: share of data that
-      lie in the ball of some draw's k nearest draws;
+    - ``precision``: share of draws that lie in the ball of some observation's k nearest data; ``recall``: share of data
+      that lie in the ball of some draw's k nearest draws;
     - ``density``: mean number of data's balls that a draw lies in, over k: 1 for a perfect model, more where draws
       crowd; ``coverage``: share of data whose ball holds a draw;
     - ``frechet``: squared Fréchet distance of Gaussians fitted to both; 0 is equal. Even a perfect model's is above 0
@@ -58,11 +58,11 @@ def sample_quality(
         **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        A row a score: ``model`` and its standard error ``model_se`` over draws and data, ``data`` and ``data_se``.
+        One row per score: ``model`` and its standard error ``model_se`` over draws and data, ``data`` and ``data_se``.
 
     Raises:
         ValueError: for a model that breaks the contract, bad data or bad numbers, fewer than 4 k data, or features that
-            are not finite numbers, a row a datum.
+            are not finite numbers, one row per observation.
 
     Example:
         >>> from pyrovae import models

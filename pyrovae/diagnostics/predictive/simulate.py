@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, as_data
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.question import Question, question
+from pyrovae.importance.question import Question, ask
 from pyrovae.importance.simulation import simulated
 from pyrovae.mcmc.coordinates import PriorGuide
 from pyrovae.programs.noise import DatumNoise
@@ -80,23 +80,23 @@ def simulate(
     seen: list[tuple[Tensor, ...]] = []
     latents: dict[str, list[Tensor]] = {}
     with (
-        question(model, PriorGuide(model), template, **options) as asked,
+        ask(model, PriorGuide(model), template, **options) as question,
         pyro.validation_enabled(False),
-        asked.bar("simulate") as bar,
+        question.bar("simulate") as bar,
     ):
-        for indices, batch in asked.data.batches(asked.batch_size):
-            noise = partial(DatumNoise, "simulation", asked.seed, indices, asked.data.device)
-            made, trace = simulated(asked, batch, noise)
-            batches.append(tuple(t.cpu() for t in asked.pair.given(made)))
-            seen.append(tuple(t.cpu() for t in asked.pair.given(_seen(asked, made, trace))))
-            for name in asked.layout.latents:
+        for indices, batch in question.data.batches(question.batch_size):
+            noise = partial(DatumNoise, "simulation", question.seed, indices, question.data.device)
+            made, trace = simulated(question, batch, noise)
+            batches.append(tuple(t.cpu() for t in question.pair.given(made)))
+            seen.append(tuple(t.cpu() for t in question.pair.given(_seen(question, made, trace))))
+            for name in question.layout.latents:
                 latents.setdefault(name, []).append(site_rows(trace.nodes[name]).cpu())
             bar.update(len(indices))
     tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, seen))
     made_data = Data(*(field.with_values(t) for field, t in zip(template.fields, tensors, strict=True)))
     assert template.numbers is not None
     made_data.numbers, made_data.assumed = template.numbers.cpu(), template.assumed
-    observed = tuple(sorted({site.required_reading().source for site in asked.layout.observed}))
+    observed = tuple(sorted({site.required_reading().source for site in question.layout.observed}))
     return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()}, whole, observed)
 
 
@@ -107,9 +107,9 @@ def _rows(size: int, count: int, seed: int) -> Tensor:
     return torch.cat([torch.arange(size, device="cpu").repeat(rounds), part])
 
 
-def _seen(asked: Question, batch: tuple[Tensor, ...], trace: Any) -> tuple[Tensor, ...]:
+def _seen(question: Question, batch: tuple[Tensor, ...], trace: Any) -> tuple[Tensor, ...]:
     """Return a batch with NaN where the model masks what it observes."""
-    for site in asked.layout.observed:
+    for site in question.layout.observed:
         if site.reading is not None:
             batch = site.reading.into(batch, with_holes(trace.nodes[site.name], site.reading.of(batch)))
     return batch

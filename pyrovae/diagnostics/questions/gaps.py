@@ -21,7 +21,8 @@ class GapsOfGuides(Diagnostic):
     name, title, option, default, rank = "gaps", "Where the bound loses", "gaps_of", 0, 10
     help = "of this many test data, taken at random, also find the guide's approximation and amortization gaps."
     text = (
-        "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each datum: what the family "
+        "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each observation: what the "
+        "family "
         "cannot express (approximation), and what the encoder does not find (amortization). Of the first num_data test "
         "data; log_evidence is by annealing from the prior, which does not trust the guide, and from the guide where "
         "that fails. unreliable: share of the data whose log_evidence is not to be trusted, which is too low then, and "
@@ -39,7 +40,7 @@ class GapsOfGuides(Diagnostic):
         return gaps(*fitted.pair, fitted.some, **fitted.options)
 
     def columns(self, answers: Sequence[Gaps]) -> dict[str, float]:
-        """Return columns in nats per datum: means over data and seeds, and their standard errors.
+        """Return columns in nats per observation: means over data and seeds, and their standard errors.
 
         The approximation gap is of the data whose evidence no bound refutes, ``gaps_refuted`` the share of the others;
         ``gaps_unreliable`` the share of data whose evidence is not to be trusted, and ``gaps_reliable`` whether that is

@@ -33,7 +33,7 @@ class LatentsOfPairs(Diagnostic):
         "that out."
     )
     text = (
-        "The rate, and what it is made of: mutual information of datum and code (with an upper bound for the "
+        "The rate, and what it is made of: mutual information of observation and code (with an upper bound for the "
         "population; the first is at most the log of the number of data), total correlation of the latents, and their "
         "distances to the prior one by one. used: latents whose rate is not next to 0."
     )
@@ -50,7 +50,7 @@ class LatentsOfPairs(Diagnostic):
         return Latents(usage(*fitted.pair, some, **fitted.options), aggregate(*fitted.pair, few, **fitted.options))
 
     def columns(self, answers: Sequence[Latents]) -> dict[str, float]:
-        """Return means in nats per datum, and the mean number of latents in use."""
+        """Return means in nats per observation, and the mean number of latents in use."""
         names = ("rate", "mutual_information", "marginal_kl")
         summaries = [one.aggregate.summary() for one in answers]
         used = [float(one.usage.layers["used"].sum()) for one in answers]
@@ -58,7 +58,7 @@ class LatentsOfPairs(Diagnostic):
         return {**means, "latents_used": float(np.mean(used))}
 
     def table(self, answers: Mapping[str, Latents]) -> pd.DataFrame:
-        """Tabulate what latents hold, in nats per datum, with standard errors, and how many are in use."""
+        """Tabulate what latents hold, in nats per observation, with standard errors, and how many are in use."""
         names = ["distortion", "rate", "mutual_information", "mutual_information_upper", "marginal_kl"]
         names += ["total_correlation", "dimension_wise"]
         rows = {}
