@@ -14,7 +14,7 @@ from pyrovae.plots.axes import Figure
 class CalibrationOfGuides(Diagnostic):
     """Simulation-based calibration of every guide."""
 
-    name, title, option, default, rank = "calibration", "Calibration", "simulations", 500, 20
+    name, title, option, default, rank = "calibration", "Calibration", "simulations", 500, 30
     help = "data that each fitted model simulates to see whether its guide is calibrated; 0 leaves that out."
     text = (
         "Latents and data simulated from each fitted model; the latents ranked among the guide's draws given the data. "

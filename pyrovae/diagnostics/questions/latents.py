@@ -27,7 +27,7 @@ class Latents:
 class LatentsOfPairs(Diagnostic):
     """Usage of the latents, and the parts of the rate."""
 
-    name, title, option, default, rank = "latents", "Latents", "latents_of", 1000, 30
+    name, title, option, default, rank = "latents", "Latents", "latents_of", 1000, 20
     help = (
         "number of test data, taken at random, on which the latents and what the model draws are evaluated; 0 leaves "
         "that out."
