@@ -1,18 +1,20 @@
 # Two commands set everything up on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
-# The environment is made in VENV with PYTHON (3.11 or newer); uv, installed inside it, does the downloading.
+# The environment is made in VENV with PYTHON (3.11 or newer); uv, installed inside it, does the downloading, of the newest
+# versions or of those that the file LOCK names.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
+LOCK ?=
 
-.PHONY: demo test slow lint types format benchmark cuda-check cuda-tests cuda-rows clean
+.PHONY: demo test slow lint types format lock benchmark cuda-check cuda-tests cuda-rows clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"pyrovae needs Python 3.11 or newer, got {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[dev]'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[dev]' $(if $(LOCK),--constraint $(LOCK))
 	touch $@
 
 # The lowest versions that pyproject.toml allows, and what its tests need
@@ -35,6 +37,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/words.py
 
 types: $(VENV)/installed
 	rm -rf build/types && mkdir -p build/types
@@ -66,6 +69,11 @@ cuda-tests:
 
 cuda-rows:
 	$(CUDA) -W ignore benchmarks/speed.py --quick --rounds 1 $(CUDA_ROWS)
+
+# The versions that the gate installs (LOCK=.ci/requirements.txt), renewed
+lock: $(VENV)/installed
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --upgrade \
+		--custom-compile-command 'make lock' --output-file .ci/requirements.txt pyproject.toml
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .
