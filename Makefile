@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/pyrovae compare --config examples/digits.yaml --overwrite true
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow' -n 2 --doctest-modules tests pyrovae
+	OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow and not long' -n 2 --doctest-modules tests pyrovae
 
 slow: $(VENV)/installed
 	$(PYTEST) -m slow

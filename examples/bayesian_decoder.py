@@ -1,10 +1,10 @@
-"""Does it pay to be unsure of the decoder? Breast-cancer measurements, 60 women to learn from.
+"""Does it help to be uncertain about the decoder? Breast-cancer measurements, 60 women to learn from.
 
     w ~ N(0, 1 / fan_in),    z_i ~ N(0, I),    x_i ~ N(decoder_w(z_i), s^2)
 
-Held-out log p(x) of the Bayesian decoder is averaged over draws of the weights, log mean_s p(x | w_s), beside a plain
-VAE with the same networks, which is stopped where a fifth of the women, kept apart for that, are likeliest. The spread
-of log p(x | w_s) over the draws is what the model is unsure of.
+Held-out log p(x) of the Bayesian decoder is averaged over draws of the weights, log mean_s p(x | w_s). It is compared
+with a plain VAE with the same networks. A fifth of the women are kept apart, and the plain VAE is stopped where they
+are most likely. The spread of log p(x | w_s) over the draws shows how uncertain the model is.
 
 Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014, appendix F. Data: Wolberg, Street and
 Mangasarian, "Breast cancer Wisconsin (diagnostic)", UCI repository, 1995 (shipped with scikit-learn).
@@ -53,7 +53,7 @@ def main(epochs=3000, num_draws=20, num_particles=500):
     single = held_out(plain, plain_guide)
     gain = averaged - single
     error = float(gain.std()) / len(gain) ** 0.5
-    print(f"held-out log p(x): {float(averaged.mean()):.2f} Bayesian, {float(single.mean()):.2f} plain, nats a woman")
+    print(f"held-out log p(x): {float(averaged.mean()):.2f} Bayesian, {float(single.mean()):.2f} plain, nats per woman")
     print(f"gain {float(gain.mean()):.2f} (paired standard error {error:.2f})")
     print(f"spread over the decoders: {float(draws.std(0).median()):.2f} nats for the median woman")
     return float(gain.mean()), error

@@ -1,9 +1,9 @@
-"""Which digits belong together, with no label seen? Ten clusters of handwritten digits, beside k-means.
+"""Which digits belong together, if no label is used? Ten clusters of handwritten digits, beside k-means.
 
     y ~ Categorical(pi),   z ~ N(loc_y, diag(scale_y^2)),   x ~ N(decoder(z), 0.15^2),   q(z | x) p(y | z)
 
-A plain VAE is fitted first, its KL annealed; the clusters start from a Gaussian mixture of its codes. Scored against
-the labels of held-out digits by the adjusted Rand index (0 is chance) and normalised mutual information.
+A plain VAE is fitted first, with an annealed KL; the clusters start from a Gaussian mixture of its codes. They are
+scored against the labels of held-out digits by the adjusted Rand index (0 is chance) and normalised mutual information.
 
 Reference: Jiang, Zheng, Tan, Tang and Zhou, "Variational deep embedding", 2017.
 """
@@ -45,7 +45,7 @@ def main(steps=3000, seeds=3):
         pyrovae.fit(model, guide, x, steps=steps, objective=summed_out, **options)
         pixels = KMeans(CLUSTERS, n_init=10, random_state=seed).fit(x)
         plain_codes = KMeans(CLUSTERS, n_init=10, random_state=seed).fit(codes)
-        found = {
+        clusters = {
             "k-means of the pixels": pixels.predict(x_test),
             "k-means of a plain VAE's codes": plain_codes.predict(codes_test),
             "GaussianMixtureVAE": guide.probabilities(x_test).argmax(1),
@@ -56,7 +56,7 @@ def main(steps=3000, seeds=3):
                 "ARI": adjusted_rand_score(test.labels, y),
                 "NMI": normalized_mutual_info_score(test.labels, y),
             }
-            for name, y in found.items()
+            for name, y in clusters.items()
         ]
     table = pd.DataFrame(rows).groupby("method", sort=False).agg(["mean", "std"])
     print(table.round(3).to_string())

@@ -61,7 +61,7 @@ def main(epochs=300, num_particles=1000):
     gain = result.log_evidence - baseline
     error = float(gain.std()) / len(gain) ** 0.5
     print(f"log p(right | left): {float(result.log_evidence.mean()):.2f} nats, {float(baseline.mean()):.2f} by pixel")
-    print(f"gain {float(gain.mean()):.2f} nats a digit (paired standard error {error:.2f})")
+    print(f"gain {float(gain.mean()):.2f} nats per digit (paired standard error {error:.2f})")
     return float(gain.mean()), error
 
 

@@ -17,7 +17,7 @@ from pyrovae import guides, likelihoods, models, nn, priors
 
 
 class LaplaceErrors(likelihoods.Likelihood):
-    """The whole likelihood: one distribution a column; masks, moments and draws come with it."""
+    """The whole likelihood: one distribution per column; masks, moments and draws come with it."""
 
     def __init__(self, num_columns):
         super().__init__()

@@ -2,8 +2,9 @@
 
     z ~ N(0, I) of 8,    x ~ Bernoulli(decoder(z)),    objective: E[log p(x | z)] - beta KL, or beta on TC alone
 
-Printed for each strategy: five published scores of its codes (above chance: 0 for noise, 1 for one latent a factor),
-what the rate is made of, and which latents are in use. Where a weight collapses latents, scores of those left may rise.
+Printed for each strategy: five published scores of its codes (above chance: 0 for noise, 1 for one latent per
+factor), the parts of the rate, and which latents are in use. If a weight collapses latents, the scores of the rest may
+rise.
 
 Reference: Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework", 2017;
 Chen, Li, Grosse and Duvenaud, "Isolating sources of disentanglement in variational autoencoders", 2018.
@@ -38,16 +39,16 @@ def main(epochs=200, num_data=1000):
         "beta 4": objectives.BetaELBO(4.0),
         "total correlation 6": objectives.BetaTCVAE(len(sprites), total_correlation=6.0),
     }
-    scores, made_of = {}, {}
+    scores, rates = {}, {}
     for name, objective in strategies.items():
         model, guide = pair(size)
         fit = pyrovae.fit(model, guide, sprites, objective=objective, epochs=epochs, progress=False)
         codes = pyrovae.codes(fit.model, fit.guide, some, progress=False)
         scores[name] = pyrovae.disentanglement(codes, some.factors, categorical=[0])["adjusted"]
-        made_of[name] = pyrovae.aggregate(fit.model, fit.guide, some, progress=False).summary()
+        rates[name] = pyrovae.aggregate(fit.model, fit.guide, some, progress=False).summary()
         print(f"{name}: {pyrovae.usage(fit.model, fit.guide, some, progress=False)}")
     parts = ["distortion", "rate", "mutual_information", "total_correlation", "dimension_wise"]
-    table = pd.concat([pd.DataFrame(scores), pd.DataFrame(made_of).loc[parts]])
+    table = pd.concat([pd.DataFrame(scores), pd.DataFrame(rates).loc[parts]])
     print(table.round(2).to_string())
     return table
 

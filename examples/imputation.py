@@ -1,6 +1,6 @@
 """What should stand in the empty cells of a table? Wine, 13 chemical measurements, three cells in ten missing.
 
-    z ~ N(0, I),    x ~ N(decoder(z), s^2), only what is observed counts,    q(z | observed x)
+    z ~ N(0, I),    x ~ N(decoder(z), s^2), only observed values count,    q(z | observed x)
 
 An imputed value is the mean of p(missing | observed), by importance sampling: draws of z weighed by p(x, z) / q(z | x).
 
@@ -39,9 +39,9 @@ def main(epochs=1500, num_particles=500, seeds=3):
     rows = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        gone = torch.rand(whole.shape) < 0.3
-        gone[gone.all(1), 0] = False
-        x = torch.where(gone, torch.nan, whole)
+        missing = torch.rand(whole.shape) < 0.3
+        missing[missing.all(1), 0] = False
+        x = torch.where(missing, torch.nan, whole)
         likelihood = likelihoods.Missing(likelihoods.Gaussian(num_scales=13))
         model = models.VAE(
             prior=priors.StandardNormal(LATENT), decoder=nn.MLP(LATENT, 13, hidden=(32,)), likelihood=likelihood
@@ -52,18 +52,18 @@ def main(epochs=1500, num_particles=500, seeds=3):
         objective = objectives.IWAE(10, estimator="dreg")
         options = {"validation_data": validation, "patience": epochs // 5, "lr": 2e-3, "progress": False}
         pyrovae.fit(model, guide, train, objective=objective, epochs=epochs, **options)
-        filled = {
-            "column mean": torch.where(gone, x.nanmean(0), x),
+        tables = {
+            "column mean": torch.where(missing, x.nanmean(0), x),
             "5 nearest neighbours": torch.from_numpy(KNNImputer(n_neighbors=5).fit_transform(x)),
             "chained regressions": torch.from_numpy(
                 IterativeImputer(max_iter=100, tol=0.01, random_state=seed).fit_transform(x)
             ),
             "VAE": impute(model, guide, x, num_particles),
         }
-        rows += [{"method": n, "rmse": float((v - whole)[gone].square().mean().sqrt())} for n, v in filled.items()]
-    found = pd.DataFrame(rows).groupby("method", sort=False)["rmse"].agg(["mean", "std"])
-    print(found.round(3).to_string())
-    return found
+        rows += [{"method": n, "rmse": float((v - whole)[missing].square().mean().sqrt())} for n, v in tables.items()]
+    errors = pd.DataFrame(rows).groupby("method", sort=False)["rmse"].agg(["mean", "std"])
+    print(errors.round(3).to_string())
+    return errors
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Where does a model of three layers keep what it knows? Handwritten digits, the KL of every layer.
+"""Which of three layers hold the information? Handwritten digits, the KL of every layer.
 
     z3 ~ N(0, I),    z2 ~ N(. | z3),    z1 ~ N(. | z2, z3),    x ~ Bernoulli(decoder(z1, z2, z3))
 
-A bottom-up guide and a ladder are compared with a plain VAE of as many latents in one layer. The KL is annealed, for
-upper layers easily die at the start. The rate of a layer is a KL under the ladder, which samples in the model's order.
+A bottom-up guide and a ladder are compared with a plain VAE of as many latents in one layer. The KL is annealed,
+because upper layers easily collapse at the start. The rate of a layer is a KL under the ladder, which samples in the
+model's order.
 
 Reference: Sonderby, Raiko, Maaloe, Sonderby and Winther, "Ladder variational autoencoders", 2016.
 """
@@ -62,7 +63,7 @@ def main(epochs=300, num_particles=1000):
 
 
 def on_mnist(root, epochs=25, num_particles=1000):
-    """Two layers, 20 and 40 latents, beside one of 40: where there are enough data, the upper layer earns its keep."""
+    """Two layers, 20 and 40 latents, beside one of 40: with enough data the upper layer is worth having."""
     splits = pyrovae.data.MNIST(root=root, binarise=pyrovae.data.Dynamic()).splits(seed=0)
     wide = (300, 300)
     torch.manual_seed(0)
@@ -90,5 +91,5 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--mnist", help="folder that holds MNIST/raw: compare on MNIST instead")
     arguments = parser.parse_args()
-    given = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    on_mnist(arguments.mnist, **given) if arguments.mnist else main(**given)
+    options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    on_mnist(arguments.mnist, **options) if arguments.mnist else main(**options)

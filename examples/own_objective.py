@@ -2,8 +2,8 @@
 
     log 1/K sum_k min(w_k, sqrt(K) mean_j w_j),    w = p(x, z) / q(z | x)
 
-per observation. No weight counts more than sqrt(K) times their mean, so that a single draw cannot make the bound; it
-lies below the importance-weighted bound, and so below log p(x).
+per observation. No weight counts more than sqrt(K) times their mean, so that a single draw cannot dominate the bound;
+the bound lies below the importance-weighted bound, and so below log p(x).
 
 Reference: Ionides, "Truncated importance sampling", 2008.
 """
@@ -18,13 +18,13 @@ from pyrovae import guides, models, nn, objectives
 
 
 class Truncated(objectives.Objective):
-    """The whole objective: per-datum log weights in, one number out; particles, scales and masks are taken care of."""
+    """The whole objective: log weights per observation in, one number out; particles, scales and masks come with it."""
 
     def total(self, model, guide, batch, known):
-        drawn = self.draw(model, guide, batch, known)
-        log_weights, log_k = drawn.log_weights, math.log(self.num_particles)
+        particles = self.draw(model, guide, batch, known)
+        log_weights, log_k = particles.log_weights, math.log(self.num_particles)
         most = log_weights.logsumexp(0) - log_k + 0.5 * log_k
-        return drawn.scale * (torch.minimum(log_weights, most).logsumexp(0) - log_k).sum()
+        return particles.scale * (torch.minimum(log_weights, most).logsumexp(0) - log_k).sum()
 
 
 def main(steps=500):
@@ -32,14 +32,14 @@ def main(steps=500):
     with torch.no_grad():
         x = models.LinearGaussian(4, 12).evidence().sample((500,))
     model, guide = models.LinearGaussian(4, 12), guides.MeanField(nn.MLP(12, 32), 4)
-    fitted = pyrovae.fit(model, guide, x, steps=steps, lr=5e-3, objective=Truncated(10), progress=False)
+    fit = pyrovae.fit(model, guide, x, steps=steps, lr=5e-3, objective=Truncated(10), progress=False)
     with torch.no_grad():
-        found = {"log p(x), exact": float(model.log_evidence(x).mean())}
+        bounds = {"log p(x), exact": float(model.log_evidence(x).mean())}
     for name, objective in {"IWAE, 10": objectives.IWAE(10), "truncated, 10": Truncated(10)}.items():
         torch.manual_seed(1)
-        found[name] = -objective.loss(fitted.model, fitted.guide, x) / len(x)
-    print({name: round(value, 3) for name, value in found.items()})
-    return found
+        bounds[name] = -objective.loss(fit.model, fit.guide, x) / len(x)
+    print({name: round(value, 3) for name, value in bounds.items()})
+    return bounds
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(epochs=150, num_particles=1000):
         for batch in torch.randperm(len(train)).split(64):
             loss += svi.step(*train.batch(batch))
         if epoch % 25 == 0:
-            print(f"epoch {epoch}: {loss / len(train):.2f} nats per datum")
+            print(f"epoch {epoch}: {loss / len(train):.2f} nats per observation")
 
     result = pyrovae.evaluate(model, guide, test, num_particles=num_particles)
     for name, value in result.summary().items():

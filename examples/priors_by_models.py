@@ -57,9 +57,9 @@ def main(epochs=300, num_particles=1000):
     for name in MODELS:
         own = {n.removeprefix(f"{name}, "): f for n, f in fits.items() if n.startswith(name)}
         base = pyrovae.evaluate(*pair(own["standard normal"]), test, num_particles=num_particles, progress=False)
-        for prior_name, fitted in own.items():
-            found = pyrovae.evaluate(*pair(fitted), test, num_particles=num_particles, progress=False)
-            gain = found.log_evidence - base.log_evidence
+        for prior_name, fit in own.items():
+            result = pyrovae.evaluate(*pair(fit), test, num_particles=num_particles, progress=False)
+            gain = result.log_evidence - base.log_evidence
             error = float(gain.std()) / len(gain) ** 0.5
             print(
                 f"{name}, {prior_name}: {float(gain.mean()):+.2f} nats to the standard normal (paired se {error:.2f})"
@@ -67,8 +67,8 @@ def main(epochs=300, num_particles=1000):
     return table
 
 
-def pair(fitted):
-    return fitted.model, fitted.guide
+def pair(fit):
+    return fit.model, fit.guide
 
 
 if __name__ == "__main__":

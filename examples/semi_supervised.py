@@ -1,9 +1,9 @@
-"""How far do ten labels a class go? Handwritten digits, 100 of 1,258 with a label, held-out accuracy.
+"""How far do ten labels per class go? Handwritten digits, 100 of 1,258 with a label, held-out accuracy.
 
     y ~ Categorical,    z ~ N(0, I),    x ~ N(decoder(z, y), 0.15^2),    q(y, z | x) = q(y | x) q(z | x, y)
 
 M2 fits pictures and labels together, with y summed out where it is missing. M1+M2 does so on the codes of a plain VAE
-(M1) that saw no label. The baseline is the same classifier on the 100 labelled digits alone.
+(M1) that used no label. The baseline is the same classifier on the 100 labelled digits alone.
 
 Reference: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative models", 2014.
 """
@@ -21,12 +21,12 @@ PIXELS, CLASSES, LATENT = 64, 10, 8
 
 
 def few(labels, each):
-    """Keep so many labels of each class, drawn at random; -1 for the others."""
-    kept = torch.full_like(labels, -1)
+    """Keep ``each`` labels of every class, drawn at random; -1 for the others."""
+    few_labels = torch.full_like(labels, -1)
     for k in range(CLASSES):
         rows = (labels == k).nonzero()[:, 0]
-        kept[rows[torch.randperm(len(rows))[:each]]] = k
-    return kept
+        few_labels[rows[torch.randperm(len(rows))[:each]]] = k
+    return few_labels
 
 
 def supervised(x, labels, steps):
@@ -61,9 +61,9 @@ def main(steps=3000, each=10, seeds=3):
     for seed in range(seeds):
         torch.manual_seed(seed)
         labels = few(train.labels, each)
-        known = labels >= 0
-        found = {"supervised alone": supervised(x[known], labels[known], steps // 2)}
-        found["M2"] = m2(x, labels, likelihoods.Gaussian(fixed=0.15), steps)
+        has_label = labels >= 0
+        classifiers = {"supervised alone": supervised(x[has_label], labels[has_label], steps // 2)}
+        classifiers["M2"] = m2(x, labels, likelihoods.Gaussian(fixed=0.15), steps)
         likelihood = likelihoods.Gaussian(fixed=0.15)
         plain = models.VAE(prior=priors.StandardNormal(10), decoder=nn.MLP(10, PIXELS), likelihood=likelihood)
         codes = guides.MeanField(nn.MLP(PIXELS, 128), 10)
@@ -71,7 +71,7 @@ def main(steps=3000, each=10, seeds=3):
         pyrovae.fit(plain, codes, x, steps=steps, batch_size=64, objective=annealed, progress=False)
         with torch.no_grad():
             z, z_test = (codes.posterior(part).mean for part in (x, x_test))
-            probabilities = {name: classify(x_test) for name, classify in found.items()}
+            probabilities = {name: classify(x_test) for name, classify in classifiers.items()}
         stacked = m2(z, labels, likelihoods.Gaussian(num_scales=10), steps)
         with torch.no_grad():
             probabilities["M1+M2"] = stacked(z_test)

@@ -1,4 +1,4 @@
-"""Recognition programs q(z | x): one explicit Pyro program a file."""
+"""Recognition programs q(z | x): one explicit Pyro program per file."""
 
 from pyrovae.guides.auxiliary import Auxiliary
 from pyrovae.guides.categorical import Categorical

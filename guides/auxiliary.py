@@ -1,4 +1,4 @@
-"""Auxiliary-variable guide: a continuous mixture, with the mixing variable bounded away."""
+"""Auxiliary-variable guide: a continuous mixture, with a bound in place of the integral over a."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ class Auxiliary(Guide):
         a ~ q(a | x) = N(loc_a(x), diag(scale_a(x)^2))
         z ~ q(z | a, x) = N(loc(a, h), diag(scale(a, h)^2))
 
-    q(z | x) itself has no closed form. A reverse network r(a | z, x) stands in for q(a | z, x): the density that comes
-    with a draw is q(a | x) q(z | a, x) / r(a | z, x), under which E[p(x, z) / density] is still p(x), so that bounds
-    stay bounds and evidence stays unbiased. A z that came from elsewhere cannot be scored.
+    q(z | x) itself has no closed form. A reverse network r(a | z, x) takes the place of q(a | z, x): the density of a
+    draw is q(a | x) q(z | a, x) / r(a | z, x). With this density E[p(x, z) / density] is still p(x), so that bounds
+    stay bounds and evidence stays unbiased. An externally supplied z cannot be scored.
 
     Source: Maaloe, Sonderby, Sonderby and Winther, "Auxiliary deep generative models", 2016; Ranganath, Tran and Blei,
     "Hierarchical variational models", 2016.
@@ -34,7 +34,8 @@ class Auxiliary(Guide):
         context_dim: number of features h that the conditionals take beside a or z.
         hidden: widths of the hidden layers of q(z | a, x) and r(a | z, x).
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which z is mapped; None is the real line.
+        support: support of the latent, to which z is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> from pyrovae import nn
@@ -62,7 +63,7 @@ class Auxiliary(Guide):
         self.backwards = MLP(self.free_dim + context_dim, 2 * auxiliary_dim, hidden=self.hidden)
 
     def family(self, params: Tensor) -> dist.TorchDistribution:
-        """Draw z with its auxiliary variable; return it with the density that comes with it."""
+        """Draw z with its auxiliary variable; return z with the density of the draw."""
         own, context = params.split((2 * self.auxiliary_dim, self.context_dim), dim=-1)
         q_a = _gaussian(own)
         a = q_a.rsample()

@@ -1,4 +1,4 @@
-"""Guide of a discrete latent: one of so many categories."""
+"""Guide of a discrete latent, which is one of several categories."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from pyrovae.nn import Network
 
 
 class Categorical(Guide):
-    """q(z | x) = Categorical(softmax(logits(x))), z as a vector with a one in it, in one of four ways to fit it.
+    """q(z | x) = Categorical(softmax(logits(x))), with z a one-hot vector, fitted in one of four ways.
 
     - ``"enumerated"``: ``TraceEnum_ELBO`` sums z out, so that neither bound nor gradient has noise.
     - ``"sampled"``: draws without a gradient, for objectives that need none (``objectives.VIMCO``, ``Trace_ELBO``).
     - ``"straight-through"``: draws whose gradient is taken as if they were their probabilities. The bound is that of
       the discrete latent; its gradient is biased.
-    - ``"relaxed"``: Gumbel-softmax draws inside the simplex. The bound is one for a model whose latent is relaxed too,
-      ``dist.RelaxedOneHotCategorical`` as its prior; the gradient is unbiased for that bound.
+    - ``"relaxed"``: Gumbel-softmax draws inside the simplex. The bound is for a model whose latent is relaxed as well,
+      with ``dist.RelaxedOneHotCategorical`` as its prior; the gradient is unbiased for that bound.
 
     Source: Bengio, Leonard and Courville, "Estimating or propagating gradients through stochastic neurons", 2013;
     Maddison, Mnih and Teh, "The concrete distribution", 2017; Jang, Gu and Poole, "Categorical reparameterization with
@@ -29,8 +29,8 @@ class Categorical(Guide):
     Args:
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         num_categories: number of categories, the length of z.
-        how: one of the four above.
-        temperature: of the relaxation; the lower, the nearer to a vertex.
+        how: one of the four ways above.
+        temperature: temperature of the relaxation; the lower it is, the nearer draws are to a vertex of the simplex.
         latent: name of the latent site.
 
     Example:
@@ -69,18 +69,18 @@ class Categorical(Guide):
 
 
 class _Traceable:
-    """Draws without a look at the indices, which torch's own one-hot vectors take."""
+    """Draws one-hot vectors without reading the indices; torch's own distribution reads them."""
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw."""
-        of: Any = self
+        owner: Any = self
         with torch.no_grad():
-            indices = of._categorical.sample(torch.Size(sample_shape))[..., None]
-            return of.logits.new_zeros(*indices.shape[:-1], of.event_shape[0]).scatter(-1, indices, 1.0)
+            indices = owner._categorical.sample(torch.Size(sample_shape))[..., None]
+            return owner.logits.new_zeros(*indices.shape[:-1], owner.event_shape[0]).scatter(-1, indices, 1.0)
 
 
 class OneHot(_Traceable, dist.OneHotCategorical):
-    """A vector with a one in it."""
+    """Distribution of one-hot vectors."""
 
 
 class _StraightThrough(_Traceable, dist.OneHotCategoricalStraightThrough):

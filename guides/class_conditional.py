@@ -15,15 +15,16 @@ from pyrovae.nn.network import check_columns, num_features
 class ClassConditional(nn.Module):
     """q(y, z | x) = q(y | x) q(z | x, y), with a classifier for y and any guide of one latent for z.
 
-    Where a label is known, y is that label. y is marked to be summed out: ``TraceEnum_ELBO`` does so, others sample it.
+    Where a label is known, y is that label. y is marked to be summed out: ``TraceEnum_ELBO`` does so, other objectives
+    sample it.
 
     Source: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative models", 2014.
 
     Args:
-        classifier: network from x to features ``[N, classifier.out_features]``, of which come the classes' logits.
+        classifier: network from x to features ``[N, classifier.out_features]``, from which the logits come.
         latent: guide of z whose encoder takes x and y (one-hot): ``guides.MeanField(nn.MLP(64 + 10, 32), 8)``.
         num_classes: number of classes.
-        name: of the latent site of the class.
+        name: name of the latent site of the class.
 
     Example:
         >>> from pyrovae import guides, nn
@@ -32,7 +33,7 @@ class ClassConditional(nn.Module):
         torch.Size([5, 10])
     """
 
-    KNOWN = 200.0  # a logit's lead that leaves the other classes a probability of zero, and a finite logarithm
+    KNOWN = 200.0  # lead of a known class's logit: the others have probability zero and a finite logarithm
 
     def __init__(self, classifier: Network | nn.Module, latent: Guide, num_classes: int, *, name: str = "y") -> None:
         super().__init__()
@@ -48,8 +49,8 @@ class ClassConditional(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the classifier's logits, ``[N, C]``."""
-        found: Tensor = self.head(self.classifier(x))
-        return found
+        logits: Tensor = self.head(self.classifier(x))
+        return logits
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return q(y | x) of every class, ``[N, C]``."""
@@ -57,12 +58,12 @@ class ClassConditional(nn.Module):
             return self.logits(x).softmax(-1)
 
     def log_labels(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Return log q(y = label | x) where there is one, and 0 elsewhere, ``[N]``."""
-        found = self.logits(x).log_softmax(-1).gather(-1, labels.long().clamp(min=0)[:, None])[:, 0]
-        return torch.where(labels >= 0, found, torch.zeros_like(found))
+        """Return log q(y = label | x) where there is a label, and 0 elsewhere, ``[N]``."""
+        log_q = self.logits(x).log_softmax(-1).gather(-1, labels.long().clamp(min=0)[:, None])[:, 0]
+        return torch.where(labels >= 0, log_q, torch.zeros_like(log_q))
 
-    def _known(self, logits: Tensor, labels: Tensor | None) -> Tensor:
-        """Return logits that are certain of the labels that there are."""
+    def _labelled_logits(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the logits; those of labelled observations are replaced by certain ones."""
         if labels is None:
             return logits
         classes = torch.arange(self.num_classes, device=labels.device)
@@ -73,7 +74,7 @@ class ClassConditional(nn.Module):
         """Sample y and z of every observation of ``x``, ``[N, D]``; return y, one-hot, ``[N, C]``."""
         pyro.module("guide", self)
         with pyro.plate("data", x.shape[0]):
-            classes = OneHot(logits=self._known(self.logits(x), labels))
+            classes = OneHot(logits=self._labelled_logits(self.logits(x), labels))
             y: Tensor = pyro.sample(self.name, classes, infer={"enumerate": "parallel"})
             pyro.sample(self.latent.latent, self._latent(x, y))
         return y

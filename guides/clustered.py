@@ -14,15 +14,15 @@ from pyrovae.guides.guide import Guide, check_guide
 class Clustered(nn.Module):
     """q(y, z | x) = q(z | x) p(y | z), with any guide of one latent for z, and the model's own posterior of y given z.
 
-    Given its code an observation's cluster has a posterior in closed form, so that nothing is lost by the second
-    factor. y is marked to be summed out: ``TraceEnum_ELBO`` does so, others sample it.
+    Given the code of an observation, its cluster has a posterior in closed form, so that nothing is lost by the second
+    factor. y is marked to be summed out: ``TraceEnum_ELBO`` does so, other objectives sample it.
 
     Source: Jiang, Zheng, Tan, Tang and Zhou, "Variational deep embedding", 2017.
 
     Args:
         latent: guide of z.
-        model: of the pair, with ``cluster_logits(z)``, such as :class:`~pyrovae.models.GaussianMixtureVAE`.
-        name: of the latent site of the cluster.
+        model: model of the pair, with ``cluster_logits(z)``, such as :class:`~pyrovae.models.GaussianMixtureVAE`.
+        name: name of the latent site of the cluster.
 
     Example:
         >>> from pyrovae import guides, likelihoods, models, nn
@@ -51,8 +51,8 @@ class Clustered(nn.Module):
         """Return q(y | x) of every cluster, ``[N, C]``, averaged over draws of z."""
         with torch.no_grad():
             z = self.latent.posterior(*batch).sample((num_draws,))
-            found: Tensor = self.model.cluster_logits(z).softmax(-1).mean(0)
-        return found
+            probabilities: Tensor = self.model.cluster_logits(z).softmax(-1).mean(0)
+        return probabilities
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Sample z and y of every observation of the batch; return y, one-hot, ``[N, C]``."""

@@ -16,16 +16,16 @@ from pyrovae.nn import positive, raw_positive
 
 
 class DAIS(Refined):
-    """A draw from a family, carried towards p(z | x) by a few steps of uncorrected Hamiltonian annealing.
+    """A draw from a family, moved towards p(z | x) by a few steps of uncorrected Hamiltonian annealing.
 
-    With q_0 the family's member, 0 < b_1 < ... < b_T = 1, and momenta refreshed in part, for t = 1, ..., T::
+    With q_0 the family's member, 0 < b_1 < ... < b_T = 1, and partly refreshed momenta, for t = 1, ..., T::
 
         (u_t, r_t') = leapfrog(u_{t-1}, r_t),   towards the density q_0^(1 - b_t) p(x, u)^b_t
         r_{t+1} = c r_t' + sqrt(1 - c^2) e_t,   e_t ~ N(0, I)
 
-    No step is accepted or rejected, so that all is differentiable. The density that comes with the draw z = u_T is
-    q_0(u_0) prod_t N(r_t) / N(r_t'), under which E[p(x, z) / density] is p(x): bounds stay bounds. Temperatures, step
-    sizes (one a latent) and c are learned. A z that came from elsewhere cannot be scored.
+    No step is accepted or rejected, so that every step is differentiable. The density of the draw z = u_T is
+    q_0(u_0) prod_t N(r_t) / N(r_t'). With this density E[p(x, z) / density] is p(x), so that bounds stay bounds.
+    Temperatures, step sizes (one per latent) and c are learned. An externally supplied z cannot be scored.
 
     Source: Zhang, Hsu, Li, Finn and Grosse, "Differentiable annealed importance sampling and the perils of gradient
     noise", 2021; Geffner and Domke, "MCMC variational inference via uncorrected Hamiltonian annealing", 2021; Thin et
@@ -34,8 +34,8 @@ class DAIS(Refined):
     Args:
         family: any guide of one latent with an encoder.
         model: the generative program of the pair.
-        num_steps: leapfrog steps, each of which costs a gradient of the model.
-        step_size: that every latent starts from, on its unconstrained scale.
+        num_steps: number of leapfrog steps; each step costs a gradient of the model.
+        step_size: initial step size of every latent, on its unconstrained scale.
 
     Example:
         >>> from pyrovae import guides, models, nn
@@ -58,12 +58,12 @@ class DAIS(Refined):
         return self.raw_temperatures.softmax(0).cumsum(0)
 
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
-        """Draw z; return it with the density that comes with it, batch shape ``[N]``, event shape ``[latent_dim]``."""
+        """Draw z; return it with the density of the draw, batch shape ``[N]``, event shape ``[latent_dim]``."""
         keep = torch.is_grad_enabled()
         q = self.family.family(self.family.params(*batch))
         free = q.rsample()
         log_q = q.log_prob(free)
-        size, kept = positive(self.raw_sizes), self.raw_keep.sigmoid()
+        size, persistence = positive(self.raw_sizes), self.raw_keep.sigmoid()
         momentum = torch.randn_like(free)
 
         def force(at: Tensor, temperature: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class DAIS(Refined):
 
         for t, temperature in enumerate(self.temperatures()):
             if t:
-                momentum = kept * momentum + (1 - kept.square()).sqrt() * torch.randn_like(free)
+                momentum = persistence * momentum + (1 - persistence.square()).sqrt() * torch.randn_like(free)
             log_q = log_q - 0.5 * momentum.square().sum(-1)
             momentum = momentum + 0.5 * size * force(free, temperature)
             free = free + size * momentum

@@ -10,20 +10,20 @@ from torch.distributions.constraints import Constraint
 
 
 class Draw(dist.TorchDistribution):
-    """What a guide with randomness of its own samples: one value per observation, and the log density that weighs it.
+    """A sample of a guide with randomness of its own: one value per observation, and the log density that weighs it.
 
-    The density of any other value is not known, and is NaN.
+    The density of any other value is unknown, and is returned as NaN.
 
     Args:
-        value: ``[N, D]``.
-        log_density: of the value, ``[N]``, in nats.
-        support: in which all values that the guide could have drawn lie.
+        value: the draw, ``[N, D]``.
+        log_density: log density of the draw, ``[N]``, in nats.
+        support: constraint that holds for all values that the guide could have drawn.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"value": constraints.real_vector, "log_density": constraints.real}
     has_rsample = True
-    can_score = False  # at other values
-    reparametrised = False  # by parameters of its own: what it draws was drawn before
+    can_score = False  # it cannot score other values
+    reparametrised = False  # not by parameters of its own: its value was drawn before
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class Draw(dist.TorchDistribution):
 
     @property
     def support(self) -> Constraint:
-        """As given."""
+        """The support, as given."""
         return self._support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Draw":
-        """Return itself; it cannot be made more draws than it is.
+        """Return itself; it cannot be expanded to more draws than it has.
 
         Raises:
             ValueError: for another shape.
@@ -60,5 +60,5 @@ class Draw(dist.TorchDistribution):
         return self.value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the density that comes with the value, ``[N]``; NaN where ``value`` is another."""
+        """Return the log density of the draw, ``[N]``; NaN where ``value`` is another value."""
         return torch.where((value == self.value).all(-1), self.log_density, torch.nan)

@@ -1,4 +1,4 @@
-"""The exact posterior as a guide, for models that know it."""
+"""The exact posterior as a guide, for models that have it in closed form."""
 
 from typing import Protocol
 
@@ -17,7 +17,7 @@ class HasPosterior(Protocol):
 
 
 class Exact:
-    """q(z | x) = p(z | x), by the model's own closed form; no parameters of its own.
+    """q(z | x) = p(z | x), from the model's own closed form; the guide has no parameters of its own.
 
     Every log weight of the pair then equals log p(x).
 

@@ -14,17 +14,17 @@ from pyrovae.nn.transforms import Autoregressive, gated
 
 
 class Flow(Guide):
-    """A Gaussian pushed through invertible steps; as it stands, inverse autoregressive ones.
+    """A Gaussian pushed through invertible steps; by default these are inverse autoregressive.
 
-    With a context c(x) read off the encoder beside location and scale::
+    With a context c(x), which comes from the encoder like location and scale::
 
         z_0 ~ N(loc(x), diag(scale(x)^2))
         z_t = g_t * P z_{t-1} + (1 - g_t) * m_t,   (m_t, g_t) = autoregressive(P z_{t-1}, c(x)),   0 < g_t < 1
 
-    P reverses the latents between steps. The gates g are sigmoids, so that no step explodes. Sampling takes one pass a
-    step; scoring a z that came from elsewhere takes one pass a latent.
+    P reverses the latents between steps. The gates g are sigmoids, so that no step explodes. Sampling takes one pass
+    per step; scoring an externally supplied z takes one pass per latent.
 
-    A flow with other steps is a subclass that makes them in :meth:`make_step`.
+    For a flow with other steps, write a subclass that makes them in :meth:`make_step`.
 
     Source: Rezende and Mohamed, "Variational inference with normalizing flows", 2015; Kingma et al., "Improved
     variational inference with inverse autoregressive flow", 2016.
@@ -36,7 +36,8 @@ class Flow(Guide):
         hidden: widths of the hidden layers of each step's network.
         context_dim: number of features c(x) that the steps take.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which the flow is mapped; None is the real line.
+        support: support of the latent, to which the flow is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> from pyrovae import nn
@@ -45,7 +46,7 @@ class Flow(Guide):
         torch.Size([5])
     """
 
-    may_be_linear = False  # whether the network of a step can do without hidden layers
+    may_be_linear = False  # whether the network of a step may have no hidden layers
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ from pyrovae.nn import Network, positive
 class FullRank(Guide):
     """q(z | x) = N(loc(x), L(x) L(x)'), with L lower triangular.
 
-    L = diag(s) C, with scales s and a C whose rows have length one, so that C C' is the correlation; scales and
-    correlations are learned apart, which keeps L well conditioned.
+    L = diag(s) C, with scales s and a matrix C whose rows have length one, so that C C' is the correlation matrix.
+    Scales and correlations are learned separately, which keeps L well conditioned.
 
     Source: Titsias and Lazaro-Gredilla, "Doubly stochastic variational Bayes for non-conjugate inference", 2014.
 
@@ -22,7 +22,8 @@ class FullRank(Guide):
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which the Gaussian is mapped; None: the real line.
+        support: support of the latent, to which the Gaussian is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> from pyrovae import nn

@@ -1,4 +1,4 @@
-"""What an amortised guide of one latent site is: an encoder, a family, and one sample statement."""
+"""Base class of amortised guides of one latent site: an encoder, a family, and one sample statement."""
 
 from abc import abstractmethod
 from typing import Any
@@ -17,16 +17,16 @@ from pyrovae.nn.network import num_features
 class Guide(nn.Module):
     """q(z | x), a member of a family with parameters lambda(x) = head(encoder(x)).
 
-    A family of one's own is a subclass that makes ``self.head``, a network from the encoder's features to the
-    parameters of one observation, and turns those into a distribution in :meth:`family`.
+    For a family of your own, write a subclass that makes ``self.head``, a network from the encoder's features to the
+    parameters of one observation, and that turns these parameters into a distribution in :meth:`family`.
 
     Args:
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents in the site's own (constrained) space.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name ("positive", "unit_interval", "simplex", ...): the
-            family lives on the unconstrained space and is mapped there; None is the real line. A constraint of numbers
-            is one of every number of the latent.
+        support: support of the latent, a torch constraint or its name ("positive", "unit_interval", "simplex", ...).
+            The family is defined on the unconstrained space and is mapped to the support; None is the real line. A
+            constraint of single numbers applies to every number of the latent.
     """
 
     head: nn.Module
@@ -57,7 +57,7 @@ class Guide(nn.Module):
         """
 
     def params(self, *batch: Tensor) -> Tensor:
-        """Return the parameters of q(z | x) for every observation, ``[N, P]``, as encoder and head have them."""
+        """Return the parameters of q(z | x) for every observation, ``[N, P]``, from encoder and head."""
         params: Tensor = self.head(self.encoder(*batch))
         return params
 
@@ -81,7 +81,7 @@ def _onto(support: Any) -> Any:
     """Return a transform from real vectors onto a support.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is none.
     """
     try:
         return bijection(of_vectors(of_components(constraint(support))))
@@ -90,10 +90,10 @@ def _onto(support: Any) -> Any:
 
 
 def check_guide(name: str, guide: Any) -> None:
-    """See that ``guide`` is one of one latent with an encoder, not a class.
+    """Check that ``guide`` is a guide of one latent with an encoder, and not a class.
 
     Raises:
-        ValueError: saying what to write.
+        ValueError: if not; the message says what to write.
     """
     not_a_class(name, guide)
     if not isinstance(guide, Guide):
@@ -101,11 +101,11 @@ def check_guide(name: str, guide: Any) -> None:
 
 
 def transformed(member: dist.TorchDistribution, to_support: Any) -> dist.TorchDistribution:
-    """Return a distribution on the unconstrained space as one on the latent's own; None: they are the same."""
+    """Map a distribution from the unconstrained space to the latent's own; None: the spaces are the same."""
     if to_support is None:
         return member
     if isinstance(member, Draw):
         z = to_support(member.value)
         log_density = member.log_density - to_support.log_abs_det_jacobian(member.value, z)
         return Draw(z, log_density, to_support.codomain)
-    return dist.TransformedDistribution(member, [to_support.with_cache()])  # of its draws, for one-way flows
+    return dist.TransformedDistribution(member, [to_support.with_cache()])  # of draws, for flows without an inverse

@@ -54,15 +54,15 @@ class Hierarchical(nn.Module):
         """Sample every layer's latent for every observation of the batch; return them, from the lowest."""
         pyro.module("guide", self)
         below: tuple[Tensor, ...] = batch
-        found = []
+        draws = []
         with pyro.plate("data", batch[0].shape[0]):
             for name, layer in zip(self.latents, self.layers, strict=True):
                 z = pyro.sample(name, _posterior(layer, below))
-                found.append(z)
+                draws.append(z)
                 below = (z,)
-        return found
+        return draws
 
 
 def _posterior(layer: Any, below: tuple[Tensor, ...]) -> dist.TorchDistribution:
-    made: dist.TorchDistribution = layer.posterior(*below)
-    return made
+    posterior: dist.TorchDistribution = layer.posterior(*below)
+    return posterior

@@ -1,4 +1,4 @@
-"""Householder flow guide: a Gaussian whose covariance is turned."""
+"""Householder flow guide: a Gaussian whose covariance is turned by reflections."""
 
 from pyro.distributions import transforms
 from torch import nn
@@ -7,9 +7,9 @@ from pyrovae.guides.flow import Flow
 
 
 class Householder(Flow):
-    """A diagonal Gaussian turned by reflections, and so a Gaussian with a full covariance.
+    """A diagonal Gaussian turned by reflections, which gives it a full covariance.
 
-    With a vector v read off the context, for every step::
+    With a vector v computed from the context, for every step::
 
         z_t = (I - 2 v v' / |v|^2) P z_{t-1}
 

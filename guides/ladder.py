@@ -19,27 +19,27 @@ class HasLayers(Protocol):
     latent_dims: tuple[int, ...]
 
     def conditional(self, layer: int, above: Sequence[Tensor]) -> dist.TorchDistribution:
-        """Return p(z_layer | the layers above, the next one first), a normal distribution; layers count from 1."""
+        """Return p(z_layer | the layers above, the nearest first), a normal distribution; layers count from 1."""
 
 
 class Ladder(nn.Module):
     """q(z1, ..., zL | x) = q(zL | x) prod_l q(z_l | z_{l+1}, x), top-down.
 
-    A deterministic pass upwards gives features h_l of every layer. Downwards, what the data say of a layer is combined
-    with what the model says of it given the layer above, each weighted by its precision::
+    A deterministic pass upwards gives features h_l of every layer. On the way down, a Gaussian from the data is
+    combined with the model's Gaussian given the layer above, each weighted by its precision::
 
         h_l = network_l(h_{l-1}),   h_0 = x
         q(zL | x) = N(m_L, diag(s_L^2))
         q(z_l | z_{l+1}, x) proportional to N(z_l; m_l, diag(s_l^2)) p(z_l | z_{l+1})
 
-    with m_l and s_l read off h_l. The guide's parameters thus include the model's own transitions.
+    with m_l and s_l computed from h_l. The guide's parameters thus include the model's own transitions.
 
     Source: Sonderby, Raiko, Maaloe, Sonderby and Winther, "Ladder variational autoencoders", 2016.
 
     Args:
-        networks: one for every layer, upwards; each has an attribute ``out_features``.
-        model: of the pair, such as :class:`~pyrovae.models.HierarchicalVAE`: with ``latent_dims`` from the lowest layer
-            and ``conditional(layer, above)``.
+        networks: one network per layer, from the lowest upwards; each has an attribute ``out_features``.
+        model: model of the pair, such as :class:`~pyrovae.models.HierarchicalVAE`. It has ``latent_dims`` from the
+            lowest layer, and ``conditional(layer, above)``.
 
     Example:
         >>> from pyrovae import guides, likelihoods, models, nn, priors
@@ -72,30 +72,30 @@ class Ladder(nn.Module):
 
     def top(self, *batch: Tensor) -> dist.TorchDistribution:
         """Return q(zL | x) of a batch: batch shape ``[N]``."""
-        return self._said(*batch)[-1]
+        return self._from_data(*batch)[-1]
 
-    def _said(self, *batch: Tensor) -> list[dist.TorchDistribution]:
-        """Return what the data alone say of every layer, from the lowest."""
-        said = []
+    def _from_data(self, *batch: Tensor) -> list[dist.TorchDistribution]:
+        """Return the Gaussian from the data alone for every layer, from the lowest."""
+        gaussians = []
         features: tuple[Tensor, ...] = batch
         for network, head in zip(self.networks, self.heads, strict=True):
             features = (network(*features),)
             loc, raw_scale = head(features[0]).chunk(2, dim=-1)
-            said.append(dist.Normal(loc, positive(raw_scale)).to_event(1))
-        return said
+            gaussians.append(dist.Normal(loc, positive(raw_scale)).to_event(1))
+        return gaussians
 
     def forward(self, *batch: Tensor) -> list[Tensor]:
         """Sample every layer's latent for every observation of the batch; return them, from the lowest."""
         pyro.module("guide", self)
-        said = self._said(*batch)
-        found: list[Tensor] = []
+        gaussians = self._from_data(*batch)
+        draws: list[Tensor] = []
         with pyro.plate("data", batch[0].shape[0]):
-            for layer in range(len(said), 0, -1):
-                q = said[layer - 1]
-                if found:
-                    q = _combined(q, self.model.conditional(layer, found))
-                found.insert(0, pyro.sample(f"z{layer}", q))
-        return found
+            for layer in range(len(gaussians), 0, -1):
+                q = gaussians[layer - 1]
+                if draws:
+                    q = _combined(q, self.model.conditional(layer, draws))
+                draws.insert(0, pyro.sample(f"z{layer}", q))
+        return draws
 
 
 def _combined(one: dist.TorchDistribution, other: dist.TorchDistribution) -> dist.TorchDistribution:

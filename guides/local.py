@@ -1,4 +1,4 @@
-"""A guide without amortisation: parameters of its own for every observation."""
+"""A guide without amortisation: every observation has parameters of its own."""
 
 import copy
 import functools
@@ -18,17 +18,18 @@ from pyrovae.nn.network import check_columns
 class Local(nn.Module):
     """q_i(z), a member of a family for every observation i, fitted to that observation alone.
 
-    The parameters start where the family's own encoder puts the observation, and no encoder is used after that: what is
-    lost by amortisation is the distance between the two. What a family shares besides (the networks of a flow's steps)
-    is trained as well. An observation is known by its numbers, so that equal data share their parameters; data that
-    were not given here are refused, as are data that change from epoch to epoch (dynamic binarisation).
+    The parameters start where the family's own encoder puts the observation, and no encoder is used after that: the
+    distance between the two is what amortisation loses. The parameters that all observations share (the networks of a
+    flow's steps) are trained as well. An observation is recognised by its numbers, so that equal observations share
+    their parameters. Data that were not given here are refused, and so are data that change from epoch to epoch
+    (dynamic binarisation).
 
     Source: Hoffman, Blei, Wang and Paisley, "Stochastic variational inference", 2013; Cremer, Li and Duvenaud,
     "Inference suboptimality in variational autoencoders", 2018.
 
     Args:
         family: any guide of one latent with an encoder; it is copied, and stays as it is.
-        data: all data, a tensor or a tuple of tensors. A number of data, instead, makes room for a saved guide.
+        data: all data, a tensor or a tuple of tensors. A number of observations instead makes room for a saved guide.
 
     Example:
         >>> from pyrovae import guides, nn
@@ -62,16 +63,16 @@ class Local(nn.Module):
         self.register_buffer("keys", keys)
 
     def params(self, *batch: Tensor) -> Tensor:
-        """Return the parameters of every observation of a batch, ``[N, P]``; NaN for one that was not given."""
+        """Return the parameters of every observation of a batch, ``[N, P]``; NaN if it was not given to the guide."""
         keys = fingerprints(batch)
         place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-        known = self.keys[place] == keys
-        if pyro.distributions.is_validation_enabled() and not bool(known.all()):
+        matches = self.keys[place] == keys
+        if pyro.distributions.is_validation_enabled() and not bool(matches.all()):
             raise ValueError(
-                f"{int((~known).sum())} of {len(known)} data are not among the {len(self.keys)} that this guide has "
-                "parameters for: make it with the data that it is to be used on, as they are (not binarised anew)"
+                f"{int((~matches).sum())} of {len(matches)} data are not among the {len(self.keys)} that this guide "
+                "has parameters for: make it with the data that it is to be used on, as they are (not binarised anew)"
             )
-        return torch.where(known[:, None], self.free[place], torch.nan)
+        return torch.where(matches[:, None], self.free[place], torch.nan)
 
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:
         """Return q_i(z) of every observation of a batch: batch shape ``[N]``, event shape ``[latent_dim]``."""
@@ -86,7 +87,7 @@ class Local(nn.Module):
 
 
 def _as_plain_attribute(owner: nn.Module, name: str) -> None:
-    """Make a submodule a plain attribute: it stays known, and its parameters are no longer its owner's."""
+    """Make a submodule a plain attribute: it stays in place, but its parameters no longer belong to the owner."""
     network = getattr(owner, name)
     if name in owner._modules:
         delattr(owner, name)
@@ -96,11 +97,11 @@ def _as_plain_attribute(owner: nn.Module, name: str) -> None:
 def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:
     """Return a number for every observation, ``[N]``, that depends on all bits of its values and on nothing else.
 
-    Data that differ have the same one with a probability of about 2^-64 a pair.
+    Two observations that differ have the same number with a probability of about 2^-64.
     """
     rows = [t.reshape(len(t), -1).to(torch.float64).view(torch.int64) for t in batch]
     bits = torch.cat(rows, dim=1)
-    bits = bits ^ (bits >> 32) ^ (bits >> 52)  # round numbers differ in their highest bits alone
+    bits = bits ^ (bits >> 32) ^ (bits >> 52)  # round numbers differ in their highest bits only
     return (bits * _weights(bits.shape[1], str(bits.device))).sum(1)
 
 
@@ -108,15 +109,15 @@ def fingerprints(batch: tuple[Tensor, ...]) -> Tensor:
 def _weights(size: int, device: str) -> Tensor:
     """Return odd numbers, the same at every call, ``[size]``."""
     generator = torch.Generator("cpu").manual_seed(0)
-    drawn = torch.randint(-(2**62), 2**62, (size,), generator=generator, device="cpu", dtype=torch.int64)
-    return (2 * drawn + 1).to(device)
+    integers = torch.randint(-(2**62), 2**62, (size,), generator=generator, device="cpu", dtype=torch.int64)
+    return (2 * integers + 1).to(device)
 
 
 def _tensors(data: Any) -> tuple[Tensor, ...]:
-    """Return the tensors that data are; none where they are a number of data.
+    """Return the tensors of the data; none if ``data`` is a number of observations.
 
     Raises:
-        ValueError: when they are neither.
+        ValueError: if it is neither.
     """
     if isinstance(data, Integral) and not isinstance(data, bool):
         return ()

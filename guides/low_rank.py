@@ -13,7 +13,7 @@ from pyrovae.nn import Network, positive
 
 
 class LowRank(Guide):
-    """q(z | x) = N(loc(x), F(x) F(x)' + diag(s(x)^2)), with F of a few columns.
+    """q(z | x) = N(loc(x), F(x) F(x)' + diag(s(x)^2)), where F has a few columns.
 
     Source: Ong, Nott and Smith, "Gaussian variational approximation with a factor covariance structure", 2018.
 
@@ -22,7 +22,8 @@ class LowRank(Guide):
         latent_dim: number of latents.
         rank: number of columns of F.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which the Gaussian is mapped; None: the real line.
+        support: support of the latent, to which the Gaussian is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> from pyrovae import nn
@@ -42,7 +43,7 @@ class LowRank(Guide):
         super().__init__(encoder, latent_dim, latent=latent, support=support)
         self.rank = at_least("rank", rank, 1)
         self.head = nn.Linear(self.num_features, self.free_dim * (2 + self.rank))
-        with torch.no_grad():  # F starts small, yet not at zero, where its gradient would be
+        with torch.no_grad():  # F starts small, but not at zero, where its gradient would be zero
             self.head.weight[2 * self.free_dim :].normal_(std=0.01)
             self.head.bias[2 * self.free_dim :].normal_(std=0.1)
 

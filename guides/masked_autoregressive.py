@@ -7,18 +7,18 @@ from pyrovae.nn.transforms import Autoregressive, affine
 
 
 class MaskedAutoregressive(Flow):
-    """A Gaussian pushed through the inverses of autoregressive steps: each latent is given those before it.
+    """A Gaussian pushed through the inverses of autoregressive steps: each latent depends on those before it.
 
     ::
 
         P z_{t-1} = exp(s_t) * z_t + m_t,   (m_t, s_t) = autoregressive(z_t, c(x)),   -3 < s_t < 3
 
-    Scoring a z takes one pass a step, whatever it came from; sampling takes one pass a latent and step, so that it is
-    the family for few latents. The arguments are those of :class:`Flow`.
+    Scoring any z takes one pass per step; sampling takes one pass per latent and step, so that the family suits few
+    latents. The arguments are those of :class:`Flow`.
 
     Source: Papamakarios, Pavlakou and Murray, "Masked autoregressive flow for density estimation", 2017.
     """
 
     def make_step(self) -> nn.Module:
-        """Return an autoregressive step, against its direction."""
+        """Return an autoregressive step, in the inverse direction."""
         return Autoregressive(self.free_dim, self.context_dim, self.hidden, 2, affine, reverse=True)

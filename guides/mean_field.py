@@ -18,7 +18,8 @@ class MeanField(Guide):
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
         latent_dim: number of latents.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which the Gaussian is mapped; None: the real line.
+        support: support of the latent, to which the Gaussian is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> import torch

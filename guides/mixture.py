@@ -12,18 +12,18 @@ from pyrovae.nn import Network, positive
 
 
 class GaussianMixture(dist.MixtureSameFamily):
-    """A mixture of Gaussians with diagonal covariances, whose draws have a gradient for its weights too.
+    """A mixture of Gaussians with diagonal covariances, whose draws have a gradient for its weights as well.
 
-    With F_d the distribution function of z_d given the latents before it, F_d(z_d | z_1, ..., z_{d-1}) stays as it is
-    while the parameters change: that gives dz_d, latent by latent. The gradient of an expectation comes out unbiased.
+    With F_d the distribution function of z_d given the latents before it, F_d(z_d | z_1, ..., z_{d-1}) stays constant
+    while the parameters change: that gives dz_d, latent by latent. The gradient of an expectation is unbiased.
 
     Source: Graves, "Stochastic backpropagation through mixture density distributions", 2016; Figurnov, Mohamed and
     Mnih, "Implicit reparameterization gradients", 2018.
 
     Args:
-        logits: of the weights, ``[N, K]``.
-        locs: ``[N, K, D]``.
-        scales: ``[N, K, D]``.
+        logits: logits of the weights, ``[N, K]``.
+        locs: means, ``[N, K, D]``.
+        scales: standard deviations, ``[N, K, D]``.
     """
 
     has_rsample = True
@@ -43,26 +43,26 @@ class GaussianMixture(dist.MixtureSameFamily):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw, ``[..., N, D]``."""
         with torch.no_grad():
-            drawn = self.sample(torch.Size(sample_shape))
+            draws = self.sample(torch.Size(sample_shape))
         if not torch.is_grad_enabled():
-            return drawn
+            return draws
         normal = self.component_distribution.base_dist
-        log_weights = self.mixture_distribution.logits
-        found = []
-        for d in range(drawn.shape[-1]):
-            one = dist.Normal(normal.loc[..., d], normal.scale[..., d])
-            fixed = drawn[..., d, None]
-            weights = log_weights.softmax(-1)
-            below = (weights * one.cdf(fixed)).sum(-1)
-            density = (weights * one.log_prob(fixed).exp()).sum(-1)
-            z = fixed[..., 0] - (below - below.detach()) / density.detach()
-            found.append(z)
-            log_weights = log_weights + one.log_prob(z[..., None])
-        return torch.stack(found, dim=-1)
+        logits = self.mixture_distribution.logits
+        latents = []
+        for d in range(draws.shape[-1]):
+            marginal = dist.Normal(normal.loc[..., d], normal.scale[..., d])
+            value = draws[..., d, None]
+            weights = logits.softmax(-1)
+            below = (weights * marginal.cdf(value)).sum(-1)
+            density = (weights * marginal.log_prob(value).exp()).sum(-1)
+            z = value[..., 0] - (below - below.detach()) / density.detach()
+            latents.append(z)
+            logits = logits + marginal.log_prob(z[..., None])
+        return torch.stack(latents, dim=-1)
 
 
 class Mixture(Guide):
-    """q(z | x) = sum_k w_k(x) N(loc_k(x), diag(scale_k(x)^2)), reparametrised, weights and all.
+    """q(z | x) = sum_k w_k(x) N(loc_k(x), diag(scale_k(x)^2)), reparametrised, including the weights.
 
     Source: Graves, "Stochastic backpropagation through mixture density distributions", 2016.
 
@@ -71,7 +71,8 @@ class Mixture(Guide):
         latent_dim: number of latents.
         num_components: number of Gaussians, at least 2.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which the mixture is mapped; None: the real line.
+        support: support of the latent, to which the mixture is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> from pyrovae import nn

@@ -7,13 +7,13 @@ from pyrovae.guides.flow import Flow
 
 
 class Radial(Flow):
-    """A Gaussian pushed through radial steps, each of which draws mass to a point or drives it away.
+    """A Gaussian pushed through radial steps, each of which pulls mass towards a point or pushes it away.
 
-    With a centre c, a > 0 and b read off the context, and b so constrained that the step can be inverted::
+    With a centre c, a > 0 and b computed from the context, and b constrained so that the step can be inverted::
 
         z_t = P z_{t-1} + b (P z_{t-1} - c) / (a + |P z_{t-1} - c|)
 
-    The inverse is left out by Pyro: only the flow's own draws have a density here. ``hidden`` are the widths of the
+    Pyro leaves the inverse out, so only the flow's own draws have a density here. ``hidden`` are the widths of the
     network from the context to c, a and b; the other arguments are those of :class:`Flow`.
 
     Source: Rezende and Mohamed, "Variational inference with normalizing flows", 2015.

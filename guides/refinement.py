@@ -1,4 +1,4 @@
-"""What guides that look at the model have in common: a family, the model, and its density of unconstrained latents."""
+"""Base class of guides that use the model: a family, the model, and its density of unconstrained latents."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pyrovae.programs.handlers import same_numbers
 
 
 class Refined(nn.Module):
-    """A guide that starts from a family's member and looks at the model to do better.
+    """A guide that starts from a family's member and uses the model to refine it.
 
     Args:
         family: any guide of one latent with an encoder.
@@ -40,7 +40,7 @@ class Refined(nn.Module):
     def forward(self, *batch: Tensor) -> Tensor:
         """Sample the latent of every observation of the batch; return it, ``[N, latent_dim]``."""
         pyro.module("guide", self)
-        posterior = self.posterior(*batch)  # outside of the plate, whose sites the model has too
+        posterior = self.posterior(*batch)  # outside the plate: the model that it runs has sites of that plate as well
         with pyro.plate("data", batch[0].shape[0]):
             z: Tensor = pyro.sample(self.latent, posterior)
         return z
@@ -51,7 +51,7 @@ def log_joint(model: Callable[..., Any], family: Guide, batch: tuple[Tensor, ...
 
     Args:
         model: generative program.
-        family: whose latent, and whose map T to its support, are meant.
+        family: guide whose latent, and whose map T to the support, are used.
         batch: the model's arguments.
         free: unconstrained latents u, ``[N, free_dim]``.
     """
@@ -65,11 +65,11 @@ def log_joint(model: Callable[..., Any], family: Guide, batch: tuple[Tensor, ...
 
 
 def gradient(value: Tensor, at: Tensor, keep: bool) -> Tensor:
-    """Return the gradient of the sum of ``value``, itself differentiable where ``keep``."""
-    (found,) = torch.autograd.grad(value.sum(), at, create_graph=keep)
-    return found
+    """Return the gradient of the sum of ``value``; it is itself differentiable if ``keep``."""
+    (grad,) = torch.autograd.grad(value.sum(), at, create_graph=keep)
+    return grad
 
 
 def leaf(value: Tensor, keep: bool) -> Tensor:
-    """Return ``value`` as what a gradient can be taken at; cut off from what it came from unless ``keep``."""
+    """Return ``value`` as a tensor at which a gradient can be taken; detached from its origin unless ``keep``."""
     return value if keep and value.requires_grad else value.detach().requires_grad_()

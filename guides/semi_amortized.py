@@ -1,4 +1,4 @@
-"""A guide that starts at an encoder's answer and improves it for the observation at hand."""
+"""A guide that starts at an encoder's parameters and refines them for each observation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +15,16 @@ from pyrovae.nn import positive, raw_positive
 
 
 class SemiAmortized(Refined):
-    """q(z | x) in a family, its parameters an encoder's, refined by a few gradient steps on each observation's bound.
+    """q(z | x) in a family, an encoder's parameters refined by a few gradient steps on each observation's bound.
 
     ::
 
         lambda_0 = head(encoder(x))
         lambda_{t+1} = lambda_t + r_t * g_t / max(1, |g_t|),   g_t = gradient of log p(x, z) - log q(z; lambda_t)
 
-    with z drawn from q(z; lambda_t), once a step. Training differentiates through the steps, so that the encoder learns
-    to give a start from which they get far; the step lengths r_t are learned too. The draws are part of the guide's
-    randomness: given them it is a proper density, so bounds stay bounds.
+    with z drawn from q(z; lambda_t), once per step. Training differentiates through the steps, so that the encoder
+    learns a start from which the steps gain much; the step lengths r_t are learned as well. The draws are part of the
+    guide's randomness: given the draws, q(z | x) is a proper density, so bounds stay bounds.
 
     Source: Kim, Wiseman, Miller, Sontag and Rush, "Semi-amortized variational autoencoders", 2018; Marino, Yue and
     Mandt, "Iterative amortized inference", 2018.
@@ -32,8 +32,8 @@ class SemiAmortized(Refined):
     Args:
         family: any guide of one latent with an encoder.
         model: the generative program of the pair.
-        num_steps: gradient steps per observation.
-        step_length: that every r_t starts from.
+        num_steps: number of gradient steps per observation.
+        step_length: initial value of every r_t.
 
     Example:
         >>> from pyrovae import guides, models, nn
@@ -60,8 +60,8 @@ class SemiAmortized(Refined):
                 params = leaf(params, keep)
                 q = self.family.family(params)
                 free = q.rsample()
-                found = gradient(log_joint(self.model, self.family, batch, free) - q.log_prob(free), params, keep)
-            params = params + length * found / found.norm(dim=-1, keepdim=True).clamp(min=1)
+                grad = gradient(log_joint(self.model, self.family, batch, free) - q.log_prob(free), params, keep)
+            params = params + length * grad / grad.norm(dim=-1, keepdim=True).clamp(min=1)
         return params
 
     def posterior(self, *batch: Tensor) -> dist.TorchDistribution:

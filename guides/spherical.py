@@ -11,7 +11,7 @@ from pyrovae.priors.sphere import PowerSpherical
 
 
 class Spherical(Guide):
-    """q(z | x) = PowerSpherical(loc(x), concentration(x)) on the unit sphere, beside ``priors.UniformSphere``.
+    """q(z | x) = PowerSpherical(loc(x), concentration(x)) on the unit sphere, for the prior ``priors.UniformSphere``.
 
     Source: De Cao and Aziz, "The power spherical distribution", 2020; Davidson et al., "Hyperspherical variational
     auto-encoders", 2018.

@@ -1,4 +1,4 @@
-"""Neural spline flow guides: monotonic rational-quadratic splines, by coupling or autoregressive."""
+"""Neural spline flow guides: monotonic rational-quadratic splines, in coupling or autoregressive steps."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,21 +20,22 @@ class SplineCoupling(Flow):
 
         z_t = (first, spline(second; network(first, c(x)))),   (first, second) = P z_{t-1}
 
-    Sampling and scoring both take one pass a step. The splines are the identity outside [-bound, bound], so that no
-    step explodes; location and scale are those of the data, since they come first.
+    Sampling and scoring both take one pass per step. The splines are the identity outside [-bound, bound], so that no
+    step explodes. Location and scale come first, and so they are those of the data.
 
     Source: Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows", 2019.
 
     Args:
         encoder: network from the batch's tensors to features ``[N, encoder.out_features]``.
-        latent_dim: number of latents; with one alone the splines depend on the context only.
+        latent_dim: number of latents; with a single latent the splines depend on the context only.
         num_steps: number of steps.
         hidden: widths of the hidden layers of each step's network.
         context_dim: number of features c(x) that the steps take.
-        num_bins: of a spline.
+        num_bins: number of bins of a spline.
         bound: half the length of the interval on which the splines bend.
         latent: name of the latent site.
-        support: of the latent, a constraint of torch or its name, to which the flow is mapped; None is the real line.
+        support: support of the latent, to which the flow is mapped: a torch constraint or its name. None is
+            the real line.
 
     Example:
         >>> import torch
@@ -84,8 +85,8 @@ class SplineAutoregressive(SplineCoupling):
 
         z_t = spline(P z_{t-1}; autoregressive(P z_{t-1}, c(x)))
 
-    Sampling takes one pass a step, scoring a z that came from elsewhere one pass a latent. The arguments are those of
-    :class:`SplineCoupling`.
+    Sampling takes one pass per step; scoring an externally supplied z takes one pass per latent. The arguments are
+    those of :class:`SplineCoupling`.
 
     Source: Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows", 2019.
     """

@@ -1,4 +1,4 @@
-"""Guide of latents that all data share, beside those of each observation."""
+"""Guide of global latents, which all observations share, beside the latents of each observation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,15 +20,16 @@ Global = tuple[str, tuple[int, ...], str]
 
 
 class WithGlobals(nn.Module):
-    """q(w) q(z | x): each global latent w a factorised Gaussian, unconstrained; the local ones as in ``local``.
+    """q(w) q(z | x): a factorised Gaussian, unconstrained, for each global latent w; ``local`` for q(z | x).
 
     Source: Kucukelbir, Tran, Ranganath, Gelman and Blei, "Automatic differentiation variational inference", 2017.
 
     Args:
         local: guide of the latents of every observation.
         sites: the global latents; :meth:`of` finds them.
-        num_data: of the whole set, as the model has it: a batch of local latents counts for all of them.
-        scale: where the standard deviations start.
+        num_data: number of observations in the whole data set, as in the model: a batch of local latents counts for all
+            of them.
+        scale: initial value of the standard deviations.
     """
 
     def __init__(self, local: nn.Module, sites: Sequence[Global], *, num_data: int, scale: float = 0.02) -> None:
@@ -53,14 +54,14 @@ class WithGlobals(nn.Module):
 
         Args:
             local: guide of the latents of every observation.
-            model: with ``num_data``, whose latents outside the data plate are looked up, by running it once. Where
-                it has ``start``, values by site, the guide starts there; else at a draw of the prior.
-            *batch: what the model takes; a few data will do.
-            scale: where the standard deviations start.
+            model: model with ``num_data``; it is run once to find its latents outside the data plate. If it has
+                ``start``, values by site, the guide starts there; otherwise it starts at a draw of the prior.
+            *batch: arguments of the model; a few observations are enough.
+            scale: initial value of the standard deviations.
         """
         with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope():
             trace = poutine.trace(model).get_trace(*batch)
-        found = {
+        latents = {
             name: site
             for name, site in trace.nodes.items()
             if site["type"] == "sample" and not site["is_observed"] and not site["cond_indep_stack"]
@@ -72,10 +73,10 @@ class WithGlobals(nn.Module):
                 f"the model, a {type(model).__name__}, does not say how many data it is fitted to, beside which its "
                 "global latents count once: give it num_data"
             )
-        sites = [(name, tuple(site["value"].shape), _support(name, site["fn"])) for name, site in found.items()]
-        made = cls(local, sites, num_data=num_data, scale=scale)
-        made.start_at({**{n: s["value"] for n, s in found.items()}, **getattr(model, "start", {})})
-        return made
+        sites = [(name, tuple(site["value"].shape), _support(name, site["fn"])) for name, site in latents.items()]
+        guide = cls(local, sites, num_data=num_data, scale=scale)
+        guide.start_at({**{n: s["value"] for n, s in latents.items()}, **getattr(model, "start", {})})
+        return guide
 
     def start_at(self, values: Mapping[str, Tensor]) -> None:
         """Set the medians."""
@@ -105,7 +106,7 @@ class WithGlobals(nn.Module):
         pyro.module("globals", self)
         for name, _, _ in self.sites:
             pyro.sample(name, self.posterior(name))
-        with poutine.scale(scale=self.num_data / batch[0].shape[0]):  # as the plate of the model
+        with poutine.scale(scale=self.num_data / batch[0].shape[0]):  # as the model's plate does
             return self.local(*batch)
 
 
@@ -113,7 +114,7 @@ def _checked(latent: Any) -> Global:
     """Return the name, the shape and the support of a global latent.
 
     Raises:
-        ValueError: when it is no such triple.
+        ValueError: when it is not such a triple.
     """
     if not isinstance(latent, list | tuple) or len(latent) != 3:
         raise ValueError(f"each of sites must be (name, shape, support), got {shown(latent)}")
@@ -126,7 +127,7 @@ def _checked(latent: Any) -> Global:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # a parameter's name has no dots
+    return name.replace(".", "/")  # a parameter's name cannot have dots
 
 
 def _whole(support: str, dims: int) -> Any:
@@ -139,10 +140,10 @@ def _support(name: str, fn: Any) -> str:
     inner = fn.support
     while hasattr(inner, "base_constraint"):
         inner = inner.base_constraint
-    for known in ("real", "real_vector", "positive", "nonnegative", "unit_interval", "simplex"):
-        if inner is getattr(constraints, known) or str(inner) == str(getattr(constraints, known)):
-            return {"real_vector": "real", "nonnegative": "positive"}.get(known, known)
+    for candidate in ("real", "real_vector", "positive", "nonnegative", "unit_interval", "simplex"):
+        if inner is getattr(constraints, candidate) or str(inner) == str(getattr(constraints, candidate)):
+            return {"real_vector": "real", "nonnegative": "positive"}.get(candidate, candidate)
     raise ValueError(
-        f"global latent {name!r} has support {inner}, of which this guide has no Gaussian: it takes real, positive, "
+        f"global latent {name!r} has support {inner}, on which this guide has no Gaussian: it takes real, positive, "
         "unit_interval and simplex ones"
     )

@@ -1,4 +1,4 @@
-"""Generative programs p(x, z): one explicit Pyro program a file."""
+"""Generative programs p(x, z): one explicit Pyro program per file."""
 
 from pyrovae.models.bayesian import BayesianVAE
 from pyrovae.models.conditional import ConditionalVAE

@@ -1,4 +1,4 @@
-"""A VAE whose decoder is uncertain, too."""
+"""A VAE whose decoder is uncertain as well."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from pyrovae.priors import as_prior
 
 
 class BayesianVAE(nn.Module):
-    """The decoder's weights are latent variables, shared by all data.
+    """The decoder's weights are latent variables, shared by all observations.
 
     ::
 
@@ -23,20 +23,20 @@ class BayesianVAE(nn.Module):
         z_i ~ p(z)                          for every observation
         x_i ~ p(x | decoder_w(z_i))
 
-    Guide: :class:`~pyrovae.guides.WithGlobals` around any of one latent. The weights are worth one set of data, so a
-    batch counts for all ``num_data`` of them. For questions about single data, the weights are given:
-    ``pyrovae.given(model, guide.draw())`` with ``guide.local``.
+    Guide: :class:`~pyrovae.guides.WithGlobals` around any guide of one latent. The weights count once for the whole
+    data set, so a batch stands for all ``num_data`` observations. For questions about single observations, fix the
+    weights: ``pyrovae.given(model, guide.draw())`` with ``guide.local``.
 
     Source: Kingma and Welling, "Auto-encoding variational Bayes", 2014, appendix F; Neal, "Bayesian learning for neural
     networks", 1996, for the scale of the weights.
 
     Args:
         prior: a distribution of z with batch shape ``()``, or a module that returns one.
-        decoder: network from ``[..., latent_dim]`` to the likelihood's features; its own weights are where a guide
-            starts.
+        decoder: network from ``[..., latent_dim]`` to the likelihood's features; a guide starts at the network's
+            own weights.
         likelihood: turns those features into the distribution of x.
-        num_data: of the whole set that the model is fitted to.
-        weight_scale: s.
+        num_data: number of observations in the whole data set that the model is fitted to.
+        weight_scale: s, the scale of the weights.
     """
 
     decoder: nn.Module

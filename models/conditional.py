@@ -20,7 +20,7 @@ class ConditionalVAE(nn.Module):
         z ~ p(z | c)
         x ~ p(x | decoder(z, c))
 
-    Data are tuples ``(x, c, ...)``. Guides: any of one latent, with an encoder of x and c
+    Data are tuples ``(x, c, ...)``. Guides: any guide of one latent whose encoder takes x and c
     (``nn.MLP(64 + 10, 32)``). A prior that depends on c: :class:`~pyrovae.priors.ConditionalNormal`.
 
     Source: Sohn, Lee and Yan, "Learning structured output representation using deep conditional generative models",
@@ -28,9 +28,10 @@ class ConditionalVAE(nn.Module):
 
     Args:
         prior: a distribution of z with batch shape ``()``, or a module that returns one from the covariates.
-        decoder: network from z and the covariates, as so many tensors, to the likelihood's features.
+        decoder: network from z and the covariates, each as its own tensor, to the likelihood's features.
         likelihood: turns those features into the distribution of x.
-        num_data: of the whole set, for a prior with latents of its own, beside which a batch has to count for all data.
+        num_data: number of observations in the whole data set. It is needed for a prior with global latents, because
+            then a batch has to count for all observations.
 
     Example:
         >>> from pyrovae import likelihoods, nn, priors

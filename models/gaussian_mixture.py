@@ -1,4 +1,4 @@
-"""A VAE that clusters."""
+"""A VAE that clusters the data."""
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +14,7 @@ from pyrovae.programs.isolation import importing
 
 
 class GaussianMixtureVAE(nn.Module):
-    """Every observation belongs to a cluster, and its code to that cluster's Gaussian.
+    """Every observation belongs to a cluster, and its code comes from that cluster's Gaussian.
 
     For every observation::
 
@@ -23,11 +23,11 @@ class GaussianMixtureVAE(nn.Module):
         x ~ p(x | decoder(z))
 
     with pi, loc and scale learned. Guide: :class:`~pyrovae.guides.Clustered`; objective: ``TraceEnum_ELBO``, which
-    sums y out. With y summed out of the model itself it is a :class:`~pyrovae.models.VAE` with the prior
+    sums y out. If y is summed out of the model itself, the model is a :class:`~pyrovae.models.VAE` with the prior
     :class:`~pyrovae.priors.MixtureOfGaussians`.
 
-    From a random start clusters easily merge and never part again. Jiang et al. first fit a VAE without clusters, and
-    start from a Gaussian mixture of its codes: :meth:`start_at`.
+    From a random start, clusters easily merge and never separate again. Jiang et al. first fit a VAE without clusters,
+    and then start from a Gaussian mixture of its codes: :meth:`start_at`.
 
     Source: Jiang, Zheng, Tan, Tang and Zhou, "Variational deep embedding", 2017; Dilokthanakul et al., "Deep
     unsupervised clustering with Gaussian mixture variational autoencoders", 2016.
@@ -59,28 +59,28 @@ class GaussianMixtureVAE(nn.Module):
         self.raw_scale = nn.Parameter(torch.zeros(num_clusters, latent_dim))
 
     def cluster_logits(self, z: Tensor) -> Tensor:
-        """Return log p(y, z) of every cluster y, ``[..., C]``, of codes ``[..., latent_dim]``."""
+        """Return log p(y, z) of every cluster y, ``[..., C]``, at codes z, ``[..., latent_dim]``."""
         density = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1).log_prob(z.unsqueeze(-2))
         return self.logits.log_softmax(-1) + density
 
     def start_at(self, codes: Tensor, *, seed: int = 0) -> None:
-        """Start the clusters where a Gaussian mixture of codes has them, which scikit-learn fits.
+        """Start the clusters at those of a Gaussian mixture that scikit-learn fits to codes.
 
         Args:
-            codes: of the data, ``[N, latent_dim]``: draws of the fitted guide of a VAE with the same decoder, several a
-                observation (its means would be too close together).
-            seed: of the mixture's own start.
+            codes: codes of the data, ``[N, latent_dim]``: draws of the fitted guide of a VAE with the same decoder,
+                several per observation (the guide's means would be too close together).
+            seed: seed of the mixture's own start.
         """
         if codes.dim() != 2 or codes.shape[1] != self.latent_dim:
             raise ValueError(f"codes [N, {self.latent_dim}] were expected, got {tuple(codes.shape)}")
         with importing():
             from sklearn import mixture
-        found = mixture.GaussianMixture(self.num_clusters, covariance_type="diag", n_init=20, random_state=seed)
-        found.fit(codes.detach().cpu().double().numpy())
+        clusters = mixture.GaussianMixture(self.num_clusters, covariance_type="diag", n_init=20, random_state=seed)
+        clusters.fit(codes.detach().cpu().double().numpy())
         with torch.no_grad():
-            self.logits.copy_(torch.from_numpy(found.weights_).log())
-            self.loc.copy_(torch.from_numpy(found.means_))
-            scale = torch.from_numpy(found.covariances_).sqrt().clamp(min=1e-2)
+            self.logits.copy_(torch.from_numpy(clusters.weights_).log())
+            self.loc.copy_(torch.from_numpy(clusters.means_))
+            scale = torch.from_numpy(clusters.covariances_).sqrt().clamp(min=1e-2)
             self.raw_scale.copy_(scale + (-torch.expm1(-scale)).log() - SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:

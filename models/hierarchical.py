@@ -18,7 +18,7 @@ from pyrovae.priors.prior import num_latents
 
 
 class HierarchicalVAE(nn.Module):
-    """Latents upon latents, any number of layers of them.
+    """A VAE with any number of latent layers, one on top of the other.
 
     For every observation::
 
@@ -26,27 +26,28 @@ class HierarchicalVAE(nn.Module):
         z_l ~ N(loc_l(z_{l+1}), diag(scale_l(z_{l+1})^2)),   l = L - 1, ..., 1
         x ~ p(x | decoder(z1))
 
-    With ``skip`` every layer, and the data, depend on all layers above::
+    With ``skip``, every layer and the data depend on all layers above::
 
         z_l ~ N(loc_l(z_{l+1}, ..., zL), ...),   x ~ p(x | decoder(z1, ..., zL))
 
-    Guides: :class:`~pyrovae.guides.Hierarchical` (bottom-up), :class:`~pyrovae.guides.Ladder` (top-down). The
-    rate of each layer: :func:`pyrovae.rates`.
+    Guides: :class:`~pyrovae.guides.Hierarchical` (bottom-up), :class:`~pyrovae.guides.Ladder` (top-down). For
+    the rate of each layer see :func:`pyrovae.rates`.
 
     Source: Rezende, Mohamed and Wierstra, "Stochastic backpropagation and approximate inference in deep generative
     models", 2014; Sonderby et al., "Ladder variational autoencoders", 2016; Maaloe et al., "BIVA", 2019, for the skips.
 
     Args:
-        prior: of the topmost layer: a distribution with batch shape ``()``, or a module that returns one.
-        transitions: networks from each layer to the one below, downwards from the top; each has an attribute
+        prior: prior of the topmost layer: a distribution with batch shape ``()``, or a module that returns one.
+        transitions: networks from each layer to the one below, from the top downwards; each has an attribute
             ``out_features``, and half of its features are locations, half scales.
         decoder: network from the lowest layer to the likelihood's features.
         likelihood: turns those features into the distribution of x.
-        skip: whether networks take all the layers above, side by side, the next one first.
-        num_data: of the whole set, for a prior with latents of its own, beside which a batch has to count for all data.
+        skip: whether each network takes all the layers above, side by side, the nearest one first.
+        num_data: number of observations in the whole data set. It is needed for a prior with global latents, because
+            then a batch has to count for all observations.
 
     Attributes:
-        latent_dims: sizes of the layers that are known, from the lowest; the topmost is the prior's.
+        latent_dims: sizes of the layers, from the lowest; the topmost is the prior's.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class HierarchicalVAE(nn.Module):
         self.likelihood = likelihood
 
     def conditional(self, layer: int, above: Sequence[Tensor]) -> dist.TorchDistribution:
-        """Return p(z_layer | the layers above), ``above`` being those, the next one first; layers count from 1."""
+        """Return p(z_layer | ``above``); ``above`` has the layers above, the nearest first; layers count from 1."""
         network = self.transitions[len(self.transitions) - layer]
-        loc, raw_scale = network(self._seen(above)).chunk(2, dim=-1)
+        loc, raw_scale = network(self._input(above)).chunk(2, dim=-1)
         return dist.Normal(loc, positive(raw_scale)).to_event(1)
 
-    def _seen(self, above: Sequence[Tensor]) -> Tensor:
+    def _input(self, above: Sequence[Tensor]) -> Tensor:
         return torch.cat(tuple(above), dim=-1) if self.skip else above[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,5 +103,5 @@ class HierarchicalVAE(nn.Module):
             above: list[Tensor] = [pyro.sample(f"z{layers}", prior)]
             for layer in range(layers - 1, 0, -1):
                 above.insert(0, pyro.sample(f"z{layer}", self.conditional(layer, above)))
-            pyro.sample("x", self.likelihood(self.decoder(self._seen(above))), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(self._input(above))), obs=x)
         return above[0]

@@ -1,4 +1,4 @@
-"""The linear-Gaussian model: a VAE whose every question has an answer in closed form."""
+"""The linear-Gaussian model: a VAE for which every question has an answer in closed form."""
 
 import math
 
@@ -12,7 +12,7 @@ from pyrovae.nn import positive
 
 
 class LinearGaussian(nn.Module):
-    """Probabilistic principal components (one noise scale) or factor analysis (one each).
+    """Probabilistic principal components (one noise scale) or factor analysis (one noise scale per feature).
 
     For every observation::
 
@@ -26,7 +26,7 @@ class LinearGaussian(nn.Module):
     Args:
         latent_dim: number of latents; W starts with entries N(0, 1 / latent_dim).
         data_dim: number of features of x.
-        isotropic: one noise scale for all features (True) or one each (False); they start at 1.
+        isotropic: whether all features share one noise scale (True) or have one each (False); scales start at 1.
 
     Example:
         >>> model = LinearGaussian(2, 5)
@@ -77,7 +77,7 @@ class LinearGaussian(nn.Module):
         return dist.MultivariateNormal(loc, precision_matrix=precision)
 
     def optimal_mean_field(self, x: Tensor) -> dist.Independent:
-        """Return the best factorised Gaussian guide of ``x``: the posterior's mean, and its precision's diagonal."""
+        """Return the best factorised Gaussian guide of ``x``, with the posterior's mean and precision diagonal."""
         return dist.Normal(self.posterior(x).loc, self.precision().diagonal().rsqrt()).to_event(1)
 
     def elbo(self, x: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class LinearGaussian(nn.Module):
         Args:
             x: data, ``[N, D]``.
             loc: means of q(z | x), ``[N, latent_dim]``.
-            covariance: of q(z | x), ``[N, latent_dim, latent_dim]`` or ``[latent_dim, latent_dim]``.
+            covariance: covariance of q(z | x), ``[N, latent_dim, latent_dim]`` or ``[latent_dim, latent_dim]``.
         """
         guide = dist.MultivariateNormal(loc, covariance)
         return self.log_evidence(x) - torch.distributions.kl_divergence(guide, self.posterior(x))

@@ -1,4 +1,4 @@
-"""What the models of this catalogue ask of their parts, as far as the parts say it of themselves."""
+"""Checks of the parts of the models in this catalogue, as far as the parts describe themselves."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from pyrovae.likelihoods import Likelihood, Missing, Mixed
 from pyrovae.nn.network import check_columns, check_module
 from pyrovae.priors.prior import num_latents
 
-PER_COLUMN = ("num_scales", "num_dispersions", "num_concentrations")  # 1, or one for each column
+PER_COLUMN = ("num_scales", "num_dispersions", "num_concentrations")  # 1, or one per column
 
 
 def check_decoder(decoder: nn.Module, likelihood: nn.Module) -> None:
-    """See that both are modules, and that the decoder's features are as many as the likelihood takes.
+    """Check that both are modules, and that the decoder returns as many features as the likelihood takes.
 
     Raises:
-        ValueError: naming the part.
+        ValueError: if not; the message names the part.
     """
     check_module("decoder", decoder)
     check_module("likelihood", likelihood)
@@ -38,10 +38,10 @@ def check_decoder(decoder: nn.Module, likelihood: nn.Module) -> None:
 
 
 def check_latents(prior: nn.Module, decoder: nn.Module, more: int = 0) -> None:
-    """See that the decoder takes the prior's latents, and ``more`` columns beside them, where both say how many.
+    """Check that the decoder takes the prior's latents and ``more`` columns beside them, if both state how many.
 
     Raises:
-        ValueError: naming both widths.
+        ValueError: if not; the message names both widths.
     """
     latents = num_latents(prior)
     if latents is not None:
@@ -50,5 +50,5 @@ def check_latents(prior: nn.Module, decoder: nn.Module, more: int = 0) -> None:
 
 
 def optional_size(num_data: int | None) -> int | None:
-    """Return the number of data in the whole set as an int, where it is given."""
+    """Return the number of observations in the whole data set as an int; None if it is not given."""
     return None if num_data is None else at_least("num_data", num_data, 1)

@@ -19,7 +19,7 @@ MISSING = -1
 
 
 class SemiSupervisedVAE(nn.Module):
-    """A class and a style make an observation; the class is known of some data.
+    """A class and a style make an observation; the class is known for some observations.
 
     For every observation::
 
@@ -28,19 +28,20 @@ class SemiSupervisedVAE(nn.Module):
         x ~ p(x | decoder(z, y))
         label = y, or -1 where it is missing
 
-    Data are pairs ``(x, labels)``, labels whole numbers from 0, -1 for a missing one. Guide:
-    :class:`~pyrovae.guides.ClassConditional`; objective: :class:`~pyrovae.objectives.SemiSupervisedELBO`, which sums y
+    Data are pairs ``(x, labels)``. Labels are whole numbers from 0; -1 marks a missing label. Guide:
+    :class:`~pyrovae.guides.ClassConditional`. Objective: :class:`~pyrovae.objectives.SemiSupervisedELBO`, which sums y
     out and trains the classifier on the labels as well, or ``TraceEnum_ELBO``.
 
     Source: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative models", 2014.
 
     Args:
-        prior: of z: a distribution with batch shape ``()``, or a module that returns one.
+        prior: prior of z: a distribution with batch shape ``()``, or a module that returns one.
         decoder: network from z and y (one-hot), as two tensors, to the likelihood's features.
         likelihood: turns those features into the distribution of x.
         num_classes: number of classes.
-        learn_probabilities: whether the classes' probabilities are learned; otherwise all are alike.
-        num_data: of the whole set, for a prior with latents of its own, beside which a batch has to count for all data.
+        learn_probabilities: whether the probabilities of the classes are learned; otherwise they are all equal.
+        num_data: number of observations in the whole data set. It is needed for a prior with global latents, because
+            then a batch has to count for all observations.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class SemiSupervisedVAE(nn.Module):
 
 
 class Reported(dist.TorchDistribution):
-    """What is reported of a class: the class itself, or nothing (-1), which says nothing of it.
+    """What is reported about a class: the class itself, or nothing (-1), which says nothing about it.
 
-    The density is that of the class given whether it is reported, which the model does not say anything of. A report is
-    false with a probability of e^-80, so that no density is zero. A draw reports every class.
+    The density is that of the class, given whether it is reported; the model says nothing about whether it is. A report
+    is false with a probability of e^-80, so that no density is zero. A draw reports every class.
 
     Args:
         y: the class, one-hot, ``[..., C]``.
@@ -104,7 +105,7 @@ class Reported(dist.TorchDistribution):
         return constraints.integer_interval(MISSING, self.y.shape[-1] - 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Reported":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return Reported(self.y.expand(*batch_shape, -1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -113,11 +114,11 @@ class Reported(dist.TorchDistribution):
             return self.y.argmax(-1).expand(self._extended_shape(torch.Size(sample_shape)))
 
     def as_observed(self, drawn: Tensor, data: Tensor) -> Tensor:
-        """Return draws that are missing where labels are."""
+        """Return the draws, set to missing where the labels are missing."""
         return torch.where(data == MISSING, data, drawn)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return 0 for a true report or none."""
+        """Return 0 for a true report and for no report."""
         if self._validate_args:
             self._validate_sample(value)
         classes = torch.arange(self.y.shape[-1], device=value.device)

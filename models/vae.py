@@ -19,7 +19,7 @@ class VAE(nn.Module):
         z ~ p(z)
         x ~ p(x | decoder(z))
 
-    Guides: any of one latent.
+    Guides: any guide of one latent.
 
     Source: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Rezende, Mohamed and Wierstra, 2014.
 
@@ -27,8 +27,9 @@ class VAE(nn.Module):
         prior: a distribution of z with batch shape ``()``, or a module that returns one.
         decoder: network from ``[..., latent_dim]`` to the likelihood's features.
         likelihood: turns those features into the distribution of x.
-        num_data: of the whole set, for a prior with latents of its own (:class:`~pyrovae.priors.Hierarchical`), beside
-            which a batch has to count for all data; None where there are none.
+        num_data: number of observations in the whole data set. It is needed for a prior with global latents
+            (:class:`~pyrovae.priors.Hierarchical`), because then a batch has to count for all observations; None if
+            there are none.
 
     Example:
         >>> import pyro.distributions as dist

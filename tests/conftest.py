@@ -3,6 +3,7 @@
 import math
 import random
 import warnings
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,17 @@ with DatumNoise(
     "import", 0, [0], torch.device("cpu")
 ):  # torch imports on first use, and adds warning filters as it does
     torch.randn(1, 2)
+
+LONG = Path(__file__).with_name("long.txt")  # made by .ci/long.py
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that take long, which ``make test`` leaves to the gate."""
+    names = set(LONG.read_text().splitlines())
+    for item in items:
+        if item.nodeid in names:
+            item.add_marker(pytest.mark.long)
+
 
 # Every statistical assertion uses a two-sided normal tolerance of this many of its own standard errors, which a correct
 # estimator exceeds with the probability below; the seeds are fixed, so a test that passes keeps passing.

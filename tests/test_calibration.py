@@ -200,7 +200,7 @@ def test_quantities_of_ones_own(oracle):
     found = pyrovae.sbc(oracle, Off(oracle, scale=0.5), X, num_simulations=200, quantities=norm, **QUIET)
     assert found.quantities.names == ("norm", "shift")
     assert "norm" in found.table().index
-    with pytest.raises(ValueError, match="must return a number a row"):
+    with pytest.raises(ValueError, match="must return one number per row"):
         pyrovae.sbc(oracle, guides.Exact(oracle), X, quantities={"all": lambda latents, x: latents["z"]}, **QUIET)
     with pytest.raises(ValueError, match="'log' is NaN"):
         pyrovae.sbc(oracle, guides.Exact(oracle), X, quantities={"log": lambda z, x: z["z"][:, 0].log()}, **QUIET)

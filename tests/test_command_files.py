@@ -205,7 +205,7 @@ def test_no_option_runs_code_that_the_user_did_not_permit(tmp_path, capsys, monk
         ["--data", "Stream", "--data.dataset", "loud.Mine"], ["--data", "pyrovae.data.stream.Stream"],
     ):  # fmt: skip
         said = refused(capsys, *start[:-6], *FAST, *options)
-        assert "not of the catalogues" in said or "neither a name that fits" in said or "no option" in said, said
+        assert "not in the catalogues" in said or "neither a name that fits" in said or "no option" in said, said
         assert not (tmp_path / "ran").exists()
         assert "loud" not in sys.modules
         assert not (tmp_path / "run").exists()

@@ -306,7 +306,7 @@ KINDS = {
     "eighths": (lambda: torch.ones(3, 2).to(torch.float8_e4m3fn), r"dtype torch.float8_e4m3fn.*give x.float\(\)"),
     "no columns": (lambda: torch.ones(3, 0), r"the first tensor of the data, \[3, 0\], has no columns"),
     "no rows": (lambda: np.ones((0, 3)), "the data set is empty"),
-    "no dimension": (lambda: torch.tensor(1.0), "data must be tensors whose dimension 0 is the datum"),
+    "no dimension": (lambda: torch.tensor(1.0), "data must be tensors whose dimension 0 is the observation"),
 }
 
 

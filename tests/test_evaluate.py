@@ -27,8 +27,8 @@ from pyrovae import (
     worst,
 )
 from pyrovae.app.comparison import crossed_df, crossed_error
-from pyrovae.app.page import formatted
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, weigh
+from pyrovae.diagnostics.tables import formatted
 
 
 def khat_by_arviz(column):
@@ -187,7 +187,7 @@ def test_rows_whose_evidence_is_not_to_be_trusted_are_marked():
     )
     for figure in (plots.comparison(table), plots.pareto(table.assign(seconds=[1.0, 2.0, 3.0, 4.0]))):
         (legend,) = figure.legends or [figure.axes[0].get_legend()]
-        assert any("not to be trusted" in text.get_text() for text in legend.get_texts())
+        assert any("unreliable" in text.get_text() for text in legend.get_texts())
     shown = formatted(table)
     assert shown["reliable"].tolist() == ["yes", "yes", "NO", "NO"]
 

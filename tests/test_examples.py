@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import pyrovae
+from pyrovae.diagnostics import diagnostic as registry
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -120,3 +121,11 @@ def test_disentanglement():
     assert list(table.columns) == ["ELBO", "beta 4", "total correlation 6"]
     assert (table.loc[["mig", "sap", "dci_disentanglement"]] <= 1).all().all()
     assert table.loc["rate", "beta 4"] < table.loc["rate", "ELBO"]
+
+
+@pytest.mark.own_state
+def test_own_question(monkeypatch):
+    registry.diagnostics()
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))  # of this test alone
+    table = example("own_question")["main"](epochs=2)
+    assert table["recognised"].between(0, 1).all()

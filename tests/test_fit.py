@@ -632,7 +632,8 @@ def test_resume_starts_afresh_where_there_is_nothing(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(tmp_path, number):
-    options = {"steps": 4000, "batch_size": 20, "progress": False, "lr": lambda step: signalled(step, number)}
+    options = {"steps": 4000, "batch_size": 20, "progress": False, "compile": False}
+    options["lr"] = lambda step: signalled(step, number)
     before = signal.getsignal(number)
     with pytest.raises(FitInterrupted, match=f"{number.name}: stopped after step") as caught:
         fit(*make_vae(), bits(50), checkpoint=tmp_path, **options)
@@ -731,7 +732,7 @@ BAD = {
     "dtype": (lambda: torch.zeros(5, 12, dtype=torch.uint8), {}, r"the guide fails on a batch of \(5, 12\) uint8"),
     "lengths": (lambda: (torch.zeros(5, 12), torch.zeros(4)), {}, r"one length, got lengths \[5, 4\]"),
     "no tensor": (lambda: "digits", {}, "data must be a tensor, a tuple of tensors or a data set of pyrovae, got str"),
-    "scalar": (lambda: torch.tensor(1.0), {}, "dimension 0 is the datum"),
+    "scalar": (lambda: torch.tensor(1.0), {}, "dimension 0 is the observation"),
     "batch size": (lambda: bits(5), {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     "steps": (lambda: bits(5), {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
     "both": (lambda: bits(5), {"epochs": 2}, "epochs or steps, not both"),

@@ -275,7 +275,7 @@ def hierarchy():
     return model, guides.Hierarchical(layers), guides.Ladder([nn.MLP(12, 16), nn.MLP(16, 16), nn.MLP(16, 8)], model)
 
 
-REFUSED = {"BetaTCVAE": "is of one latent site", "DIPVAE": "is of one latent site"}
+REFUSED = {"BetaTCVAE": "takes one latent site", "DIPVAE": "takes one latent site"}
 REFUSED_BOTTOM_UP = {**REFUSED, "FreeBits": "does not factorise"}
 
 

@@ -236,7 +236,7 @@ def test_weights_that_rounding_decides_are_not_trusted(offset):
     share = float((~exact.reliable).double().mean())
     assert share > 0.5
     assert float((~rounded.reliable).double().mean()) >= share - 0.1
-    assert any("of which float32 keeps" in str(w.message) for w in said) == (offset > 0)
+    assert any("which float32 keeps to within" in str(w.message) for w in said) == (offset > 0)
 
 
 def test_two_threads_come_to_what_each_comes_to_alone():

@@ -807,7 +807,7 @@ def test_figures_of_the_latent_space(splits):
     figure = plots.usage(used)
     assert figure.axes[0].get_ylabel().startswith("rate")
     parts = {name: pyrovae.aggregate(*pair, some, **QUIET) for name, pair in options.items()}
-    assert plots.aggregate(parts).axes[0].get_xlabel() == "nats per datum"
+    assert plots.aggregate(parts).axes[0].get_xlabel() == "nats per observation"
     codes = {name: pyrovae.codes(*pair, some, **QUIET) for name, pair in options.items()}
     drawn = plots.codes(codes, some.labels)
     assert [axis.get_title() for axis in drawn.axes] == ["a", "b"]

@@ -236,7 +236,7 @@ def test_a_table_with_holes_is_fitted_by_what_is_there():
     assert float((imputed - x[gone, 0]).square().mean()) < 0.6 * float(x[:, 0].var())
     empty = holes.clone()
     empty[7] = torch.nan
-    with pytest.raises(ValueError, match="datum 7 has no observed value"):
+    with pytest.raises(ValueError, match="observation 7 has no observed value"):
         data.Data(empty, missing=True)
 
 

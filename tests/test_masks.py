@@ -8,8 +8,7 @@ import torch
 from pyro import poutine
 
 import pyrovae
-from pyrovae import guides, likelihoods, models, nn, priors
-from pyrovae.diagnostics.predictive.checks import pit, posterior_predictive_check, prior_predictive_check
+from pyrovae import guides, likelihoods, models, nn, pit, posterior_predictive_check, prior_predictive_check, priors
 from pyrovae.diagnostics.predictive.sample_quality import sample_quality
 from pyrovae.diagnostics.predictive.simulate import simulate
 

@@ -10,10 +10,10 @@ from conftest import make_oracle, make_vae, near_guide, seeded
 
 import pyrovae
 from pyrovae import guides, models, nn, plots
-from pyrovae.app.comparison import gap_columns
-from pyrovae.app.page import formatted, gap_table
+from pyrovae.diagnostics.diagnostic import diagnostics
 from pyrovae.diagnostics.evidence.ais import Annealing
 from pyrovae.diagnostics.evidence.trust import agree, distance_below, effective
+from pyrovae.diagnostics.tables import formatted
 from pyrovae.priors.sparse import HorseshoeDistribution
 
 # Of an estimate that is reliable, 5 of its own errors and the log of a mean's bias: a correct one fails with a
@@ -239,17 +239,17 @@ def test_evidence_below_an_elbo_is_no_gap():
     assert summary["approximation"] == pytest.approx(float((truth - found.optimal_elbo)[~found.refuted].mean()))
     assert summary["log_evidence"] == pytest.approx(float(truth[~found.refuted].mean()))
     assert "3 data lies below their ELBO" in str(found)
-    table = gap_table({"exact": found})
+    table = diagnostics()["gaps"].table({"exact": found})
     assert formatted(table).loc["exact", ["reliable", "unreliable", "refuted"]].tolist() == ["NO", "50.0%", "50.0%"]
-    columns = gap_columns([found, found])
+    columns = diagnostics()["gaps"].columns([found, found])
     assert (columns["gaps_reliable"], columns["gaps_unreliable"], columns["gaps_refuted"]) == (False, 0.5, 0.5)
     assert columns["approximation"] == pytest.approx(summary["approximation"])
     figure = plots.gaps({"exact": found})
-    assert "not to be trusted" in figure.axes[0].get_yticklabels()[0].get_text()
+    assert "unreliable" in figure.axes[0].get_yticklabels()[0].get_text()
     fine = pyrovae.gaps(model, guides.Exact(model), x, log_evidence=(truth, error), **options)
     assert fine.reliable.all()
     assert "reliable for all" in str(fine)
-    assert "not to be trusted" not in plots.gaps({"exact": fine}).axes[0].get_yticklabels()[0].get_text()
+    assert "unreliable" not in plots.gaps({"exact": fine}).axes[0].get_yticklabels()[0].get_text()
 
 
 def test_what_annealing_says_of_itself_is_kept_by_gaps():

@@ -1,4 +1,4 @@
-"""A variational autoencoder and its guide, made from what options name."""
+"""A variational autoencoder and its guide, made from the parts that options name."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def autoencoder(
 ) -> tuple[VAE, Guide]:
     """Build a VAE and its guide for data; equal seeds give equal initial models.
 
-    Where values are missing, likelihood and encoder are told so.
+    Where values are missing, likelihood and encoder take that into account.
     """
     with random_state("initial values", seed), made_by_options():
         p_z, p_x = prior(at_least("latent_dim", latent_dim, 1)), likelihood()
@@ -42,22 +42,22 @@ def autoencoder(
             likelihood=Missing(p_x) if data.missing else p_x,
         )
         network = Observed(encoder(_doubled(data.shape), features)) if data.missing else encoder(data.shape, features)
-        made = guide(network, latent_dim)
+        instance = guide(network, latent_dim)
         if isinstance(p_z, VampPrior):
-            p_z.attach(made, data)
-        return model, made
+            p_z.attach(instance, data)
+        return model, instance
 
 
 @contextmanager
 def made_by_options() -> Iterator[None]:
-    """Say of what cannot be made inside the block that options alone cannot make it.
+    """Turn an error inside the block into one that says that options alone cannot make the part.
 
     Raises:
         ValueError: in one sentence.
     """
     try:
         yield
-    except (TypeError, RuntimeError, MemoryError, OverflowError) as error:  # no option, or no room
+    except (TypeError, RuntimeError, MemoryError, OverflowError) as error:  # a missing option, or too little memory
         raise ValueError(
             f"a part cannot be made from options alone: {error}: make it in Python, or use another"
         ) from None
@@ -70,5 +70,5 @@ def made(objective: ObjectiveMaker) -> ELBO:
 
 
 def _doubled(shape: Shape) -> Shape:
-    """Return the shape of data beside the mask of what is observed."""
+    """Return the shape of data together with the mask of observed values."""
     return 2 * shape if isinstance(shape, int) else (2 * shape[0], *shape[1:])

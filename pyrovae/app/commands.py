@@ -1,4 +1,4 @@
-"""The command line: ``pyrovae fit | evaluate | compare | list``, configured from the constructors' own signatures."""
+"""The command line ``pyrovae fit | evaluate | compare | list``, with options from the constructors' own signatures."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from pyrovae.saving import RunFolder
 from pyrovae.training import FitError, FitInterrupted
 from pyrovae.training.group import Group, launched
 
-_SPELLINGS = {  # of what a sentence asks for, in Python and as an option
+_SPELLINGS = {  # of the arguments that messages name: in Python, and as an option
     "or resume=False": "or --overwrite true",
     "resume=True": "--resume true",
 }
@@ -40,10 +40,10 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status.
+    """Run the command line, and return the exit status.
 
-    Bad input ends with one sentence on standard error and status 2; a fit that had to stop with status 1; a signal with
-    128 and its number, after saving.
+    Bad input gives one sentence on standard error and status 2. A fit that had to stop gives status 1. A signal gives
+    status 128 plus its number, after saving.
     """
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FitError as error:
         print(f"pyrovae: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever reads the output has enough
+    except BrokenPipeError:  # the reader of the output has closed it
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -74,17 +74,17 @@ def _run(arguments: Sequence[str]) -> int:
         for name in permitted:
             import_permitted(name)
         parser, parsers = make_parser(_COMMANDS)
-        given = parser.parse_args(arguments)
-        command = given.command
+        options = parser.parse_args(arguments)
+        command = options.command
         if command == "list":
             list_command()
             sys.stdout.flush()
             return 0
         with made_by_options():
-            chosen = parsers[command].instantiate(given[command])
-        values = {name: v for name, v in vars(chosen).items() if name not in {"config", "overwrite", "allow_module"}}
+            instances = parsers[command].instantiate(options[command])
+        values = {name: v for name, v in vars(instances).items() if name not in {"config", "overwrite", "allow_module"}}
         if command == "compare":
-            own = {one.option for one in diagnostics().values()}
+            own = {diagnostic.option for diagnostic in diagnostics().values()}
             values = {**{k: v for k, v in values.items() if k not in own}, "sizes": {k: values[k] for k in own}}
         with launched() as rank, ExitStack() as stack:
             if rank and command != "fit":
@@ -92,20 +92,20 @@ def _run(arguments: Sequence[str]) -> int:
             runs, folder = command in {"fit", "compare"}, None
             with Group().together():
                 if runs and not rank:
-                    folder = prepare(given[command], values)
+                    folder = prepare(options[command], values)
                     stack.enter_context(folder.locked())
-                    described = configuration_text(absolute(given[command]), parsers[command])
-                    noted = {"data": values["data"].fingerprint(), "seed": values["seed"]}
-                    if given[command].overwrite and folder.exists:  # what is there stays until this run can begin
-                        folder.begin(instead={**noted, "config": described})
+                    config = configuration_text(absolute(options[command]), parsers[command])
+                    record = {"data": values["data"].fingerprint(), "seed": values["seed"]}
+                    if options[command].overwrite and folder.exists:  # the old run stays until this one can begin
+                        folder.begin(instead={**record, "config": config})
                     else:
-                        folder.begin(**noted)
-                        if not given[command].resume or not (folder.path / CONFIG).exists():
-                            folder.write(CONFIG, described)
-            settled = _COMMANDS[command](**values)
-            if folder is not None:  # a resumed run's new settings, once they are known to be honoured
-                for name, value in settled.items():
-                    given[command][name] = value
-                RunFolder(folder.path).write(CONFIG, configuration_text(absolute(given[command]), parsers[command]))
+                        folder.begin(**record)
+                        if not options[command].resume or not (folder.path / CONFIG).exists():
+                            folder.write(CONFIG, config)
+            settings = _COMMANDS[command](**values)
+            if folder is not None:  # a resumed run's new settings, once they have taken effect
+                for name, value in settings.items():
+                    options[command][name] = value
+                RunFolder(folder.path).write(CONFIG, configuration_text(absolute(options[command]), parsers[command]))
         sys.stdout.flush()
     return 0

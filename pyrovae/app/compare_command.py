@@ -60,37 +60,39 @@ def compare_command(
 ) -> dict[str, Any]:
     """Fit one generative model under several guides and objectives, and compare them on held-out data.
 
-    Writes the comparison table, a saved fit and an ArviZ netCDF file for each, figures, and an HTML page of all of it.
+    Writes the comparison table, a saved fit and an ArviZ netCDF file for each, figures, and an HTML page with all of
+    them.
 
     Args:
         data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
         out: folder for all results.
         guides: families of q(z | x), by name.
-        objectives: what fits maximise, by name: every guide is fitted by each.
+        objectives: objectives to maximise, by name: every guide is fitted by each.
         prior: distribution of the latents.
         likelihood: distribution of an observation given the decoder's features.
         encoder: network from an observation to features.
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
-        epochs: largest number of passes over the training set; null makes as many as 5,000 steps need, 50 at least.
+        epochs: largest number of passes over the training set; null takes as many as 5,000 steps need, 50 at least.
         patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
             stops early.
-        batch_size: data in a step.
+        batch_size: number of observations in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
-        compile: true compiles steps and log weights, false does not, auto does where it pays; or true or false for the
-            steps of each strategy, by name, as config.yaml says after a run how it was.
-        num_particles: importance samples per observation.
-        num_draws: draws per observation in the netCDF files.
-        max_arviz_data: the netCDF files hold this many of the test data, the first ones.
-        num_seeds: fits of each strategy, their initial parameters and noise from seed, seed + 1, ...; one split.
-        seed: of the split, the initial parameters and the noise.
+        compile: true compiles steps and log weights, false does not, auto does where it saves time; or true or false
+            for the steps of each strategy, by name, as config.yaml records it after a run.
+        num_particles: number of importance samples per observation.
+        num_draws: number of draws per observation in the netCDF files.
+        max_arviz_data: number of test observations in the netCDF files, the first ones.
+        num_seeds: number of fits of each strategy; their initial parameters and noise come from seed, seed + 1, ...;
+            all share one split.
+        seed: seed of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
-        resume: continue what an earlier run in the same folder left.
+        resume: continue an earlier run in the same folder.
         progress: show progress bars.
-        sizes: of the options that diagnostics have of their own, by name.
+        sizes: values of the diagnostics' own options, by name.
     """
     if not guides:
         raise ValueError("guides is empty: name at least one")
@@ -101,13 +103,13 @@ def compare_command(
     counts = {"num_particles": num_particles, "num_draws": num_draws, "max_arviz_data": max_arviz_data}
     for name, count in counts.items():
         at_least(name, count, 1)
-    chosen = strategies(guides, objectives)
-    steps = _steps(compile, chosen)
+    makers = strategies(guides, objectives)
+    steps = _steps(compile, makers)
     parts: dict[str, Any] = {
         "prior": prior, "likelihood": likelihood, "encoder": encoder, "decoder": decoder, "latent_dim": latent_dim,
         "features": features,
     }  # fmt: skip
-    for guide, objective in chosen.values():  # what cannot be made is said before the first is fitted
+    for guide, objective in makers.values():  # report what cannot be made before the first fit
         made(objective)
         autoencoder(data.splits(seed=seed).train, guide, seed=seed, **parts)
     folder = RunFolder(out)
@@ -124,7 +126,7 @@ def compare_command(
             )
             for k, one in enumerate(run_names(name, num_seeds))
         ]
-        for name, (guide, objective) in chosen.items()
+        for name, (guide, objective) in makers.items()
     }  # fmt: skip
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
     compile = "auto" if isinstance(compile, dict) else compile
@@ -132,17 +134,17 @@ def compare_command(
     return _compared(folder, fits, data.splits(seed=seed).test.fixed(), numbers, compile, drawing, options)
 
 
-def _steps(compile: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the steps of every strategy are run.
+def _steps(compile: Any, makers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the steps of every strategy run.
 
     Raises:
-        ValueError: for the name of none.
+        ValueError: for a name that no strategy has.
     """
-    steps = compile if isinstance(compile, dict) else dict.fromkeys(chosen, compile)
+    steps = compile if isinstance(compile, dict) else dict.fromkeys(makers, compile)
     for name in steps:
-        if name not in chosen:
+        if name not in makers:
             raise ValueError(
-                f"compile names {name!r}, but the strategies are {', '.join(chosen)}: name them, or pass auto"
+                f"compile names {name!r}, but the strategies are {', '.join(makers)}: name them, or pass auto"
             )
     return steps
 
@@ -151,52 +153,52 @@ def _compared(
     folder: RunFolder, fits: dict[str, list[Fit]], test: Data, sizes: dict[str, int], compile: Any,
     drawing: dict[str, int], options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Ask every fit, and write the tables, the netCDF files and the page; return what the run has settled."""
-    found = examine(fits, test, sizes=sizes, compile=compile, **options)
-    _write_findings(folder, fits, found)
-    shown = test.subset(slice(0, drawing["max_arviz_data"]))
-    pictures = _write_draws(folder, fits, shown, num_draws=drawing["num_draws"], **options)
-    settled = {"compile": {name: run[0].compile for name, run in fits.items()}}
-    described = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settled}
-    comparison_page(folder, fits, found, test, pictures, configuration=yaml.safe_dump(described, sort_keys=False))
-    _print_findings(found, len(test))
+    """Evaluate every fit; write the tables, the netCDF files and the page; return the settings that the run chose."""
+    findings = examine(fits, test, sizes=sizes, compile=compile, **options)
+    _write_findings(folder, fits, findings)
+    first_data = test.subset(slice(0, drawing["max_arviz_data"]))
+    pictures = _write_draws(folder, fits, first_data, num_draws=drawing["num_draws"], **options)
+    settings = {"compile": {name: run[0].compile for name, run in fits.items()}}
+    config = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settings}
+    comparison_page(folder, fits, findings, test, pictures, configuration=yaml.safe_dump(config, sort_keys=False))
+    _print_findings(findings, len(test))
     print(f"wrote {folder.path / 'report.html'}")
-    return settled
+    return settings
 
 
-def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], found: Findings) -> None:
-    """Write the tables of a comparison: of all strategies, of every fit's data, and ArviZ's own."""
+def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], findings: Findings) -> None:
+    """Write the tables of a comparison: all strategies, every fit's observations, and ArviZ's own table."""
     num_seeds = len(next(iter(fits.values())))
     if num_seeds == 1:
-        found.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
-        found.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
-    folder.write_table("table.csv", found.table)
+        findings.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
+        findings.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
+    folder.write_table("table.csv", findings.table)
     for name, diagnostic in diagnostics().items():
-        if name in found.answers.found and (table := diagnostic.table(found.answers.by_fit(name))) is not None:
+        if name in findings.answers.found and (table := diagnostic.table(findings.answers.by_fit(name))) is not None:
             folder.write_table(f"{name}.csv", table, index_label="fit")
-    for name, evaluations in found.evaluations.items():
+    for name, evaluations in findings.evaluations.items():
         for one, evaluation in zip(run_names(name, num_seeds), evaluations, strict=True):
             folder.write_table(f"{one}/per_datum.csv", per_datum(evaluation), index_label="datum")
     if len(fits) > 1:
-        folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(found.evaluations), index_label="name")
+        folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(findings.evaluations), index_label="name")
 
 
-def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], shown: Data, **options: Any) -> dict[str, Any]:
+def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], data: Data, **options: Any) -> dict[str, Any]:
     """Write a netCDF file of the first seed's fit of every strategy; return rows of pictures for the page."""
     pictures: dict[str, Any] = {}
     for name, run in fits.items():
-        inference = pyrovae.to_arviz(run[0].model, run[0].guide, shown, **options)
+        inference = pyrovae.to_arviz(run[0].model, run[0].guide, data, **options)
         folder.write(f"{run_names(name, len(run))[0]}.nc", as_netcdf(inference))
-        predicted, drawn = inference.posterior_predictive["x"], inference.prior_predictive["x"]
-        pictures[f"posterior predictive mean, {name}"] = predicted.mean(("chain", "draw")).to_numpy()
-        pictures[f"draws from the prior predictive, {name}"] = drawn[0, 0].to_numpy()
+        posterior_draws, prior_draws = inference.posterior_predictive["x"], inference.prior_predictive["x"]
+        pictures[f"posterior predictive mean, {name}"] = posterior_draws.mean(("chain", "draw")).to_numpy()
+        pictures[f"draws from the prior predictive, {name}"] = prior_draws[0, 0].to_numpy()
     return pictures
 
 
-def _print_findings(found: Findings, num_data: int) -> None:
-    print(f"{num_data} test data, nats per observation:\n{formatted(found.table).to_string()}")
+def _print_findings(findings: Findings, num_data: int) -> None:
+    print(f"{num_data} test data, nats per observation:\n{formatted(findings.table).to_string()}")
     for name, diagnostic in diagnostics().items():
-        if name in found.answers.found and (table := diagnostic.table(found.answers.by_fit(name))) is not None:
+        if name in findings.answers.found and (table := diagnostic.table(findings.answers.by_fit(name))) is not None:
             print(f"{diagnostic.title}:\n{formatted(table).to_string()}")
-    for note in found.answers.notes:
+    for note in findings.answers.notes:
         print(note)

@@ -1,4 +1,4 @@
-"""Strategies compared on the same data: paired differences, best first, over as many seeds as there are fits."""
+"""Comparison of strategies on the same data: paired differences, best first, over one or more seeds."""
 
 import math
 import warnings
@@ -40,28 +40,30 @@ def compare(
     """Compare strategies, each one fit or one fit per seed, on held-out data.
 
     Args:
-        candidates: fits, or (model, guide) pairs, by name; or lists of them, one per seed: as many for every name,
-            those of one seed at one place. Seeds whose fits differ in nothing but chance (initial parameters, noise,
-            order) make the errors those of the strategy rather than of one fit.
+        candidates: fits, or (model, guide) pairs, by name; or lists of them, one per seed. All lists have one length,
+            and fits of the same seed have the same position. Where the fits of several seeds differ only by chance
+            (initial parameters, noise, order), the errors are those of the strategy rather than of one fit.
         data: a tensor, a tuple of tensors, or a data set; the same for all.
-        num_particles: importance samples per observation.
-        ask: further questions, by name, or with how many observations each is asked about: those that
-            ``pyrovae list`` names, and the caller's own (:class:`pyrovae.Diagnostic`). Their columns come last.
-        with_gaps: also split each one's gap, as :func:`pyrovae.gaps` does: below log p(x) by annealing, which does not
-            trust the guide, so that the two may add up to more than log_evidence - elbo; and say of what share of the
-            data that log p(x) is not to be trusted.
-        with_latents: also say what the latents hold, as :func:`pyrovae.usage` and, of 1,000 data taken at random,
-            :func:`pyrovae.aggregate` do.
-        with_calibration: also check calibration on 1,000 data that each model simulates, as :func:`pyrovae.sbc` does.
+        num_particles: number of importance samples per observation.
+        ask: further questions: their names, or a dict from each name to the number of observations to ask about. The
+            names are those of ``pyrovae list``, and the caller's own (:class:`pyrovae.Diagnostic`). Their columns come
+            last.
+        with_gaps: also split the gap of each strategy, as :func:`pyrovae.gaps` does: the gap below log p(x) by
+            annealing, which does not rely on the guide, so that the two parts may add up to more than log_evidence -
+            elbo. Also give the share of the data for which that log p(x) is unreliable.
+        with_latents: also describe what the latents hold, as :func:`pyrovae.usage` and, for 1,000 observations taken at
+            random, :func:`pyrovae.aggregate` do.
+        with_calibration: also check calibration on 1,000 observations that each model simulates, as :func:`pyrovae.sbc`
+            does.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
 
     Returns:
-        One row per strategy, best log evidence first, as :func:`comparison` describes. What cannot be asked of a pair
-        is NaN, with a warning that says why.
+        One row per strategy, best log evidence first, as :func:`comparison` describes. Where a question cannot be asked
+        of a pair, its columns are NaN, with a warning that says why.
 
     Raises:
-        ValueError: for no candidates, a question that is not known, and for what :func:`pyrovae.evaluate` refuses.
+        ValueError: for no candidates, for an unknown question, and for what :func:`pyrovae.evaluate` refuses.
     """
     if not isinstance(candidates, Mapping):
         raise ValueError(f"candidates must be a dict of fits or pairs by name, got a {type(candidates).__name__}")
@@ -69,9 +71,9 @@ def compare(
     pairs = {name: [programs(one) for one in run] for name, run in runs.items()}
     _same_number({name: len(run) for name, run in runs.items()})
     data = as_data(data).fixed()
-    wanted = {"gaps": with_gaps, "latents": with_latents, "calibration": with_calibration}
+    flags = {"gaps": with_gaps, "latents": with_latents, "calibration": with_calibration}
     numbers = {"gaps": len(data), "latents": len(data), "calibration": SIMULATIONS}
-    sizes = {**chosen(ask), **{name: numbers[name] for name, yes in wanted.items() if yes}}
+    sizes = {**chosen(ask), **{name: numbers[name] for name, yes in flags.items() if yes}}
     evaluations = {
         name: [evaluate(*pair, data, num_particles=num_particles, **options) for pair in run]
         for name, run in pairs.items()
@@ -84,7 +86,7 @@ def compare(
 
 
 def _runs(candidate: Any) -> list[Candidate]:
-    """Return a strategy's candidates, one per seed."""
+    """Return the candidates of a strategy, one per seed."""
     pair = isinstance(candidate, tuple) and len(candidate) == 2 and all(callable(part) for part in candidate)
     return list(candidate) if isinstance(candidate, list | tuple) and not pair else [candidate]
 
@@ -93,7 +95,7 @@ def programs(candidate: Any) -> tuple[Program, Program]:
     """Return a candidate's model and guide.
 
     Raises:
-        ValueError: when it is neither a fit nor a pair.
+        ValueError: when the candidate is neither a fit nor a pair.
     """
     if isinstance(candidate, Fit):
         return candidate.model, candidate.guide
@@ -119,28 +121,29 @@ def comparison(
 ) -> pd.DataFrame:
     """Tabulate evaluations of the same data, best log evidence first.
 
-    Columns, in nats per observation and means over data and seeds where not said otherwise:
+    The columns are in nats per observation, and means over data and seeds, unless stated otherwise:
 
     - ``log_evidence`` with its standard error; ``difference`` to the best with the standard error of the PAIRED
       differences; ``elbo`` with its standard error. With several seeds the errors are those for new data and new seeds
-      at once, as :func:`crossed_error` has them; with one, for new data under these very fits;
-    - ``reliable``: whether log evidence, and so the row's place, is to be trusted, which it is where at most a tenth of
-      the importance weights are not (:func:`~pyrovae.importance.psis.trusted_on_average`). A row that is not is the
-      lower the worse its guide, whatever its model: anneal (:func:`pyrovae.evidence`), or fit the guide as a proposal;
-    - ``khat_over_limit``, the share of data whose importance weights are not to be trusted; ``ess``, the mean effective
-      sample size;
-    - where there are several, ``seeds``, their number, ``seed_sd``, the standard deviation between them of the mean log
-      evidence, and ``difference_df``, the degrees of freedom of the difference's error (:func:`crossed_df`);
-    - what ``more`` holds;
+      at once (:func:`crossed_error`); with one seed, those for new data under the same fits;
+    - ``reliable``: whether log evidence, and so the row's place, is reliable. It is where the importance weights of at
+      most a tenth of the data are unreliable (:func:`~pyrovae.importance.psis.trusted_on_average`). The worse the guide
+      of an unreliable row, the lower its log evidence, whatever its model: anneal (:func:`pyrovae.evidence`), or fit
+      the guide as a proposal;
+    - ``khat_over_limit``, the share of data whose importance weights are unreliable; ``ess``, the mean effective sample
+      size;
+    - with several seeds, ``seeds``, their number; ``seed_sd``, the standard deviation between seeds of the mean log
+      evidence; and ``difference_df``, the degrees of freedom of the difference's error (:func:`crossed_df`);
+    - the columns of ``more``;
     - ``seconds`` of a fit, NaN when not known.
 
-    The best is picked by these very data: of many strategies that are equal, the worst often lies two standard errors
-    below the best. What is to be confirmed is to be compared by itself, with a strategy chosen before.
+    The best strategy is picked on these same data: of many strategies that are equal, the worst often lies two standard
+    errors below the best. To confirm a result, compare with one strategy that was chosen beforehand.
 
     Args:
-        evaluations: by name, one or one per seed, as many for every name.
-        seconds: of fitting, likewise.
-        more: further columns by name.
+        evaluations: evaluations by name, one or one per seed; the same number for every name.
+        seconds: seconds of fitting, likewise.
+        more: further columns, by name.
 
     Raises:
         ValueError: for no evaluations, evaluations of different numbers of data, or different numbers of seeds.
@@ -158,7 +161,7 @@ def comparison(
         values, bounds = stacks[name], torch.stack([e.elbo for e in run])
         difference = values - best
         reliable, ess = (torch.stack([getattr(e, field) for e in run]) for field in ("reliable", "ess"))
-        spent = (seconds or {}).get(name, math.nan)
+        fit_seconds = (seconds or {}).get(name, math.nan)
         rows[name] = {
             "log_evidence": float(values.mean()),
             "log_evidence_se": crossed_error(values),
@@ -171,7 +174,7 @@ def comparison(
             "ess": float(ess.mean()),
             **(_seed_columns(values, difference) if count > 1 else {}),
             **(more or {}).get(name, {}),
-            "seconds": float(np.mean(spent)),
+            "seconds": float(np.mean(fit_seconds)),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["seconds"] = table.pop("seconds")
@@ -188,11 +191,11 @@ def _seed_columns(values: Tensor, difference: Tensor) -> dict[str, float]:
 
 @dataclass
 class Answers:
-    """What diagnostics have found of every fit.
+    """The answers of the diagnostics about every fit.
 
     Attributes:
-        found: by diagnostic and strategy, one per seed.
-        notes: what could not be asked, and why, a sentence each.
+        found: answers by diagnostic and strategy, one per seed.
+        notes: one sentence for each question that could not be asked, with the reason.
     """
 
     found: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -207,7 +210,7 @@ class Answers:
         return columns
 
     def by_fit(self, name: str) -> dict[str, Any]:
-        """Return a diagnostic's answers by the names of the fits: the strategy's, and of several seeds the number."""
+        """Return a diagnostic's answers by fit: the strategy's name, with the seed's number where there are several."""
         return {
             strategy if len(answers) == 1 else f"{strategy}, seed {k}": answer
             for strategy, answers in self.found[name].items()
@@ -215,7 +218,7 @@ class Answers:
         }
 
     def of_first(self, name: str, order: Sequence[str]) -> dict[str, Any]:
-        """Return a diagnostic's answers of each strategy's first fit, in an order of strategies."""
+        """Return a diagnostic's answers about the first fit of each strategy, in the given order of strategies."""
         return {strategy: self.found[name][strategy][0] for strategy in order if strategy in self.found[name]}
 
 
@@ -228,14 +231,14 @@ def answered(
     device: Any,
     progress: bool,
 ) -> Answers:
-    """Ask every fit of every strategy what is asked for; what cannot be asked of one is noted.
+    """Ask the diagnostics about every fit of every strategy; note each question that cannot be asked.
 
     Args:
-        pairs: fitted, one per seed, by strategy.
-        data: held out.
-        sizes: names of diagnostics, with the value of their option; None: its default, or all of the data.
-        seed: of all that is drawn.
-        device: None means CUDA where there is one.
+        pairs: fitted pairs by strategy, one per seed.
+        data: held-out data.
+        sizes: names of diagnostics, with the value of their option; None means its default, or all of the data.
+        seed: seed of all random draws.
+        device: device to run on; None means CUDA where there is one.
         progress: whether to show progress bars.
     """
     answers = Answers()
@@ -256,13 +259,13 @@ def answered(
 
 @dataclass
 class Findings:
-    """All that is found of strategies on the same held-out data.
+    """All results about strategies on the same held-out data.
 
     Attributes:
-        evaluations: one per seed, by name.
-        table: of :func:`comparison`.
-        seconds: of every fit, one per seed, by name.
-        answers: of the diagnostics.
+        evaluations: evaluations by name, one per seed.
+        table: table of :func:`comparison`.
+        seconds: seconds of every fit by name, one per seed.
+        answers: answers of the diagnostics.
     """
 
     evaluations: dict[str, list[Evaluation]]
@@ -280,18 +283,18 @@ def examine(
     compile: bool | str = "auto",
     **options: Any,
 ) -> Findings:
-    """Evaluate every fit, and ask of it whatever is asked for.
+    """Evaluate every fit, and ask the diagnostics about it.
 
     Args:
-        fits: one per seed, by name.
+        fits: fits by name, one per seed.
         test: held-out data.
-        num_particles: importance samples per observation.
+        num_particles: number of importance samples per observation.
         sizes: names of diagnostics, with the value of their option.
-        compile: whether log weights are compiled, as :func:`pyrovae.evaluate` has it.
+        compile: whether log weights are compiled, as in :func:`pyrovae.evaluate`.
         options: ``seed``, ``device`` and ``progress``.
     """
-    evaluating: dict[str, Any] = {"num_particles": num_particles, "compile": compile, **options}
-    evaluations = {name: [evaluate(f.model, f.guide, test, **evaluating) for f in run] for name, run in fits.items()}
+    keywords: dict[str, Any] = {"num_particles": num_particles, "compile": compile, **options}
+    evaluations = {name: [evaluate(f.model, f.guide, test, **keywords) for f in run] for name, run in fits.items()}
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     pairs = {name: [(f.model, f.guide) for f in run] for name, run in fits.items()}
     answers = answered(pairs, test, sizes, **options)

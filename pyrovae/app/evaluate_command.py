@@ -38,14 +38,14 @@ def evaluate_command(
 
     Args:
         run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
-        data: data set to evaluate on, whole, as new data; null means the test set of the run, whose file must be as it
-            was.
-        out: folder for a table with one row per observation and an ArviZ netCDF file; null prints the summary only.
-        num_particles: importance samples per observation.
-        num_draws: draws per observation in the netCDF file.
-        batch_size: data held by a call of the programs.
-        compile: true compiles the log weights, false does not, auto does where it pays.
-        seed: of the particles.
+        data: data set to evaluate on, whole, as new data; null means the test set of the run, whose file must be
+            unchanged.
+        out: folder for a table with one row per observation and an ArviZ netCDF file; null only prints the summary.
+        num_particles: number of importance samples per observation.
+        num_draws: number of draws per observation in the netCDF file.
+        batch_size: number of observations per call of the programs.
+        compile: true compiles the log weights, false does not, auto does where it saves time.
+        seed: seed of the particles.
         device: cpu, cuda, ...; null means CUDA where there is one.
         progress: show progress bars.
     """
@@ -53,56 +53,56 @@ def evaluate_command(
     fitted = load(folder / "fit" if holds_fit(folder / "fit") else folder)
     target = None if out is None else RunFolder(out)
     if target is not None:
-        given = [] if data is None else inputs(data)
-        target.check(["per_datum.csv", "posterior.nc"], [*given, folder / CONFIG])
-    shown = _splits(folder, fitted).test if data is None else data
-    if data is not None and data.standardise:  # on the scale that the fit has seen
-        shown = data.with_moments(_splits(folder, fitted).train.moments)
+        files = [] if data is None else inputs(data)
+        target.check(["per_datum.csv", "posterior.nc"], [*files, folder / CONFIG])
+    data_set = _splits(folder, fitted).test if data is None else data
+    if data is not None and data.standardise:  # on the scale of the fit's training data
+        data_set = data.with_moments(_splits(folder, fitted).train.moments)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
     num_draws = at_least("num_draws", num_draws, 1)
-    result = evaluate(fitted.model, fitted.guide, shown, num_particles=num_particles, compile=compile, **options)
+    result = evaluate(fitted.model, fitted.guide, data_set, num_particles=num_particles, compile=compile, **options)
     print(json.dumps(result.summary(), indent=1))
     if target is not None:
         with target.locked():
             target.begin()
             target.write_table("per_datum.csv", per_datum(result), index_label="datum")
             inference = pyrovae.to_arviz(
-                fitted.model, fitted.guide, shown, num_draws=num_draws, num_particles=num_particles, **options
+                fitted.model, fitted.guide, data_set, num_draws=num_draws, num_particles=num_particles, **options
             )
             target.write("posterior.nc", as_netcdf(inference))
         print(f"wrote per_datum.csv and posterior.nc in {target.path}")
 
 
 def _splits(run: Path, fitted: Fit) -> Splits:
-    """Return the parts that a run's data were split into.
+    """Return the parts into which a run's data were split.
 
     Raises:
-        ValueError: when nothing says what they were, or they are not as they were.
+        ValueError: when no file says what the data were, or when they have changed.
     """
     for folder in (run, run.parent):
         if (folder / CONFIG).exists():
-            written = RunFolder(folder)
-            if not written.is_intact(CONFIG):
+            run_folder = RunFolder(folder)
+            if not run_folder.is_intact(CONFIG):
                 raise ValueError(
-                    f"{str(folder / CONFIG)!r} is not as the run wrote it, so it is not known which data were trained "
-                    "on: bring it back, or name new data by --data"
+                    f"{str(folder / CONFIG)!r} is not as the run wrote it, so it is unknown which data the fit was "
+                    "trained on: restore the file, or name new data by --data"
                 )
-            described = yaml.safe_load((folder / CONFIG).read_text())
+            settings = yaml.safe_load((folder / CONFIG).read_text())
             parser = ArgumentParser()
             parser.add_argument("--data", type=Data)
-            config = parser.parse_object({"data": described["data"]})
+            config = parser.parse_object({"data": settings["data"]})
             data: Data = parser.instantiate(config).data
-            if written.record.get("data") != data.fingerprint():
+            if run_folder.record.get("data") != data.fingerprint():
                 raise ValueError(
-                    f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is not known which "
-                    "of them were trained on: bring the file back as it was, or name new data by --data"
+                    f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is unknown which "
+                    "of them the fit was trained on: restore the file, or name new data by --data"
                 )
-            parts = data.splits(seed=written.record["seed"])
-            given = run / "fit" if holds_fit(run / "fit") else run
-            placed = placed_data(Pair(fitted.model, fitted.guide), parts.train, torch.device("cpu"))
-            if settings_of(given).get("data") != placed.fingerprint():
+            parts = data.splits(seed=run_folder.record["seed"])
+            source = run / "fit" if holds_fit(run / "fit") else run
+            train = placed_data(Pair(fitted.model, fitted.guide), parts.train, torch.device("cpu"))
+            if settings_of(source).get("data") != train.fingerprint():
                 raise ValueError(
-                    f"{str(given)!r} was not fitted to the data of {str(folder / CONFIG)!r}: name new data by --data"
+                    f"{str(source)!r} was not fitted to the data of {str(folder / CONFIG)!r}: name new data by --data"
                 )
             return parts
     raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its data were: name a run's folder, and --data")
@@ -110,12 +110,12 @@ def _splits(run: Path, fitted: Fit) -> Splits:
 
 def as_netcdf(inference: Any) -> bytes:
     """Return an ArviZ object as the content of a netCDF file."""
-    from pyrovae.arviz.netcdf import netcdf  # which takes a second to import, and list does not need
+    from pyrovae.arviz.netcdf import netcdf  # its import takes a second, and list does not need it
 
     return netcdf(inference)
 
 
 def per_datum(result: Evaluation) -> pd.DataFrame:
-    """Tabulate an evaluation, a row per observation."""
+    """Tabulate an evaluation, one row per observation."""
     columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
     return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})

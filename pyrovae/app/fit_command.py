@@ -19,7 +19,7 @@ from pyrovae.training import Fit, fit
 from pyrovae.training.group import Group
 
 MOST_STEPS = 5000  # of a fit whose number of epochs is not given
-LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit of few data
+LEAST_STEPS = 500  # without a better validation bound, before patience ends a fit to few data
 
 
 def fit_command(
@@ -49,7 +49,7 @@ def fit_command(
     """Fit a variational autoencoder by SVI and save it.
 
     The data are split at random: 7 in 10 for training, 1 for validation, 2 for testing (the published test set where
-    there is one). Where values are missing (--data.missing true), likelihood and encoder are told so.
+    there is one). Where values are missing (--data.missing true), likelihood and encoder take that into account.
     Under torchrun the processes share every batch.
 
     Args:
@@ -63,18 +63,18 @@ def fit_command(
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
-        epochs: largest number of passes over the training set; null makes as many as 5,000 steps need, 50 at least.
+        epochs: largest number of passes over the training set; null takes as many as 5,000 steps need, 50 at least.
         patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
             stops early.
-        batch_size: data in a step.
+        batch_size: number of observations in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
-        compile: true compiles the step, false does not, auto does where it pays; config.yaml says which it was.
-        precision: of modules and data; bfloat16 is that of the products in networks alone.
-        seed: of the split, the initial parameters and the noise.
+        compile: true compiles the step, false does not, auto does where it saves time; config.yaml records the choice.
+        precision: precision of modules and data; bfloat16 applies to the matrix products in networks only.
+        seed: seed of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
-        resume: continue what an earlier run in the same folder left.
+        resume: continue an earlier run in the same folder.
         progress: show progress bars.
     """
     folder = RunFolder(out)
@@ -105,12 +105,12 @@ def fit_guide(
         options["epochs"] = max(50, -(-MOST_STEPS // per_epoch))
     if options["patience"] is not None:
         options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
-    held_out = splits.validation
+    validation = splits.validation
     if run.record.get("instead") and not Group().rank:
         with ask(model, maker, splits.train, seed=options["seed"], device=options["device"]):
             clear(run)
     folder = run.path / name if Group().rank else run.add_fit(name)
-    fitted = fit(model, maker, splits.train, validation_data=held_out, checkpoint=folder, **options)
+    fitted = fit(model, maker, splits.train, validation_data=validation, checkpoint=folder, **options)
     if Group().rank == 0:
         print(f"{name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
     return fitted

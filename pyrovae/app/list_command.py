@@ -23,7 +23,7 @@ from pyrovae.priors import Prior
 
 
 def list_command() -> None:
-    """List the catalogues: every name with what it is; a star marks what Python alone can make or use."""
+    """List the catalogues: every name with a description; a star marks what only Python can make or use."""
     for name, catalogue in _CATALOGUES.items():
         print(f"{name}:")
         for member in catalogue.__all__:
@@ -35,7 +35,7 @@ def list_command() -> None:
     for name, diagnostic in diagnostics().items():
         needs = f" (needs {', '.join(diagnostic.needs)})" if diagnostic.needs else ""
         print(f"  {name:<22} {first_sentence(type(diagnostic))}{needs}")
-    print("* in Python alone: it takes what no option can give")
+    print("* only in Python: it takes what no option can give")
 
 
 _CATALOGUES: dict[str, Any] = {
@@ -47,7 +47,7 @@ _CATALOGUES: dict[str, Any] = {
     "nn": nn_catalogue,
     "data": data_catalogue,
 }
-_GIVEN = {  # what the command line gives to a member of a catalogue that has no default for it
+_SUPPLIED = {  # arguments without a default that the command line gives to members of a catalogue
     "guides": {"encoder", "latent_dim"}, "priors": {"latent_dim"},
     "likelihoods": set(), "objectives": set(), "nn": {"in_shape", "out_shape"}, "data": set(),
 }  # fmt: skip
@@ -59,16 +59,16 @@ def _is_for_options(catalogue: str, value: Any) -> bool:
         "nn",
         Observed,
     ):
-        return False  # which wants labels in every batch, a Dataset, and is put there where values are missing
+        return False  # the first needs labels, the second a Dataset; the third is added where values are missing
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = [p for p in inspect.signature(value).parameters.values() if p.kind not in variadic]
-    needed = {p.name: p.annotation for p in parameters if p.default is p.empty}
+    annotations = {p.name: p.annotation for p in parameters if p.default is p.empty}
     if catalogue == "models":
         return value is VAE
-    if not (_GIVEN[catalogue] if catalogue in {"guides", "nn"} else set()) <= {p.name for p in parameters}:
+    if not (_SUPPLIED[catalogue] if catalogue in {"guides", "nn"} else set()) <= {p.name for p in parameters}:
         return False
-    plain = {name for name, kind in needed.items() if {int, float, str, bool} & {kind, *get_args(kind)}}
-    return needed.keys() - plain <= _GIVEN[catalogue]
+    plain = {name for name, kind in annotations.items() if {int, float, str, bool} & {kind, *get_args(kind)}}
+    return annotations.keys() - plain <= _SUPPLIED[catalogue]
 
 
 def _is_base(value: Any) -> bool:

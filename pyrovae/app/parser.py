@@ -1,4 +1,4 @@
-"""Options read from the constructors' own signatures; what an option may name is a closed list."""
+"""Options read from the constructors' own signatures; the names that an option may take are a closed list."""
 
 import importlib
 import inspect
@@ -16,19 +16,19 @@ from torch import nn
 import pyrovae
 from pyrovae.diagnostics.diagnostic import diagnostics
 
-# What a value may name, beside what --allow-module permits; all else is refused before it is imported.
+# Modules that a value may name, beside those that --allow-module permits; all others are refused before any import.
 _ALLOWED = (
     "pyrovae.data", "pyrovae.guides", "pyrovae.likelihoods", "pyrovae.models", "pyrovae.nn", "pyrovae.objectives",
     "pyrovae.priors", "pyro.infer.trace_elbo", "pyro.infer.tracegraph_elbo", "pyro.infer.traceenum_elbo",
     "pyro.infer.trace_mean_field_elbo", "pyro.infer.renyi_elbo", "torch.nn.modules.activation",
 )  # fmt: skip
 _INFER = ("Trace_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "TraceMeanField_ELBO", "RenyiELBO")
-_DENIED = ("*", "pyrovae.data.stream", "pyrovae.data.Stream")  # a Stream is of a Dataset, which no option can give
+_DENIED = ("*", "pyrovae.data.stream", "pyrovae.data.Stream")  # a Stream takes a Dataset, which no option can give
 ALLOW = "--allow_module"
 
 
 class Parser(ArgumentParser):
-    """Says what is wrong in one sentence."""
+    """A parser that reports an error in one sentence."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
@@ -40,8 +40,8 @@ class Parser(ArgumentParser):
         )
         text = re.sub(
             r"Importing '([^']+)' is not allowed, denied by.*?to allow it\.",
-            rf"\1 is not of the catalogues (`pyrovae list`): of a module of your own, which you trust, add {ALLOW} and "
-            "its name",
+            r"\1 is not in the catalogues (`pyrovae list`): to use a module of your own that you trust, add "
+            f"{ALLOW} and its name",
             text,
         )
         print(
@@ -53,10 +53,10 @@ class Parser(ArgumentParser):
 
 @contextmanager
 def closed_list(permitted: Sequence[str]) -> Iterator[None]:
-    """Let values name, inside the block, what the catalogues hold and modules that the user permits, nothing else.
+    """Let values name only members of the catalogues and of modules that the user permits, inside the block.
 
     Raises:
-        ValueError: for a module that is no name.
+        ValueError: for a module whose name is not valid.
     """
     for name in permitted:
         if not all(part.isidentifier() for part in name.split(".")):
@@ -74,7 +74,7 @@ def closed_list(permitted: Sequence[str]) -> Iterator[None]:
 
 
 def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the modules that ``--allow_module`` names, and the other arguments: no file can permit a module."""
+    """Return the modules that ``--allow_module`` names, and the other arguments; no file can permit a module."""
     modules: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
@@ -88,9 +88,9 @@ def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of the command line, and that of each command."""
+    """Return the parser of the command line, and the parser of each command."""
     parser = Parser(prog="pyrovae", description=pyrovae.__doc__, version=pyrovae.__version__)
-    added = parser.add_subcommands(dest="command")
+    subcommands = parser.add_subcommands(dest="command")
     parsers = {}
     for name, function in commands.items():
         summary = first_sentence(function)
@@ -99,50 +99,50 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
             parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
             parsers[name].add_function_arguments(function, as_positional=name == "evaluate", skip={"sizes"})
             parsers[name].add_argument(
-                ALLOW, help="a module of yours that options may name; may be given several times, and by no file"
+                ALLOW, help="a module of yours that options may name; may be given several times, but not in a file"
             )
         if name == "compare":
-            for option, (default, text) in _options_of_diagnostics().items():
-                parsers[name].add_argument(f"--{option}", type=int, default=default, help=text)
+            for option, (default, help_text) in _options_of_diagnostics().items():
+                parsers[name].add_argument(f"--{option}", type=int, default=default, help=help_text)
         if name in {"fit", "compare"}:
-            text = "replace what an earlier run in the same folder left."
-            parsers[name].add_argument("--overwrite", type=bool, default=False, help=text)
-        added.add_subcommand(name, parsers[name], help=summary)
+            help_text = "replace what an earlier run in the same folder left."
+            parsers[name].add_argument("--overwrite", type=bool, default=False, help=help_text)
+        subcommands.add_subcommand(name, parsers[name], help=summary)
     return parser, parsers
 
 
 def _options_of_diagnostics() -> dict[str, tuple[int, str]]:
-    """Return the options that diagnostics have of their own: the default and the text of the first that has each."""
+    """Return the diagnostics' own options: the default and the help of the first diagnostic that has each."""
     options: dict[str, tuple[int, str]] = {}
     for one in diagnostics().values():
-        options.setdefault(one.option, (one.default, one.help or f"of {one.title}; 0 leaves it out."))
+        options.setdefault(one.option, (one.default, one.help or f"number for {one.title}; 0 leaves it out."))
     return options
 
 
 def import_permitted(name: str) -> None:
-    """Import a module that the user permits, so that its diagnostics are known; the folder of the call is looked in.
+    """Import a module that the user permits, so that its diagnostics are known; the working folder is searched first.
 
     Raises:
-        ValueError: when it cannot be imported.
+        ValueError: when the module cannot be imported.
     """
     before = list(sys.path)
     sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(name)
-    except Exception as error:  # of whatever kind: it is the user's own
+    except Exception as error:  # of any kind: the module is the user's own
         raise ValueError(f"{ALLOW} {name}: it cannot be imported ({type(error).__name__}: {error})") from error
     finally:
         sys.path[:] = before
 
 
-def configuration_text(given: Namespace, parser: ArgumentParser) -> str:
-    """Return a run's configuration as YAML, without what was said for this time only."""
-    described = yaml.safe_load(parser.dump(given, skip_unset=False))
+def configuration_text(options: Namespace, parser: ArgumentParser) -> str:
+    """Return a run's configuration as YAML, without the options that are for this call only."""
+    config = yaml.safe_load(parser.dump(options, skip_unset=False))
     for name in ("config", ALLOW.lstrip("-")):
-        described.pop(name, None)
+        config.pop(name, None)
     for name in ("resume", "overwrite"):
-        described.pop(name, None)
-    return yaml.safe_dump(described, sort_keys=False)
+        config.pop(name, None)
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 def first_sentence(documented: Any) -> str:

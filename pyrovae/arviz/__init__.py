@@ -1,6 +1,6 @@
-"""Labels for ArviZ: the only importer of it."""
+"""Labels for ArviZ; no other folder imports ArviZ."""
 
 from pyrovae.programs.isolation import importing
 
 with importing():
-    import arviz  # noqa: F401  first of all, whichever file of this folder is asked for
+    import arviz  # noqa: F401  first, whichever file of this folder is imported

@@ -23,15 +23,15 @@ def elpd_data(values: np.ndarray, khat: np.ndarray, *, num_particles: int, khat_
     """Return pointwise log densities as the object that ``az.compare`` takes.
 
     Args:
-        values: log p(x_i), ``[N]``, nats.
-        khat: of the importance weights that estimated them, ``[N]``.
-        num_particles: weights of an observation.
-        khat_limit: the largest k-hat that is to be trusted.
-        warn: whether some are not.
+        values: log p(x_i) in nats, ``[N]``.
+        khat: k-hats of the importance weights that estimated the values, ``[N]``.
+        num_particles: number of weights per observation.
+        khat_limit: the largest k-hat of reliable weights.
+        warn: whether some weights are unreliable.
     """
     coords = {"datum": np.arange(len(values))}
-    pointwise, tail = (xr.DataArray(one, dims="datum", coords=coords) for one in (values, khat))
-    known: dict[str, Any] = {
+    pointwise, tail = (xr.DataArray(array, dims="datum", coords=coords) for array in (values, khat))
+    entries: dict[str, Any] = {
         "se": float(np.sqrt(len(values) * values.var())),
         "n_samples": num_particles,
         "n_data_points": len(values),
@@ -44,18 +44,18 @@ def elpd_data(values: np.ndarray, khat: np.ndarray, *, num_particles: int, khat_
     if not ARVIZ_1:
         from arviz.stats.stats import ELPDData
 
-        data = {"elpd_loo": total, "p_loo": 0.0, "loo_i": pointwise.rename("loo_i"), **known}
+        data = {"elpd_loo": total, "p_loo": 0.0, "loo_i": pointwise.rename("loo_i"), **entries}
         return ELPDData(data=[data[key] for key in _ORDER], index=list(_ORDER))
     from arviz_stats import utils
 
     cls = getattr(utils, "ELPDDataLOO", utils.ELPDData)
     kind = {"kind": "loo"} if "kind" in inspect.signature(cls).parameters else {}
-    return cls(elpd=total, p=0.0, elpd_i=pointwise, **known, **kind)
+    return cls(elpd=total, p=0.0, elpd_i=pointwise, **entries, **kind)
 
 
 @importing()
 def compared(elpds: Mapping[str, Any]) -> pd.DataFrame:
-    """Return ``az.compare`` of ELPD objects, unrounded, without its warnings of k-hats, which the table states."""
+    """Return ``az.compare`` of ELPD objects, unrounded, without its warnings about k-hats, which the table shows."""
     options = {"round_to": "none"} if ARVIZ_1 else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

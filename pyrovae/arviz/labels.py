@@ -1,6 +1,6 @@
-"""Labels: what an ArviZ object's dimensions are called, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``).
+"""Labels: names of an ArviZ object's dimensions, for ArviZ 0.23 (``InferenceData``) and 1.x (``DataTree``).
 
-ArviZ and xarray import parts of themselves when they are first used: what calls them does so inside ``importing()``.
+ArviZ and xarray import parts of themselves when they are first used, so all calls of them are inside ``importing()``.
 """
 
 import re
@@ -29,7 +29,7 @@ def refuse_beyond(max_bytes: int, needed: int) -> None:
 
 
 def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
-    """Refuse sites and plates whose names ArviZ's objects have for something else.
+    """Refuse sites and plates whose names have another meaning in ArviZ's objects.
 
     Args:
         plates: names of the plates left of the data plate, by site.
@@ -43,8 +43,7 @@ def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
         for name in names:
             if name in DIMS or events.fullmatch(name):
                 raise ValueError(
-                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays (chain, draw, observation, or "
-                    "a "
+                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays (chain, draw, datum, or a "
                     "site's name with _dim after it), which cannot be told apart: rename it"
                 )
 
@@ -54,8 +53,8 @@ def labelled(variables: dict[str, Any], index: np.ndarray | None = None) -> xr.D
     """Return variables ``{name: (dims, values)}`` as a dataset whose dimensions are numbered from 0.
 
     Args:
-        variables: by name.
-        index: numbers of the observations within the whole set; None: from 0, too.
+        variables: variables by name.
+        index: numbers of the observations within the whole set; None numbers them from 0.
     """
     dataset = xr.Dataset(variables, attrs=_attributes())
     coords = {str(dim): np.arange(size) for dim, size in dataset.sizes.items()}
@@ -63,7 +62,7 @@ def labelled(variables: dict[str, Any], index: np.ndarray | None = None) -> xr.D
 
 
 def own_dims(name: str, ndim: int, plates: list[str]) -> tuple[str, ...]:
-    """Return the names of a site's dimensions from the observation on, of which there are ``ndim`` after it."""
+    """Return the names of a site's dimensions: the one of the observations, and the ``ndim`` dimensions after it."""
     own = ndim - len(plates)
     events = [f"{name}_dim"] if own == 1 else [f"{name}_dim_{i}" for i in range(own)]
     return ("datum", *plates, *events)
@@ -80,5 +79,5 @@ def _attributes() -> dict[str, str]:
 
 @importing()
 def assemble(groups: dict[str, xr.Dataset]) -> Any:
-    """Return groups as the object that this ArviZ has for them."""
+    """Return groups as an object of the installed version of ArviZ."""
     return xr.DataTree.from_dict(groups) if ARVIZ_1 else az.InferenceData(**groups)

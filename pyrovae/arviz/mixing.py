@@ -9,19 +9,19 @@ from pyrovae.programs.isolation import importing
 
 @importing()
 def mixing(draws: xr.Dataset) -> dict[str, tuple[str, np.ndarray]]:
-    """Return R-hat and effective sample sizes per observation, the worst over its latents; one chain counts as two."""
+    """Return R-hat and effective sample sizes per observation, the worst over its latents; a single chain is halved."""
     half = draws.sizes["draw"] // 2
     if draws.sizes["chain"] == 1:
         first, second = draws.isel(draw=slice(0, half)), draws.isel(draw=slice(half, 2 * half))
         draws = xr.concat([first, second.assign_coords(draw=first["draw"])], dim="chain")
-    found = {
+    measures = {
         "rhat": (az.rhat(draws), "max"),
         "ess_bulk": (az.ess(draws, method="bulk"), "min"),
         "ess_tail": (az.ess(draws, method="tail"), "min"),
     }
     return {
         name: ("datum", getattr(np, kind)([_worst(v, kind) for v in values.data_vars.values()], axis=0))
-        for name, (values, kind) in found.items()
+        for name, (values, kind) in measures.items()
     }
 
 

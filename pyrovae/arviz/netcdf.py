@@ -1,4 +1,4 @@
-"""ArviZ's data as the bytes of a netCDF file, made in memory: HDF5 itself does not survive a disk that is full."""
+"""ArviZ's data as the bytes of a netCDF file, made in memory, because HDF5 itself crashes on a full disk."""
 
 from io import BytesIO
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from pyrovae.programs.isolation import importing
 
 
-@importing()  # xarray imports the library that writes
+@importing()  # xarray imports the library that writes the file
 def netcdf(inference: Any) -> bytes:
     """Return the content of a netCDF file that ``arviz.from_netcdf`` reads.
 

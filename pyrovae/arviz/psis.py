@@ -10,16 +10,16 @@ from pyrovae.programs.isolation import importing
 
 @importing()
 def smoothed(log_weights: np.ndarray) -> np.ndarray:
-    """Return Pareto-smoothed log weights per observation, ``[draws, data]``, or as they are where there is no tail."""
-    found = log_weights - log_weights.max(0)
-    tail = int(min(len(found) / 5, 3 * len(found) ** 0.5))
+    """Return log weights ``[draws, data]``, Pareto-smoothed per observation; without a tail they stay unsmoothed."""
+    weights = log_weights - log_weights.max(0)
+    tail = int(min(len(weights) / 5, 3 * len(weights) ** 0.5))
     if tail < 5:
-        return found
-    largest = np.sort(found, axis=0)[-tail - 1 :]
+        return weights
+    largest = np.sort(weights, axis=0)[-tail - 1 :]
     uneven = largest[-1] - largest[0] > EQUAL
     if uneven.any():
-        found[:, uneven] = _smoothed_by_arviz(found[:, uneven].astype(float))
-    return found
+        weights[:, uneven] = _smoothed_by_arviz(weights[:, uneven].astype(float))
+    return weights
 
 
 def _smoothed_by_arviz(log_weights: np.ndarray) -> np.ndarray:

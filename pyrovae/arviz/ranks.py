@@ -15,15 +15,15 @@ def ranks_to_arviz(ranks: "Ranks") -> Any:
     """Return probability integral transforms in a group ``prior_sbc``, where ``az.plot_ecdf_pit`` (1.x) looks for them.
 
     Args:
-        ranks: of :func:`pyrovae.sbc` (``.latents``, ``.everything``) or :func:`pyrovae.pit`.
+        ranks: ranks from :func:`pyrovae.sbc` (``.latents``, ``.everything``) or :func:`pyrovae.pit`.
 
     Returns:
-        ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x: coordinates ``z[0]``, ``z[1]``, ... make
-        up one variable ``z`` of dimensions ``chain`` (one), ``draw`` (a simulation or observation) and ``z_dim``; a
-        name without a number is a variable of its own.
+        ``arviz.InferenceData`` with ArviZ 0.x, ``xarray.DataTree`` with 1.x. Coordinates ``z[0]``, ``z[1]``, ... make
+        up one variable ``z`` with the dimensions ``chain`` (of length 1), ``draw`` (one per simulation or observation)
+        and ``z_dim``. A name without a number is a variable of its own.
 
     Raises:
-        ValueError: for a site with the name of a dimension.
+        ValueError: for a site that has the name of a dimension.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for name, column in zip(ranks.names, ranks.pit.T.numpy(), strict=True):

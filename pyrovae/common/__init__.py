@@ -1,1 +1,1 @@
-"""What every room uses: sentences for bad arguments, progress bars, the version."""
+"""What every other package uses: sentences for bad arguments, progress bars, the version."""

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def at_least(name: str, value: Any, least: int) -> int:
-    """Return ``value`` as an int when it is a whole number of at least ``least``; NumPy's are whole numbers too.
+    """Return ``value`` as an int when it is a whole number, NumPy's included, of at least ``least``.
 
     Raises:
         ValueError: naming the argument, what was got and what was expected.
@@ -55,7 +55,7 @@ def finite(name: str, value: Any) -> float:
 
 
 def share(name: str, value: Any, *, ends: bool = True) -> float:
-    """Return ``value`` as a float when it is a number between 0 and 1, both among them if ``ends``.
+    """Return ``value`` as a float when it is a number between 0 and 1; with ``ends``, 0 and 1 are included.
 
     Raises:
         ValueError: naming the argument, what was got and what was expected.
@@ -107,7 +107,7 @@ def site_name(name: str, value: Any) -> str:
 
 
 def not_a_class(name: str, value: Any) -> None:
-    """See that ``value`` is an object, where a class is easily given for it.
+    """Check that ``value`` is an object, where its class is easily given by mistake.
 
     Raises:
         ValueError: saying what to write.
@@ -117,7 +117,7 @@ def not_a_class(name: str, value: Any) -> None:
 
 
 def program(name: str, value: Any) -> None:
-    """See that ``value`` can be called, and is no class.
+    """Check that ``value`` can be called and is not a class.
 
     Raises:
         ValueError: naming the argument, what was got and what was expected.
@@ -128,16 +128,16 @@ def program(name: str, value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return how a value is printed, where that is one short line that says what it is; else its type."""
+    """Return how a value is printed, if that is one short line that says what it is, and its type otherwise."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    printed = repr(value)
-    says = len(printed) <= 80 and "\n" not in printed and " at 0x" not in printed
-    return printed if says else f"a {type(value).__name__}"
+    text = repr(value)
+    says = len(text) <= 80 and "\n" not in text and " at 0x" not in text
+    return text if says else f"a {type(value).__name__}"
 
 
 def check_schedule(lr: Any) -> None:
-    """See that a learning rate is one, or a function of the step that gives one at the first.
+    """Check that ``lr`` is a learning rate, or a function of the step that returns one at the first step.
 
     Raises:
         ValueError: naming what was got and what was expected.
@@ -147,7 +147,7 @@ def check_schedule(lr: Any) -> None:
         return
     try:
         first = lr(0)
-    except Exception as error:  # a function of the user's may fail in any way
+    except Exception as error:  # a user's function may fail in any way
         raise ValueError(
             f"lr must be a number or a function of the step, but lr(0) fails: {type(error).__name__}: {error}"
         ) from error
@@ -164,7 +164,7 @@ def brief(error: BaseException) -> str:
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """Create ``folder`` where it is missing, and see that a file can be written into it.
+    """Create ``folder`` where it is missing, and check that a file can be written into it.
 
     Raises:
         ValueError: when it is a file, cannot be created, or cannot be written.
@@ -172,7 +172,7 @@ def writable_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # its own, should several processes look at once
+        with tempfile.TemporaryFile(dir=folder):  # a file of its own, in case several processes check at once
             pass
     except OSError as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Progress bars: drawn in place on a terminal and in a notebook, lines now and then in a file."""
+"""Progress bars: drawn in place on a terminal and in a notebook, written as a line now and then in a file."""
 
 import sys
 from typing import Any, TextIO
@@ -6,7 +6,7 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain
 
-_SECONDS, _SECONDS_OF_LINES = 0.5, 5.0  # between two states that are shown
+_SECONDS, _SECONDS_OF_LINES = 0.5, 5.0  # shortest time between two states that are shown
 
 
 class _Lines:
@@ -16,9 +16,9 @@ class _Lines:
         self.stream = stream
 
     def write(self, text: str) -> None:
-        shown = text.replace("\r", "").strip()
-        if shown:
-            self.stream.write(f"{shown}\n")
+        line = text.replace("\r", "").strip()
+        if line:
+            self.stream.write(f"{line}\n")
 
     def flush(self) -> None:
         self.stream.flush()
@@ -28,10 +28,10 @@ def progress_bar(*, total: int, label: str | None, unit: str, done: int = 0) -> 
     """Return a progress bar of tqdm on standard error.
 
     Args:
-        total: at which it is full.
-        label: before it; None shows no bar.
-        unit: of what is counted.
-        done: of it already.
+        total: count at which the bar is full.
+        label: text before the bar; None shows no bar.
+        unit: unit of the count.
+        done: count that is done already.
     """
     options: dict[str, Any] = {"total": total, "initial": done, "desc": label, "unit": unit, "disable": label is None}
     if sys.stderr is None or sys.stderr.isatty() or "ipykernel" in sys.modules:

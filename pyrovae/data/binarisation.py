@@ -1,4 +1,4 @@
-"""How intensities become bits. The protocol is part of the data, since the numbers depend on it."""
+"""How intensities become bits. The protocol is part of the data, because results depend on it."""
 
 from abc import ABC, abstractmethod
 
@@ -21,10 +21,10 @@ class Binarisation(ABC):
 
 
 class Static(Binarisation):
-    """Every pixel is drawn once, x ~ Bernoulli(intensity), and stays.
+    """Every pixel is drawn once, x ~ Bernoulli(intensity), and then stays the same.
 
     Args:
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     random = False
@@ -38,7 +38,7 @@ class Static(Binarisation):
 
 
 class Dynamic(Binarisation):
-    """Every pixel is drawn anew each time that a batch is made; who evaluates draws once (:meth:`Data.fixed`)."""
+    """Every pixel is drawn anew for each batch; an evaluation draws the bits only once (:meth:`Data.fixed`)."""
 
     random = True
 

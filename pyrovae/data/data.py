@@ -1,4 +1,4 @@
-"""A set of data: tensors on the device, whose dimension 0 is the observation, batched without a loader."""
+"""A set of data: tensors on the device with one observation per row, batched without a loader."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,28 +29,28 @@ class Splits(NamedTuple):
 
 
 class Data:
-    """Tensors of one length, and what is known about them.
+    """Tensors of one length, and their properties.
 
-    Each is a :class:`Field`, or a tensor or array, of which nothing is known beside its values; of the first, what is
-    known may be given here. Pictures are kept flat, ``[N, C * H * W]``, beside their ``image_shape``.
+    Each tensor is a :class:`Field`, or a tensor or array without further properties; the properties of the first one
+    may be given here. Pictures are kept flat, ``[N, C * H * W]``, together with their ``image_shape``.
 
     Args:
-        *tensors: each ``[N, ...]``; a batch holds their rows, in this order.
-        image_shape: (channels, rows, columns) that a row of the first tensor makes up.
-        labels: of the data, ``[N]``, numbered from 0, -1 where unknown; not part of a batch.
-        label_names: of the labels, in the order of their numbers.
-        factors: that the data were made by, ``[N, F]``, the level of each; not part of a batch.
-        factor_names: of the columns of ``factors``.
-        feature_names: of the columns of the first tensor.
-        levels: divide the first tensor by this number when a batch is made (255 for grey levels in a byte).
+        *tensors: fields, tensors or arrays, ``[N, ...]`` each; a batch holds their rows, in this order.
+        image_shape: (channels, rows, columns) of the picture that a row of the first tensor holds.
+        labels: labels of the data, ``[N]``, numbered from 0, -1 where unknown; not part of a batch.
+        label_names: names of the labels, in the order of their numbers.
+        factors: levels of the factors from which the data were made, ``[N, F]``; not part of a batch.
+        factor_names: names of the columns of ``factors``.
+        feature_names: names of the columns of the first tensor.
+        levels: number by which the first tensor is divided when a batch is made (255 for grey levels in a byte).
         binarise: how intensities of the first tensor become bits; None leaves them as they are.
         missing: whether NaN in the first tensor marks a missing value (``likelihoods.Missing``, ``nn.Observed``).
-        mapped: whether the tensors are files mapped into memory, which stay where they are: batches alone are moved.
+        mapped: whether the tensors are files mapped into memory; they stay there, and only batches are moved.
 
     Raises:
         ValueError: for no tensors, tensors of different lengths, an empty set or one without columns, a value that is
-            not finite, an observation of which everything is missing, tensors of other kinds (sparse, complex, masked),
-            and for names, labels, factors or an image shape that do not belong to the tensors.
+            not finite, an observation without any value, tensors of other kinds (sparse, complex, masked), and for
+            names, labels, factors or an image shape that do not belong to the tensors.
 
     Example:
         >>> data = Data(torch.rand(100, 3), feature_names=["a", "b", "c"])
@@ -75,21 +75,21 @@ class Data:
         missing: bool = False,
         mapped: bool = False,
     ) -> None:
-        known = {
+        properties = {
             "image_shape": image_shape, "feature_names": feature_names, "levels": levels, "binarise": binarise,
             "missing": missing or None,
         }  # fmt: skip
-        self.fields = _fields(tensors, {name: value for name, value in known.items() if value is not None})
+        self.fields = _fields(tensors, {name: value for name, value in properties.items() if value is not None})
         count = len(self.tensors[0])
         self.labels = None if labels is None else _labels(labels, count)
         self.label_names = None if label_names is None else _label_names(label_names, self.labels)
         self.factors, self.factor_names = _factors(factors, factor_names, count)
         self.mapped, self.place = mapped, self.tensors[0].device
-        self.rows = torch.arange(count if mapped else 0, device="cpu")  # of a mapped file, those of this set
+        self.rows = torch.arange(count if mapped else 0, device="cpu")  # rows of a mapped file in this set
         self.dtype: torch.dtype | None = None
-        self.numbers: Tensor | None = None  # of the data within the whole set, handed to programs
-        self.origin: Tensor | None = None  # likewise, of a part, by which results name them; None: it is the whole set
-        self.assumed: int | None = None  # length of the set that was taken for the whole one, if nobody said so
+        self.numbers: Tensor | None = None  # of the observations within the whole set, for programs
+        self.origin: Tensor | None = None  # likewise, for a part, as index of results; None: whole set
+        self.assumed: int | None = None  # length of the set that is assumed to be the whole one
         if mapped and any(field.binarise is not None for field in self.fields):
             raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
         self.fields = tuple(field.ready() for field in self.fields)
@@ -104,17 +104,17 @@ class Data:
 
     @property
     def first(self) -> Field:
-        """The first field, which a set of one kind of data has alone."""
+        """The first field, the only one in a set of one kind of data."""
         return self.fields[0]
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """Of the first field: (channels, rows, columns) that a row makes up."""
+        """(channels, rows, columns) of the pictures in the first field, or None."""
         return self.first.image_shape
 
     @property
     def feature_names(self) -> list[str] | None:
-        """Of the first field's columns."""
+        """Names of the first field's columns, or None."""
         return self.first.feature_names
 
     @property
@@ -129,7 +129,7 @@ class Data:
 
     @property
     def moments(self) -> Moments | None:
-        """Of the first field: mean and standard deviation of every column that batches are standardised by."""
+        """Mean and standard deviation by which the first field's columns are standardised, or None."""
         return self.first.scale
 
     @property
@@ -139,30 +139,30 @@ class Data:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """The device of batches."""
         return self.place if self.mapped else self.tensors[0].device
 
     @property
     def draws_anew(self) -> bool:
-        """Whether batches of the same data differ from one time to the next."""
+        """Whether two batches of the same data differ."""
         return any(field.draws_anew for field in self.fields)
 
     @property
     def classes(self) -> pd.Categorical | None:
-        """The labels by name, missing where they are -1; None for a set without labels."""
+        """The labels by name, missing where a label is -1; None for a set without labels."""
         if self.labels is None:
             return None
-        found = pd.Categorical(self.labels.cpu().numpy())
-        found = found.remove_categories([number for number in found.categories if number < 0])
-        return found.rename_categories(dict(enumerate(self.label_names or ())))
+        categories = pd.Categorical(self.labels.cpu().numpy())
+        categories = categories.remove_categories([number for number in categories.categories if number < 0])
+        return categories.rename_categories(dict(enumerate(self.label_names or ())))
 
     @property
     def index(self) -> np.ndarray:
-        """The numbers of the data within the whole set that they are a part of, ``[N]``, by which results name them."""
+        """The numbers of the observations within the whole set, ``[N]``: the index of results."""
         return np.arange(len(self)) if self.origin is None else self.origin.numpy()
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
-        """Return the rows at ``indices``, decoded, and their numbers, if any; a dynamic binarisation draws anew."""
+        """Return the decoded rows at ``indices``, and their numbers, if any; a dynamic binarisation draws new bits."""
         return (*self._decoded(self._at(indices)), *self._numbered(indices))
 
     def _decoded(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -192,25 +192,24 @@ class Data:
         return (self.batch(indices) for indices in parts)
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Data":
-        """Return the set on ``device``; its batches have floating tensors of ``dtype`` (None: as they are)."""
-        moved = self.fields if self.mapped else tuple(replace(f, tensor=f.tensor.to(device)) for f in self.fields)
-        other = self._copy(moved)
+        """Return the set on ``device``; its batches have floating tensors of ``dtype``; None leaves either as it is."""
+        fields = self.fields if self.mapped else tuple(replace(f, tensor=f.tensor.to(device)) for f in self.fields)
+        other = self._copy(fields)
         other.place = self.place if device is None else device
         other.dtype = self.dtype if dtype is None else dtype
         other.numbers = None if self.numbers is None else self.numbers.to(other.device)
         return other
 
     def numbered(self, *, assumed: bool = False) -> "Data":
-        """Return the set with each observation's number, which its subsets and splits keep.
+        """Return the set with a number for each observation, which its subsets and splits keep.
 
-        A data plate hands the numbers to its program (``with pyro.plate("data", N, subsample_size=len(x)) as i``); a
-        set that has none is numbered from 0. A program with something for every observation (parameters, covariates) is
-        to be asked about some of the data by ``Data(x).numbered().subset(...)``. The program's own arguments stay as
-        they
-        are: the numbers are in the last tensor of a batch, which no program is given.
+        A data plate gives the numbers to its program (``with pyro.plate("data", N, subsample_size=len(x)) as i``); a
+        set without numbers is numbered from 0. To ask about some of the data where a program has one value per
+        observation (parameters, covariates), use ``Data(x).numbered().subset(...)``. The program's own arguments do not
+        change: the numbers are in the last tensor of a batch, which is not passed to a program.
 
         Args:
-            assumed: whether it is not known that this is the whole set.
+            assumed: whether it is only assumed that this is the whole set.
         """
         if self.numbers is not None:
             return self
@@ -220,15 +219,15 @@ class Data:
         return other
 
     def subset(self, indices: Sequence[int] | Tensor | slice) -> "Data":
-        """Return the data at ``indices``, in that order."""
-        chosen = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices, device="cpu"))
-        check(chosen.tensors, [field.missing for field in chosen.fields])
-        return chosen
+        """Return the observations at ``indices``, in that order."""
+        part = self._rows(indices if isinstance(indices, slice) else torch.as_tensor(indices, device="cpu"))
+        check(part.tensors, [field.missing for field in part.fields])
+        return part
 
     def sampled(self, count: int, seed: int = 0) -> "Data":
-        """Return so many of the data, drawn at random without replacement, as a part that is to stand for the whole.
+        """Return ``count`` observations, drawn at random without replacement, as a part that stands for the whole.
 
-        A set of no more data is returned as it is. The same seed draws the same of them.
+        A set of at most ``count`` observations is returned as it is. The same seed draws the same observations.
         """
         if at_least("count", count, 1) >= len(self):
             return self
@@ -236,14 +235,14 @@ class Data:
         return self.subset(order[:count])
 
     def fixed(self, seed: int = 0) -> "Data":
-        """Return the set with every random protocol drawn once, so that all who evaluate on it have the same data."""
+        """Return the set with every random protocol drawn once, so that all evaluations use the same data."""
         return self._copy(tuple(field.fixed(seed) for field in self.fields)) if self.draws_anew else self
 
     def labelled(self, known: Tensor | None = None) -> "Data":
-        """Return the set with its labels as a second tensor of every batch, as semi-supervised models take them.
+        """Return the set with its labels as a further tensor of every batch, as semi-supervised models take them.
 
         Args:
-            known: which labels may be seen, ``[N]`` of bool; the others become -1. None: all.
+            known: bools ``[N]``, true for labels that the model may see; the others become -1. None shows all.
         """
         if self.labels is None:
             raise ValueError("the set has no labels")
@@ -251,12 +250,12 @@ class Data:
         return self._copy((*self.fields, Field(labels, name="labels")))
 
     def splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
-        """Split at random into train, validation and test sets.
+        """Split at random into training, validation and test sets.
 
         Args:
             validation: share of the set for validation.
             test: share of the set for testing.
-            seed: of the permutation.
+            seed: seed of the permutation.
         """
         if not (is_share(validation) and is_share(test)):
             raise ValueError(f"shares in [0, 1) were expected, got validation={validation!r} and test={test!r}")
@@ -270,11 +269,11 @@ class Data:
         return self._parts(order, num_validation, num_test)
 
     def fingerprint(self) -> str:
-        """Return a checksum of the tensors, with their shapes and dtypes, and of how they are decoded."""
+        """Return a checksum of the tensors, their shapes and dtypes, and a description of how they are decoded."""
         checksum = hashlib.sha256()
         scales = [moment for field in self.fields for moment in field.scale or ()]
-        held: list[Tensor] = [*self.tensors, *scales, self.rows]
-        for tensor in held:
+        tensors: list[Tensor] = [*self.tensors, *scales, self.rows]
+        for tensor in tensors:
             checksum.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
             for part in tensor.split(ROWS) if tensor.dim() else (tensor,):
                 content: Any = part.detach().cpu().reshape(-1).view(torch.uint8).numpy()
@@ -284,25 +283,25 @@ class Data:
         return f"{checksum.hexdigest()[:16]} {decoding}" + (f" {more}" if more else "")
 
     def see_that_rounding_is_harmless(self) -> None:
-        """See that batches in a narrower dtype than the tensors' keep the spread of every column.
+        """Check that batches in a narrower dtype than the tensors' keep the spread of every column.
 
-        Fewer than ten data tell nothing of a column's spread, and are taken as they are.
+        Fewer than ten observations say nothing about a column's spread, and are not checked.
 
         Raises:
-            ValueError: for a column that loses more than a thousandth of its standard deviation, by name.
+            ValueError: for a column that loses more than a thousandth of its standard deviation; the message names it.
         """
         for position, field in enumerate(self.fields if len(self) >= FEWEST else ()):
             dtype = field.batch_dtype(self.dtype)
             if field.scale is not None or not _is_narrower(dtype, field.tensor.dtype):
-                continue  # what is standardised is so in double precision
+                continue  # standardising is in double precision
             loss = lost_by_rounding(self._rows_of(field.tensor), dtype)
             if not bool((loss <= LARGEST_LOSS).all()):
                 raise ValueError(self._said_of_loss(position, loss, dtype))
 
     def _rows_of(self, tensor: Tensor) -> Iterator[Tensor]:
-        """Iterate over this set's rows of a tensor, in parts."""
-        held = tensor.detach()
-        return (held[rows] for rows in self.rows.split(ROWS)) if self.mapped else iter(held.split(ROWS))
+        """Iterate over the rows of a tensor that are in this set, in parts."""
+        values = tensor.detach()
+        return (values[rows] for rows in self.rows.split(ROWS)) if self.mapped else iter(values.split(ROWS))
 
     def _said_of_loss(self, position: int, loss: Tensor, dtype: torch.dtype) -> str:
         number = int((~(loss <= LARGEST_LOSS)).nonzero()[0])
@@ -316,23 +315,23 @@ class Data:
         )
 
     def name_of(self, position: int) -> str:
-        """Return how a message names a tensor."""
+        """Return the name of a tensor for messages."""
         name = self.fields[position].name
         return f"tensor {position}" + (f" ({name})" if name else "")
 
     def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
         num_train = len(order) - num_validation - num_test
         train, validation, test = (self._rows(part) for part in order.split([num_train, num_validation, num_test]))
-        if self.standardise:  # the held-out parts must not leak into the scale that they are seen on
+        if self.standardise:  # held-out parts must not influence the scale
             scales = [f.own_moments() if f.standardise else None for f in train.fields]
             train, validation, test = (part._on(scales) for part in (train, validation, test))
         return Splits(train, validation, test)
 
     def standardised(self) -> "Data":
-        """Return the set with every column of the first tensor less its mean, in units of its standard deviation.
+        """Return the set with every column of the first tensor minus its mean, divided by its standard deviation.
 
-        Both are the set's own where it is used whole, and those of the training set for all parts of :meth:`splits`,
-        so that nothing held out decides the scale that it is evaluated on.
+        Mean and standard deviation are the set's own where it is used whole. All parts of :meth:`splits` use those of
+        the training set, so that no held-out data influence the scale on which they are evaluated.
 
         Raises:
             ValueError: for a column that does not vary, and for a set that is binarised or mapped.
@@ -347,7 +346,7 @@ class Data:
         return self.first.own_moments()
 
     def with_moments(self, moments: Moments | None) -> "Data":
-        """Return the set standardised by ``moments``, a mean and a standard deviation for each column of the first."""
+        """Return the set, its first tensor standardised by ``moments``: mean and standard deviation of each column."""
         return self._on([moments, *(field.scale for field in self.fields[1:])])
 
     def _on(self, scales: Sequence[Moments | None]) -> "Data":
@@ -371,15 +370,16 @@ class Data:
         return other
 
 
-def _fields(tensors: Sequence[Any], known: dict[str, Any]) -> tuple[Field, ...]:
-    """Return the fields of a set, of the first of which something is known."""
+def _fields(tensors: Sequence[Any], properties: dict[str, Any]) -> tuple[Field, ...]:
+    """Return the fields of a set; ``properties`` are those of the first."""
     fields = [t if isinstance(t, Field) else Field(t) for t in tensors]
-    if known and fields and isinstance(tensors[0], Field):
+    if properties and fields and isinstance(tensors[0], Field):
         raise ValueError(
-            f"{next(iter(known))} was given beside a Field: say it there, Field(x, {next(iter(known))}=...)"
+            f"{next(iter(properties))} was given beside a Field: pass it to the Field, "
+            f"Field(x, {next(iter(properties))}=...)"
         )
     if fields:
-        fields[0] = replace(fields[0], **known)
+        fields[0] = replace(fields[0], **properties)
     tensors = [as_tensor(field.tensor, f"tensor {position} of the data") for position, field in enumerate(fields)]
     check(tensors, [field.missing for field in fields])
     return tuple(field.checked(position) for position, field in enumerate(fields))
@@ -409,7 +409,7 @@ def is_share(value: Any) -> bool:
 
 
 def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:
-    """Return whether ``dtype`` may round what ``stored`` holds; half precision does, and is chosen for that."""
+    """Return whether ``dtype`` may round values of ``stored``; half precision is chosen to round, and not counted."""
     if dtype not in (torch.float32, torch.float64):
         return False
     if stored.is_floating_point:
@@ -425,7 +425,7 @@ def _labels(labels: Any, count: int) -> Tensor:
             f"{list(numbers.shape)}: give y.long()"
         )
     if len(numbers) != count:
-        raise ValueError(f"there must be a label per observation: got {len(numbers)} labels for {count} data")
+        raise ValueError(f"there must be one label per observation: got {len(numbers)} labels for {count} data")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""Handwritten digits that ship with scikit-learn: 1797 pictures of 8 by 8, no download."""
+"""Handwritten digits that come with scikit-learn: 1797 pictures of 8 by 8 pixels, no download."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""One tensor of a set, and all that is known of it."""
+"""One tensor of a set, and its properties."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,22 +19,22 @@ Moments = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor of a set, ``[N, ...]``, and what is known of it.
+    """One tensor of a set, ``[N, ...]``, and its properties.
 
-    Every tensor of a set may have one: ``Data(Field(x, name="pixels", levels=255), Field(y, role="covariate"))``.
+    Every tensor of a set may be a field: ``Data(Field(x, name="pixels", levels=255), Field(y, role="covariate"))``.
 
     Attributes:
         tensor: the values; integer grey levels stay integers until a batch is made.
-        name: by which messages, labels and figures call it; "": by its position.
-        role: "observed" where the model is to observe it, "covariate" where it is not; a pair that does otherwise is
-            refused. "": not said.
-        image_shape: (channels, rows, columns) that a row makes up.
-        feature_names: of its columns.
-        levels: a batch is divided by this number (255 for grey levels in a byte).
+        name: name for messages, labels and figures; with "" they use its position.
+        role: "observed" where the model must observe it, "covariate" where it must not; a pair that does otherwise is
+            refused. "" leaves it open.
+        image_shape: (channels, rows, columns) of the picture that a row holds.
+        feature_names: names of its columns.
+        levels: number by which a batch is divided (255 for grey levels in a byte).
         binarise: how intensities become bits; None leaves them as they are.
         missing: whether NaN marks a missing value (``likelihoods.Missing``, ``nn.Observed``).
-        standardise: whether a batch's columns are less their mean, in units of their standard deviation.
-        moments: mean and standard deviation for that; None: its own.
+        standardise: whether each column of a batch has its mean subtracted and is divided by its standard deviation.
+        moments: mean and standard deviation for standardising; None means its own.
     """
 
     tensor: Tensor
@@ -49,7 +49,7 @@ class Field:
     moments: Moments | None = None
 
     def checked(self, position: int) -> "Field":
-        """Return it, all of its parts seen to.
+        """Return the field after a check of all its properties.
 
         Raises:
             ValueError: naming what was got and what was expected.
@@ -76,7 +76,7 @@ class Field:
         )
 
     def ready(self) -> "Field":
-        """Return it with intensities seen to, and bits drawn where they are drawn once."""
+        """Return the field after a check of its intensities; bits that are drawn once are drawn here."""
         if self.binarise is None:
             return self
         intensities = self.decoded(self.tensor)
@@ -86,22 +86,22 @@ class Field:
         return self if self.binarise.random else self.drawn_once(self.binarise)
 
     def drawn_once(self, protocol: Binarisation) -> "Field":
-        """Return it with bits in the place of intensities."""
+        """Return the field with bits in place of intensities."""
         bits = protocol.draw(self.decoded(self.tensor)).to(torch.uint8)
         return replace(self, tensor=bits, levels=1, binarise=None)
 
     def fixed(self, seed: int) -> "Field":
-        """Return it with a random protocol drawn once."""
+        """Return the field with its bits drawn once, where the protocol is random."""
         return self.drawn_once(Static(seed=seed)) if self.draws_anew else self
 
     @property
     def draws_anew(self) -> bool:
-        """Whether batches of the same rows differ from one time to the next."""
+        """Whether two batches of the same rows differ."""
         return self.binarise is not None and self.binarise.random
 
     @cached_property
     def scale(self) -> Moments | None:
-        """Mean and standard deviation of every column that batches are standardised by; None: they are not."""
+        """Mean and standard deviation by which batches are standardised, per column; None where they are not."""
         if self.moments is not None:
             return self.moments
         return self.own_moments() if self.standardise else None
@@ -115,7 +115,7 @@ class Field:
         values = self.tensor.double()
         mean = values.nanmean(0)
         high, low = values.nan_to_num(nan=-torch.inf).amax(0), values.nan_to_num(nan=torch.inf).amin(0)
-        constant = ~(high > low).flatten()  # also a column that has no value at all
+        constant = ~(high > low).flatten()  # includes columns without any value
         if bool(constant.any()):
             column = self.column(int(constant.nonzero()[0]))
             raise ValueError(
@@ -124,21 +124,21 @@ class Field:
         return mean, (values - mean).square().nanmean(0).sqrt()
 
     def column(self, number: int) -> str:
-        """Return how a message names a column."""
+        """Return the name of a column for messages."""
         return repr(self.feature_names[number]) if self.feature_names else str(number)
 
     def batch(self, rows: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """Return rows of the tensor as a batch holds them; a random protocol draws anew.
+        """Return rows of the tensor in the form of a batch; a random protocol draws new bits each time.
 
         Args:
-            rows: of the tensor.
-            dtype: of floating batches; None: as they are.
+            rows: rows of the tensor.
+            dtype: dtype of floating batches; None leaves it as it is.
         """
         decoded = self.decoded(rows, dtype)
         return decoded if self.binarise is None else self.binarise.draw(decoded)
 
     def decoded(self, rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return rows of the tensor on their scale, not yet binarised."""
+        """Return rows of the tensor on the scale of batches, not yet binarised."""
         if self.scale is not None:
             mean, deviation = (m.to(rows.device) for m in self.scale)
             return ((rows.double() - mean) / deviation).to(dtype or torch.get_default_dtype())
@@ -152,14 +152,14 @@ class Field:
         return dtype or (self.tensor.dtype if self.levels is None else torch.get_default_dtype())
 
     def with_values(self, tensor: Tensor) -> "Field":
-        """Return a field of other values, as batches hold them, with the names and the shape of this one."""
+        """Return a field of other values, in the form of batches, with the names and the shape of this field."""
         return Field(
             tensor, name=self.name, role=self.role, image_shape=self.image_shape, feature_names=self.feature_names,
             missing=self.missing,
         )  # fmt: skip
 
     def part(self, indices: Tensor | slice) -> "Field":
-        """Return some of the rows, on the scale of all of them."""
+        """Return a field of some rows, standardised as all rows are."""
         return replace(self, tensor=self.tensor[indices], moments=self.scale)
 
 
@@ -169,10 +169,10 @@ def list_of_names(argument: str, names: Any) -> list[str]:
     Raises:
         ValueError: for anything else.
     """
-    listed = [] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
-    if (not listed and not isinstance(names, list | tuple)) or not all(isinstance(name, str) for name in listed):
+    strings = [] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if (not strings and not isinstance(names, list | tuple)) or not all(isinstance(name, str) for name in strings):
         raise ValueError(f"{argument} must be a list of strings, got {names!r}")
-    return listed
+    return strings
 
 
 def _image_shape(image_shape: Any, columns: int) -> tuple[int, int, int]:

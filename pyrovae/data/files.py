@@ -22,13 +22,13 @@ class Array(Data):
     The set keeps the numbers as the file holds them; batches have the default dtype, or that of the pair.
 
     Args:
-        path: of the file.
-        levels: divide by this number (255 for grey levels in a byte).
+        path: path of the file.
+        levels: number by which values are divided (255 for grey levels in a byte).
         binarise: how intensities become bits; None leaves them as they are.
-        mapped: map the file into memory instead of reading it, for one that is larger than memory.
+        mapped: whether to map the file into memory instead of reading it, for a file larger than memory.
 
     Raises:
-        ValueError: for a file that is missing, damaged, no ``.npy`` file or of other contents, and for what
+        ValueError: for a file that is missing, damaged, not a ``.npy`` file or of other contents, and for what
             :class:`Data` refuses.
     """
 
@@ -67,10 +67,10 @@ def _read_array(path: str | Path, mapped: bool) -> np.ndarray:
 
 
 def _check_header(file: BinaryIO, name: str, mapped: bool) -> None:
-    """See that a file holds the array that its header tells of, before anything of that size is made.
+    """Check that a file holds the array that its header describes, before an array of that size is made.
 
     Raises:
-        ValueError: one sentence that names the file.
+        ValueError: in one sentence that names the file.
     """
     shape, fortran, dtype = _header(file, name)
     if dtype.hasobject:
@@ -93,7 +93,7 @@ def _check_header(file: BinaryIO, name: str, mapped: bool) -> None:
 
 
 def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return the shape, whether columns come first, and the dtype that a ``.npy`` file tells of."""
+    """Return what the header of a ``.npy`` file states: the shape, whether columns come first, and the dtype."""
     start = file.read(8)
     file.seek(0)
     if start.startswith(b"PK"):
@@ -104,7 +104,7 @@ def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
     try:
         version = npy.read_magic(file)
         return npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
-    except Exception:  # NumPy takes the header for a Python text, which can be wrong in any way
+    except Exception:  # NumPy reads the header as Python text, which can be wrong in any way
         got = "it is empty" if not start else "it is no .npy file, or a damaged one"
         raise ValueError(f"cannot read an array from {name}: {got}: save the array by numpy.save") from None
 
@@ -115,17 +115,17 @@ class CSV(Data):
     The set keeps the numbers in double precision; batches have the default dtype, or that of the pair.
 
     Args:
-        path: of the file, UTF-8, which may be compressed (``.gz``, ``.bz2``, ``.xz``).
-        label: column kept apart as the labels, by name, not as a feature; an empty cell is a label that is not known.
-        standardise: subtract each column's mean and divide by its standard deviation; those of the training set for
-            all parts of :meth:`Data.splits`, the table's own where it is taken whole.
+        path: path of the file, in UTF-8, possibly compressed (``.gz``, ``.bz2``, ``.xz``).
+        label: name of the column that holds the labels and is not a feature; an empty cell is an unknown label.
+        standardise: whether to subtract each column's mean and divide by its standard deviation. All parts of
+            :meth:`Data.splits` use those of the training set, a whole table its own.
         binarise: how intensities become bits; None leaves them as they are.
         missing: whether empty cells are missing values (``likelihoods.Missing``, ``nn.Observed``); otherwise they are
             refused.
 
     Raises:
-        ValueError: for a file that cannot be read, without a header, with rows of another length than the header's,
-            with columns that are not numeric, and for what :class:`Data` refuses.
+        ValueError: for a file that cannot be read, has no header, has rows of another length than the header's, or has
+            columns that are not numeric, and for what :class:`Data` refuses.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data, Splits, is_share
 
 PARTS = {"train": 60_000, "t10k": 10_000}  # the published split
-PICTURES, LABELS = 2051, 2049  # the numbers that idx files of them begin with
+PICTURES, LABELS = 2051, 2049  # the first numbers of idx files of pictures and of labels
 
 
 def data_root(root: str | Path | None) -> Path:
@@ -24,14 +24,14 @@ def data_root(root: str | Path | None) -> Path:
 
 
 class MNIST(Data):
-    """70,000 pictures of 28 by 28 handwritten digits: 60,000 to train, the last 10,000 to test.
+    """70,000 pictures of handwritten digits, 28 by 28 pixels: 60,000 for training, the last 10,000 for testing.
 
     Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
 
     Args:
-        root: folder that holds ``MNIST/raw`` as torchvision lays it out, compressed or not; by default PYROVAE_DATA.
+        root: folder that holds ``MNIST/raw`` in torchvision's layout, compressed or not; by default PYROVAE_DATA.
         binarise: how intensities become bits; None leaves them as they are.
-        download: let torchvision fetch the files into ``root`` when they are missing.
+        download: whether torchvision downloads the files into ``root`` when they are missing.
 
     Raises:
         ValueError: for files that are missing, damaged, or not the published ones by their headers and lengths.
@@ -60,9 +60,9 @@ class MNIST(Data):
         """Split the training pictures at random; the test set is the published one.
 
         Args:
-            validation: share of the 60,000 training pictures for validation (10,000 by default).
-            test: None; the published test set is taken whole.
-            seed: of the permutation.
+            validation: share of the 60,000 training pictures for validation (by default 10,000 pictures).
+            test: must be None: the test set is the whole published one.
+            seed: seed of the permutation.
         """
         if test is not None or not is_share(validation):
             raise ValueError(
@@ -84,14 +84,14 @@ class MNIST(Data):
 
 
 class FashionMNIST(MNIST):
-    """70,000 pictures of 28 by 28 articles of clothing: 60,000 to train, the last 10,000 to test.
+    """70,000 pictures of articles of clothing, 28 by 28 pixels: 60,000 for training, the last 10,000 for testing.
 
     Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST", 2017.
 
     Args:
-        root: folder that holds ``FashionMNIST/raw`` as torchvision lays it out; by default PYROVAE_DATA.
+        root: folder that holds ``FashionMNIST/raw`` in torchvision's layout; by default PYROVAE_DATA.
         binarise: how intensities become bits; None leaves them as they are.
-        download: let torchvision fetch the files into ``root`` when they are missing.
+        download: whether torchvision downloads the files into ``root`` when they are missing.
     """
 
     folder: ClassVar[str] = "FashionMNIST"
@@ -105,7 +105,7 @@ def _labels(file: Path, shape: tuple[int]) -> Tensor:
 
 
 def _read(raw: Path, name: str, magic: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the bytes of an idx file, compressed or not, whose header tells of ``shape``.
+    """Return the bytes of an idx file, compressed or not, whose header must state ``shape``.
 
     Raises:
         ValueError: naming the file, what it holds and what was expected.
@@ -127,7 +127,7 @@ def _read(raw: Path, name: str, magic: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def _content(file: Path, limit: int) -> bytes:
-    """Return a file's content, unpacked, up to ``limit`` bytes of it."""
+    """Return the content of a file, unpacked, at most its first ``limit`` bytes."""
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
             return stream.read(limit)

@@ -16,21 +16,21 @@ from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data
 
 SHAPES = ("square", "ellipse", "heart")
-FINE = 4  # points along a pixel's side
+FINE = 4  # number of points along a pixel's side
 
 
 class Sprites(Data):
     """Every combination of shape, scale, orientation, x and y of one white sprite on black, no download.
 
-    As dSprites, smaller. Orientations stay within a quarter turn, so that no two of them look alike. ``factors`` holds
-    the level of each, ``[N, 5]``, in the order of ``factor_names``.
+    The set is like dSprites, but smaller. Orientations stay within a quarter turn, so that no two of them look alike.
+    ``factors`` holds the level of each factor, ``[N, 5]``, in the order of ``factor_names``.
 
     Source: of the idea, Matthey, Higgins, Hassabis and Lerchner, "dSprites: disentanglement testing sprites dataset",
     2017.
 
     Args:
-        size: pixels along a side.
-        shapes: of ``square``, ``ellipse`` and ``heart``.
+        size: number of pixels along a side.
+        shapes: shapes, some of ``square``, ``ellipse`` and ``heart``.
         scales: number of sizes.
         orientations: number of angles.
         positions: number of places along each side.
@@ -78,37 +78,37 @@ class Sprites(Data):
 
 
 def _picture(size: int, shape: str, scale: float, angle: float, x: float, y: float) -> np.ndarray:
-    """Return one picture, its pixels the share of their area that the sprite covers."""
+    """Return one picture; each pixel is the share of its area that the sprite covers."""
     axis = (np.arange(size * FINE) + 0.5) / (size * FINE) * 2 - 1
     across, down = np.meshgrid(axis - x, axis - y)
     u = (math.cos(angle) * across + math.sin(angle) * down) / scale
     v = (-math.sin(angle) * across + math.cos(angle) * down) / scale
-    covered = {
+    inside = {
         "square": lambda: np.maximum(abs(u), abs(v)) <= 0.75,
         "ellipse": lambda: u**2 + (2 * v) ** 2 <= 1,
         "heart": lambda: (
             ((1.25 * u) ** 2 + (1.25 * v - 0.2) ** 2 - 1) ** 3 + (1.25 * u) ** 2 * (1.25 * v - 0.2) ** 3 <= 0
         ),
     }[shape]()
-    share = covered.reshape(size, FINE, size, FINE).mean((1, 3))
+    share = inside.reshape(size, FINE, size, FINE).mean((1, 3))
     return np.asarray((255 * share).round().astype(np.uint8))
 
 
 class DSprites(Data):
     """The dSprites file: 737,280 binary pictures of 64 by 64, with their factors.
 
-    Colour, which does not vary, is left out: ``factors`` holds shape, scale, orientation, x and y.
+    Colour does not vary, so ``factors`` holds only shape, scale, orientation, x and y.
 
     Source: Matthey, Higgins, Hassabis and Lerchner, "dSprites: disentanglement testing sprites dataset", 2017;
     https://github.com/google-deepmind/dsprites-dataset.
 
     Args:
-        path: of ``dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz``.
-        num_data: this many, at random; None: all, which take 3 GB of memory.
-        seed: of that choice.
+        path: path of ``dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz``.
+        num_data: number of pictures to take at random; None takes all, which need 3 GB of memory.
+        seed: seed of that choice.
 
     Raises:
-        ValueError: for a file that is not there or not of this layout.
+        ValueError: for a file that does not exist or has another layout.
     """
 
     def __init__(self, *, path: str, num_data: int | None = None, seed: int = 0) -> None:
@@ -120,12 +120,12 @@ class DSprites(Data):
             raise ValueError(
                 f"imgs and latents_classes have shapes {pictures.shape} and {classes.shape}, not dSprites'"
             )
-        chosen = _chosen(len(pictures), num_data, seed)
+        rows = _chosen(len(pictures), num_data, seed)
         super().__init__(
-            torch.from_numpy(pictures[chosen].reshape(len(chosen), -1)),
+            torch.from_numpy(pictures[rows].reshape(len(rows), -1)),
             image_shape=(1, *pictures.shape[1:]),
             levels=1,
-            factors=torch.from_numpy(classes[chosen][:, 1:].astype(np.int64)),
+            factors=torch.from_numpy(classes[rows][:, 1:].astype(np.int64)),
             factor_names=["shape", "scale", "orientation", "x", "y"],
         )
 
@@ -134,7 +134,7 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the pictures and the levels of their factors.
 
     Raises:
-        ValueError: for a file that is damaged, no ``.npz`` file, or of other contents.
+        ValueError: for a file that is damaged, is not a ``.npz`` file, or has other contents.
     """
     try:
         with zipfile.ZipFile(file):

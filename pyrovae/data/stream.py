@@ -1,4 +1,4 @@
-"""A ``torch.utils.data.Dataset`` read item by item, for data that are made or decoded as they are used."""
+"""A ``torch.utils.data.Dataset`` read item by item, for data that are made or decoded when they are used."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,20 +12,20 @@ from pyrovae.data.data import Data
 
 
 class Stream(Data):
-    """A torch ``Dataset`` with random access; its batches are loaded by worker processes while the last one is used.
+    """A torch ``Dataset`` with random access; worker processes load its batches ahead of their use.
 
     Data that fit in memory are faster as tensors.
 
     Args:
-        dataset: ``dataset[i]`` is a tensor, a sequence or a dict of tensors, arrays or numbers.
-        fields: which members make up the batch, by position (of pictures with a label, 0 alone), or by name where the
-            items are dicts; None takes all, in the item's order.
-        num_workers: processes that load; 0 loads in this one.
-        image_shape: (channels, rows, columns) of the first field, which is handed on flat; None leaves it as it is.
+        dataset: dataset whose items ``dataset[i]`` are tensors, or sequences or dicts of tensors, arrays or numbers.
+        fields: members of the items that make up the batch, by position (for pictures with a label, only 0), or by name
+            where the items are dicts; None takes all, in the item's order.
+        num_workers: number of processes that load; 0 loads in this process.
+        image_shape: (channels, rows, columns) of the first field, whose batches are flat; None leaves it as it is.
 
     Raises:
         ValueError: for a dataset without random access or without items, for fields that the items do not have, and for
-            those that make no tensor.
+            fields that cannot become a tensor.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -52,7 +52,7 @@ class Stream(Data):
         if not len(dataset):
             raise ValueError("the data set is empty: at least one observation is needed")
         self.dataset, self.num_workers, self._flat = dataset, num_workers, image_shape is not None
-        self._chosen = _chosen(dataset[0], fields)
+        self._names = _chosen(dataset[0], fields)
         super().__init__(*self._fetch(torch.arange(1, device="cpu")), image_shape=image_shape, mapped=True)
         self.rows = torch.arange(len(dataset), device="cpu")
 
@@ -66,13 +66,13 @@ class Stream(Data):
             num_workers=self.num_workers,
             collate_fn=self._collate,
             pin_memory=self.place.type == "cuda",
-            generator=torch.Generator("cpu"),  # of the workers' seeds: the caller's random numbers are not used up
+            generator=torch.Generator("cpu"),  # of the workers' seeds; uses up no random numbers of the caller
         )
-        with torch.device("cpu"):  # whatever the caller's default is, the loader's own numbers are there
+        with torch.device("cpu"):  # the loader's own numbers are on the CPU, whatever the caller's default device is
             batches = iter(loader)
         for indices, batch in zip(parts, batches, strict=True):
-            moved = (t.to(self.place, non_blocking=True) for t in batch)
-            yield (*self._decoded(moved), *self._numbered(indices))
+            tensors = (t.to(self.place, non_blocking=True) for t in batch)
+            yield (*self._decoded(tensors), *self._numbered(indices))
 
     def fingerprint(self) -> str:
         """Return a checksum of a few items, and their number."""
@@ -80,18 +80,18 @@ class Stream(Data):
         return f"{Data(*self._fetch(few)).fingerprint()} of {len(self)}"
 
     def _rows_of(self, tensor: Tensor) -> Iterator[Tensor]:
-        return iter((tensor,))  # the one row that is in memory: others would have to be loaded
+        return iter((tensor,))  # the one row in memory; others would have to be loaded
 
     def _fetch(self, rows: Tensor) -> list[Tensor]:
         return self._collate([self.dataset[i] for i in rows.tolist()])
 
     def _collate(self, items: list[Any]) -> list[Tensor]:
-        first, *others = (default_collate([_members(item)[name] for item in items]) for name in self._chosen)
+        first, *others = (default_collate([_members(item)[name] for item in items]) for name in self._names)
         return [first.flatten(1) if self._flat else first, *others]
 
 
 def _members(item: Any) -> Any:
-    """Return an item's members, by name or by position."""
+    """Return the members of an item, by name or by position."""
     return item if isinstance(item, Mapping | tuple | list) else (item,)
 
 
@@ -99,12 +99,12 @@ def _chosen(item: Any, fields: Sequence[int] | Sequence[str] | None) -> list[Any
     """Return the names or positions of an item's fields that make up a batch.
 
     Raises:
-        ValueError: for one that the item does not have, or that makes no tensor.
+        ValueError: for a field that the item does not have, or that cannot become a tensor.
     """
     members = _members(item)
     names = list(members) if isinstance(members, Mapping) else list(range(len(members)))
-    found = names if fields is None else list(fields)
-    for name in found:
+    selection = names if fields is None else list(fields)
+    for name in selection:
         inside = name in names or (isinstance(name, int) and -len(names) <= name < 0 and not isinstance(item, Mapping))
         if not inside:
             raise ValueError(f"fields={fields!r}: the dataset's items have no field {name!r}, but {_listed(names)}")
@@ -114,9 +114,9 @@ def _chosen(item: Any, fields: Sequence[int] | Sequence[str] | None) -> list[Any
                 f"field {name!r} of the dataset's items is a {type(value).__name__}, which makes no tensor: choose "
                 f"others of {_listed(names)} by fields=, or let the dataset return a tensor, an array or a number"
             )
-    if not found:
+    if not selection:
         raise ValueError(f"fields={fields!r} takes nothing of the dataset's items, which have {_listed(names)}")
-    return found
+    return selection
 
 
 def _listed(names: list[Any]) -> str:

@@ -1,4 +1,4 @@
-"""A CSV table as numbers: what pandas would guess at or fill in by itself is refused."""
+"""A CSV table as numbers; a table that pandas could only read by guessing or filling in is refused."""
 
 import bz2
 import csv
@@ -20,9 +20,9 @@ import pandas as pd
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 LONGEST_LINE = 2**26  # characters
-LARGEST_RATIO, UNSUSPECTED = 100, 2**30  # characters a compressed byte, of which so many are read in any case
-YEARS = range(1800, 2200)  # that may name columns
-LARGEST_WHOLE = 2**53  # up to which double precision holds every whole number
+LARGEST_RATIO, UNSUSPECTED = 100, 2**30  # characters per compressed byte; characters that are read in any case
+YEARS = range(1800, 2200)  # years that may be names of columns
+LARGEST_WHOLE = 2**53  # double precision holds every whole number up to this one
 
 
 class Table(NamedTuple):
@@ -38,12 +38,12 @@ def read_table(path: str | Path, label: str | None, missing: bool) -> Table:
     """Read a CSV file with a header.
 
     Args:
-        path: of the file.
-        label: name of the column of labels; None: there is none.
+        path: path of the file.
+        label: name of the column of labels, or None.
         missing: whether cells without a value become NaN.
 
     Raises:
-        ValueError: one sentence that names the file and what is wrong with it.
+        ValueError: in one sentence that names the file and what is wrong with it.
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"the path of a CSV file was expected, got {path!r}")
@@ -64,7 +64,7 @@ def read_table(path: str | Path, label: str | None, missing: bool) -> Table:
 
 
 def _frame(path: Path, name: str) -> pd.DataFrame:
-    """Return the file as pandas reads it, once it is known that nothing is left for pandas to guess at."""
+    """Return the file as pandas reads it, after a check that leaves pandas nothing to guess."""
     try:
         _check_shape(path, name)
         with _opened(path) as file:
@@ -91,7 +91,7 @@ def _opened(path: Path) -> Any:
 
 
 def _check_shape(path: Path, name: str) -> None:
-    """See that a table has a header that names every column once, and rows of the header's length.
+    """Check that a table has a header that names every column once, and rows of the header's length.
 
     Raises:
         ValueError: naming the line, or the columns.
@@ -101,7 +101,7 @@ def _check_shape(path: Path, name: str) -> None:
         header: list[str] = []
         for row in reader:
             if len(row) < 2 and not "".join(row).strip() and len(header) != 1:
-                continue  # a blank line, which is no row
+                continue  # a blank line is not a row
             if not header:
                 header = row
                 _check_header(header, name)
@@ -118,7 +118,8 @@ def _lines(file: Any, path: Path, name: str) -> Iterator[str]:
     """Iterate over the lines of a text, in bounded memory.
 
     Raises:
-        ValueError: for a text that is no table: endless lines, zero bytes, or next to nothing, blown up.
+        ValueError: for a text that is not a table: a line that is too long, zero bytes, or a small file that unpacks to
+            a very large text.
     """
     size, count = path.stat().st_size, 0
     while line := file.readline(LONGEST_LINE):
@@ -146,7 +147,7 @@ def _check_header(header: list[str], name: str) -> None:
     nameless = [k for k, heading in enumerate(header) if not heading.strip() or re.fullmatch(r"Unnamed: \d+", heading)]
     if nameless:
         raise ValueError(
-            f"column {nameless[0]} of {name} has no name, as the index has that pandas writes: write the table by "
+            f"column {nameless[0]} of {name} has no name, like the index that pandas writes: write the table by "
             "to_csv(path, index=False), or name the column if it is one of the data"
         )
     if _are_numbers(header):
@@ -160,7 +161,7 @@ def _check_header(header: list[str], name: str) -> None:
 
 
 def _are_numbers(header: list[str]) -> bool:
-    """Return whether a header is a row of data: numbers that do not count the columns (0, 1, 2 or 2019, 2020)."""
+    """Return whether a header is a row of data: numbers, unless they count the columns (0, 1, 2 or 2019, 2020)."""
     numbers = [value for heading in header if (value := _number(heading)) is not None]
     if any(isinstance(value, float) for value in numbers):
         return True
@@ -170,7 +171,7 @@ def _are_numbers(header: list[str]) -> bool:
 
 
 def _number(heading: str) -> int | float | None:
-    """Return the number that a heading is, a whole one as such; None for a name."""
+    """Return the number that a heading states, as an int where it is whole; None for a name."""
     text = heading.strip()
     if re.fullmatch(r"[+-]?\d+", text):
         return int(text)
@@ -180,7 +181,7 @@ def _number(heading: str) -> int | float | None:
 
 
 def _numbers(column: pd.Series, name: str, missing: bool) -> np.ndarray:
-    """Return a column in double precision, which holds every number of it."""
+    """Return a column in double precision, after a check that this holds every number of it."""
     if not pd.api.types.is_numeric_dtype(column):
         stray = pd.to_numeric(column, errors="coerce").isna() & column.notna()
         first = int(stray.to_numpy().argmax())

@@ -1,4 +1,4 @@
-"""What a set can hold: dense tensors of numbers, made of arrays where need be, finite, with one observation per row."""
+"""The tensors that a set can hold: dense, finite numbers, with one observation per row; arrays are converted."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-ROWS = 4096  # read at once of a set that may be larger than memory
-LARGEST_LOSS = 1e-3  # that rounding may do to a column, in its standard deviations
-FEWEST = 10  # data from which a column's spread is estimated
+ROWS = 4096  # number of rows read at once from a set that may be larger than memory
+LARGEST_LOSS = 1e-3  # largest rounding error of a column, in its standard deviations
+FEWEST = 10  # least number of observations from which a column's spread is estimated
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # which torch can store, and hardly compute with
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # which torch can store, but hardly compute with
 REMEDIES = {  # by numpy's letter for the kind of a dtype
     "O": "Python objects: give numbers, x.astype(float), of rows of one length",
     "S": "text: encode it as numbers",
@@ -31,7 +31,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
     Raises:
         ValueError: for anything else, and for numbers that are masked, complex, sparse, quantized, nested, not stored
-            or too large; naming it by ``name``.
+            or too large; the message calls the value ``name``.
     """
     tensor = _of_array(value, name) if isinstance(value, np.ndarray) else value
     if not isinstance(tensor, Tensor):
@@ -46,7 +46,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
 
 def instead_of(data: Any) -> str:
-    """Return what to give instead of data of a kind that has a way in; nothing of any other."""
+    """Return the end of a message: what to give instead of such data, or "" where there is no replacement."""
     if isinstance(data, Mapping):
         return ": give its tensors as a tuple, in the order of the programs' arguments"
     if isinstance(data, Dataset | DataLoader):
@@ -97,14 +97,14 @@ def _see_that_it_is_plain(tensor: Tensor, name: str) -> None:
 
 
 def check(tensors: Sequence[Tensor], missing: Sequence[bool] = ()) -> None:
-    """See that tensors make up a set.
+    """Check that tensors make up a set.
 
     Raises:
-        ValueError: for no tensors, no rows, no columns, different lengths, values that are not finite, or, where
-            ``missing`` says so of a tensor, a row of it without a value.
+        ValueError: for no tensors, no rows, no columns, different lengths, and values that are not finite. Where
+            ``missing`` is true for a tensor, NaN is allowed in it, but not a row without any value.
     """
     if not tensors or any(t.dim() == 0 for t in tensors):
-        raise ValueError("data must be tensors whose dimension 0 is the datum")
+        raise ValueError("data must be tensors whose dimension 0 is the observation")
     lengths = [t.shape[0] for t in tensors]
     if len(set(lengths)) > 1:
         raise ValueError(f"the tensors of a batch must have one length, got lengths {lengths}")
@@ -123,7 +123,7 @@ def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None
         empty = torch.cat([part.isnan().flatten(1).all(1) for part in parts])
         if bool(empty.any()):
             raise ValueError(
-                f"datum {int(empty.nonzero()[0])} has no observed value ({int(empty.sum())} data in all): drop it"
+                f"observation {int(empty.nonzero()[0])} has no observed value ({int(empty.sum())} data in all): drop it"
             )
         finite = torch.cat([(part.isfinite() | part.isnan()).flatten(1).all(1) for part in parts])
     else:
@@ -131,36 +131,36 @@ def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None
     if not bool(finite.all()):
         index = int((~finite).nonzero()[0])
         values = tensor[index].flatten()
-        kept = values.isfinite() | (values.isnan() & missing)
+        valid = values.isfinite() | (values.isnan() & missing)
         raise ValueError(
-            f"tensor {position} of the data holds {values[~kept][0].item()} at observation {index} "
+            f"tensor {position} of the data holds {values[~valid][0].item()} at observation {index} "
             f"({int((~finite).sum())} data in all): "
             "drop or impute what is missing first, or say Data(..., missing=True) and use likelihoods.Missing"
         )
 
 
 def lost_by_rounding(parts: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return what each column loses by ``dtype``: the root mean square of its rounding errors, in standard deviations.
+    """Return each column's loss by ``dtype``: the root mean square of its rounding errors, in standard deviations.
 
-    A column that is constant loses nothing. NaN counts for no value.
+    A constant column loses nothing. NaN does not count as a value.
 
     Args:
-        parts: of the rows, one after another, ``[n, ...]``.
-        dtype: floating.
+        parts: parts of the rows, ``[n, ...]`` each, in order.
+        dtype: floating dtype to round to.
     """
     origin = None
     for part in parts:
         rows = part.flatten(1) if part.dim() > 1 else part[:, None]
-        values, known = rows.double(), ~rows.isnan()
+        values, present = rows.double(), ~rows.isnan()
         if origin is None:
-            origin = values.nanmean(0).nan_to_num()  # near the values, so that their spread keeps its digits
+            origin = values.nanmean(0).nan_to_num()  # near the values, so that the digits of their spread are kept
             count, error, total, square = (torch.zeros_like(origin) for _ in range(4))
             low, high = torch.full_like(origin, torch.inf), torch.full_like(origin, -torch.inf)
-        shifted = torch.where(known, values - origin, 0.0)
-        wrong = torch.where(known, (rows - rows.to(dtype).to(rows.dtype)).double(), 0.0)
-        count, error = count + known.sum(0), error + wrong.square().sum(0)
+        shifted = torch.where(present, values - origin, 0.0)
+        errors = torch.where(present, (rows - rows.to(dtype).to(rows.dtype)).double(), 0.0)
+        count, error = count + present.sum(0), error + errors.square().sum(0)
         total, square = total + shifted.sum(0), square + shifted.square().sum(0)
-        low = torch.minimum(low, torch.where(known, values, torch.inf).amin(0))
-        high = torch.maximum(high, torch.where(known, values, -torch.inf).amax(0))
+        low = torch.minimum(low, torch.where(present, values, torch.inf).amin(0))
+        high = torch.maximum(high, torch.where(present, values, -torch.inf).amax(0))
     variance = (square - total.square() / count).clamp(min=0)
     return torch.where((high > low) & (error > 0), (error / variance).sqrt(), 0.0)

@@ -29,11 +29,11 @@ class Fitted:
     Attributes:
         model: fitted generative program.
         guide: fitted recognition program.
-        data: held out, all of them.
-        size: how many of them to ask about, or of whatever the diagnostic's option counts.
-        num_seeds: fits of this strategy.
-        seed: of all that is drawn.
-        device: None means CUDA where there is one.
+        data: all held-out data.
+        size: number of observations to ask about, or of whatever the diagnostic's option counts.
+        num_seeds: number of fits of this strategy.
+        seed: random seed of all draws.
+        device: device to run on; None means CUDA where there is one.
         progress: whether to show progress bars.
     """
 
@@ -53,32 +53,33 @@ class Fitted:
 
     @property
     def some(self) -> Data:
-        """``size`` of the data, taken at random: the same for every fit."""
+        """A random subset of ``size`` observations, the same for every fit."""
         return self.data.numbered(assumed=True).sampled(self.size, self.seed)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords that all questions share, as a comparison has them."""
+        """The keywords that all questions share, with the values of the comparison."""
         return {"seed": self.seed, "device": self.device, "progress": self.progress}
 
 
 class Diagnostic(ABC):
-    """One question, asked of every fit of a comparison: each strategy's, each seed's.
+    """One question, asked of every fit of a comparison: of each strategy and each seed.
 
-    A subclass is made known by :func:`register`. It is then asked by :func:`pyrovae.compare` (``ask=[name]``) and by
+    :func:`register` registers a subclass. The question is then asked by :func:`pyrovae.compare` (``ask=[name]``) and by
     the command ``compare``, has a section of the page, and is listed by ``pyrovae list``.
 
     Attributes:
-        name: by which it is asked for.
-        title: of its section of the page.
-        text: what the section says of its table.
-        option: of the command line, a number: of observations, or of what else it takes; 0 leaves the question out.
-        default: of the option.
-        help: of the option.
-        needs: what must be there for it to be asked, some of "labels" and "pictures" (of the data), "scoring" (a guide
-            that can score a z that it did not draw) and "seeds" (several).
-        captions: of the figures, by their names.
-        rank: sections are ordered by it.
+        name: name by which the question is asked for.
+        title: title of its section of the page.
+        text: explanation of the table in that section.
+        option: name of its command-line option. The option is a number, of observations or of whatever else the
+            question takes; 0 leaves the question out.
+        default: default value of the option.
+        help: help text of the option.
+        needs: what the question needs, among "labels" and "pictures" (of the data), "scoring" (a guide that can score
+            an externally supplied z) and "seeds" (more than one).
+        captions: captions of the figures, by the figures' names.
+        rank: number by which the sections are ordered.
     """
 
     name: ClassVar[str]
@@ -93,42 +94,43 @@ class Diagnostic(ABC):
 
     @abstractmethod
     def ask(self, fitted: Fitted) -> Any:
-        """Return what is to be known of a fit.
+        """Return the answer for one fit.
 
         Raises:
-            ValueError: in one sentence, for a pair that it cannot be asked of; the sentence is shown in its place.
+            ValueError: in one sentence, for a pair that the question does not support; the sentence is shown in place
+                of the answer.
         """
 
     def columns(self, answers: Sequence[Any]) -> dict[str, float]:
-        """Return columns of the comparison for a strategy, from the answers of its seeds."""
+        """Return the columns that a strategy has in the comparison, from the answers for its seeds."""
         return {}
 
     def table(self, answers: Mapping[str, Any]) -> pd.DataFrame | None:
-        """Return the section's table, one row per fit, from the answers by the fits' names."""
+        """Return the section's table, one row per fit, from the answers by name of the fit."""
         return None
 
     def figures(self, answers: Mapping[str, Any]) -> "dict[str, Figure]":
-        """Return the section's figures by name, from answers of each strategy's first fit, the best strategy first."""
+        """Return the figures by name, from the answers for each strategy's first fit, the best strategy first."""
         return {}
 
     def notes(self, answers: Mapping[str, Any]) -> str:
-        """Return what the section says of these answers beside its text."""
+        """Return what the section says about these answers in addition to its text."""
         return ""
 
     def caption(self, figure: str) -> str:
-        """Return what a figure shows."""
+        """Return the caption of a figure."""
         return self.captions.get(figure, self.title)
 
     def check(self, size: int) -> int:
         """Return the value of the option.
 
         Raises:
-            ValueError: naming what was got and what was expected.
+            ValueError: naming the value that was given and what was expected.
         """
         return at_least(self.option, size, 0)
 
     def lacks(self, data: Data, num_seeds: int) -> str:
-        """Return what the data and the seeds lack of what the question needs, or ""."""
+        """Return the first need of the question that the data or the seeds do not meet, or ""."""
         missing = {
             "labels": data.labels is None,
             "pictures": data.image_shape is None,
@@ -137,7 +139,7 @@ class Diagnostic(ABC):
         return next((need for need in self.needs if missing.get(need)), "")
 
     def answer(self, fitted: Fitted) -> Any:
-        """Ask, once what is needed of the guide is seen to be there."""
+        """Check that the guide has what the question needs, then ask."""
         if "scoring" in self.needs:
             with ask(*fitted.pair, fitted.data, seed=fitted.seed, device=fitted.device) as question:
                 refuse_unscored(question)
@@ -148,29 +150,30 @@ _REGISTRY: dict[str, Diagnostic] = {}
 
 
 def register(diagnostic: type[Diagnostic]) -> type[Diagnostic]:
-    """Make a diagnostic known, as a decorator of its class; one of the same name of another class is refused.
+    """Register a diagnostic, as a decorator of its class.
 
     Raises:
-        ValueError: for what is no diagnostic, lacks a name, a title or an option, or has the name of another.
+        ValueError: for what is not a diagnostic, has no name, title or option, or has the name of a diagnostic of
+            another class.
     """
     if not (isinstance(diagnostic, type) and issubclass(diagnostic, Diagnostic)):
         raise ValueError(f"register takes a subclass of Diagnostic, got {shown(diagnostic)}")
-    lacking = [part for part in ("name", "title", "option") if not isinstance(getattr(diagnostic, part, None), str)]
+    missing = [part for part in ("name", "title", "option") if not isinstance(getattr(diagnostic, part, None), str)]
     unknown = [need for need in diagnostic.needs if need not in NEEDS]
-    if lacking or unknown:
-        what = f"has no {lacking[0]}" if lacking else f"needs {unknown[0]!r}, which is none of {', '.join(NEEDS)}"
+    if missing or unknown:
+        what = f"has no {missing[0]}" if missing else f"needs {unknown[0]!r}, which is none of {', '.join(NEEDS)}"
         raise ValueError(f"the diagnostic {diagnostic.__name__} {what}: give its class that attribute")
-    known = _REGISTRY.get(diagnostic.name)
-    if known is not None and type(known).__qualname__ != diagnostic.__qualname__:
+    other = _REGISTRY.get(diagnostic.name)
+    if other is not None and type(other).__qualname__ != diagnostic.__qualname__:
         raise ValueError(f"there is a diagnostic named {diagnostic.name!r} already: give this one another name")
     _REGISTRY[diagnostic.name] = diagnostic()
     return diagnostic
 
 
 def diagnostics() -> dict[str, Diagnostic]:
-    """Return every diagnostic that is known, by name, in the order of their sections.
+    """Return every registered diagnostic by name, in the order of the sections.
 
-    Those of pyrovae are the files of ``pyrovae/diagnostics/questions``.
+    The diagnostics of pyrovae are the files of ``pyrovae/diagnostics/questions``.
     """
     package = importlib.import_module("pyrovae.diagnostics.questions")
     for module in pkgutil.iter_modules(package.__path__):
@@ -179,19 +182,22 @@ def diagnostics() -> dict[str, Diagnostic]:
 
 
 def chosen(ask: Any) -> dict[str, int | None]:
-    """Return which diagnostics are asked for, and of how many: a name, several, or numbers by name.
+    """Return the size of every diagnostic that is asked for, by name; None where only its name is given.
+
+    Args:
+        ask: one name, several names, or a mapping of names to sizes.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: for a name that is not registered.
     """
-    asked: dict[str, int | None] = dict(ask) if isinstance(ask, Mapping) else dict.fromkeys(_listed(ask))
-    known = diagnostics()
-    for name in asked:
-        if name not in known:
+    sizes: dict[str, int | None] = dict(ask) if isinstance(ask, Mapping) else dict.fromkeys(_listed(ask))
+    available = diagnostics()
+    for name in sizes:
+        if name not in available:
             raise ValueError(
-                f"there is no diagnostic {name!r}: known are {', '.join(known)}; make yours known by register"
+                f"there is no diagnostic {name!r}: known are {', '.join(available)}; make yours known by register"
             )
-    return asked
+    return sizes
 
 
 def _listed(ask: Any) -> list[str]:

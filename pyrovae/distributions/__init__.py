@@ -1,1 +1,1 @@
-"""Distributions that are precise where single precision is not, and supports as maps from the real line need them."""
+"""Distributions that are precise where single precision is not, and supports for maps from the real line."""

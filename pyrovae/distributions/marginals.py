@@ -13,11 +13,11 @@ Marginals = Callable[[Tensor], Tensor]
 def marginals(fn: Any) -> Marginals | None:
     """Return a function from values ``[..., D]`` to the log densities of their coordinates, ``[..., D]``.
 
-    Known are products of numbers (``to_event``), Gaussians of any covariance, mixtures of these, and what transforms of
-    one coordinate at a time make of them. A distribution over numbers has D = 1.
+    The known families are products of numbers (``to_event``), Gaussians of any covariance, mixtures of Gaussians, and
+    transforms of all these that act on one coordinate at a time. A distribution over numbers has D = 1.
 
     Args:
-        fn: batch shape ``[...]``, event shape ``[D]`` or none.
+        fn: distribution of batch shape ``[...]`` and event shape ``[D]`` or none.
 
     Returns:
         None where the family's marginals are not known.

@@ -1,4 +1,4 @@
-"""Distributions whose densities single precision would lose: what cancels is computed in double precision.
+"""Distributions whose densities would be lost in single precision: what cancels is computed in double precision.
 
 A log density of a few nats is often a difference of terms of a million. In single precision, which keeps seven digits,
 that difference is rounding error. Here densities and entropies are computed in double precision and returned in the
@@ -17,7 +17,7 @@ from pyrovae.internals.torch import standard_gamma
 
 
 class InDouble:
-    """Computes the log density and the entropy of a distribution in double precision; goes before it among the bases.
+    """Computes the log density and the entropy of a distribution in double precision; put it first among the bases.
 
     Attributes:
         kind: the distribution.
@@ -57,7 +57,7 @@ class Poisson(InDouble, dist.Poisson):
 
 
 class NegativeBinomial(InDouble, dist.NegativeBinomial):
-    """Negative binomial distribution of any dispersion; where it is next to none, it is a Poisson distribution.
+    """Negative binomial distribution of any dispersion; with almost no dispersion it is a Poisson distribution.
 
     The rounding of the logits l remains: about 6e-8 |l| (x - mean) / (1 + mean / r).
     """
@@ -66,16 +66,17 @@ class NegativeBinomial(InDouble, dist.NegativeBinomial):
 
 
 class Beta(InDouble, dist.Beta):
-    """Beta distribution of any concentrations, be they next to zero or large.
+    """Beta distribution of any concentrations, from almost zero to large.
 
-    A draw is G_a / (G_a + G_b) with gamma variables that underflow where a and b are small: their logarithms do not,
-    log G_a = log G_{a+1} + log(u) / a with a uniform u. Draws are inside of (0, 1), at the nearest number to an end.
+    A draw is G_a / (G_a + G_b) with gamma variables that underflow where a and b are small. Their logarithms do not:
+    log G_a = log G_{a+1} + log(u) / a with a uniform u. Draws are inside (0, 1): one that would be 0 or 1 becomes the
+    nearest number inside.
     """
 
     kind, parameters = dist.Beta, ("concentration1", "concentration0")
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw."""
+        """Return draws."""
         shape = self._extended_shape(torch.Size(sample_shape))
         high, low = (_log_gamma(c.double().expand(shape)) for c in (self.concentration1, self.concentration0))
         number = torch.finfo(self.concentration1.dtype)
@@ -83,21 +84,21 @@ class Beta(InDouble, dist.Beta):
 
 
 class LowRankMultivariateNormal(InDouble, dist.LowRankMultivariateNormal):
-    """Gaussian distribution with covariance F F' + D, whose factors may be large beside D.
+    """Gaussian distribution with covariance F F' + D, whose factors may be large compared with D.
 
-    The quadratic form is a difference of two that are |F|^2 / D times as large (Woodbury's identity).
+    The quadratic form is a difference of two terms that are |F|^2 / D times as large (Woodbury's identity).
     """
 
     kind, parameters = dist.LowRankMultivariateNormal, ("loc", "cov_factor", "cov_diag")
 
     def doubled(self) -> Any:
-        """Return the distribution with parameters in double precision; copies of the same covariance are one."""
+        """Return the distribution with parameters in double precision; a covariance that is repeated is stored once."""
         factor, diagonal = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
         return self.kind(self.loc.double(), factor.double(), diagonal.double(), validate_args=False)
 
 
 class StudentT(InDouble, dist.StudentT):
-    """Student's t distribution of any degrees of freedom; where they are many, it is a Gaussian distribution.
+    """Student's t distribution of any degrees of freedom; with many of them it is a Gaussian distribution.
 
     With y = (x - loc) / scale and r(df) = log Gamma((df + 1) / 2) - log Gamma(df / 2)::
 
@@ -127,7 +128,7 @@ def _log_gamma(concentration: Tensor) -> Tensor:
     return standard_gamma(concentration + 1).log() + u.log() / concentration
 
 
-MANY = 100.0  # degrees of freedom, from where on the series below are right to 1e-15
+MANY = 100.0  # degrees of freedom from which on the series below are accurate to 1e-15
 
 
 def _few_and_many(df: Tensor) -> tuple[Tensor, Tensor]:

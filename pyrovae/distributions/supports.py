@@ -1,4 +1,4 @@
-"""Supports as maps from the real line need them: of vectors, named or given, a mixture's that of its components."""
+"""Supports for maps from the real line: by name or as they are, of vectors, and of a mixture's components."""
 
 import copy
 from typing import Any
@@ -13,23 +13,23 @@ from pyrovae.programs.sites import support_of
 
 
 def constraint(support: Any) -> Constraint:
-    """Return a constraint of torch from itself or its name.
+    """Return a constraint of torch, given as itself or by its name.
 
     Raises:
-        ValueError: when it is neither.
+        ValueError: when it is neither a constraint nor the name of one.
     """
-    named = isinstance(support, str) and support in constraints.__all__
-    found = getattr(constraints, support) if named else support
-    if not isinstance(found, Constraint):
+    is_name = isinstance(support, str) and support in constraints.__all__
+    candidate = getattr(constraints, support) if is_name else support
+    if not isinstance(candidate, Constraint):
         raise ValueError(f"support must be a constraint of torch.distributions or the name of one, got {support!r}")
-    return found
+    return candidate
 
 
 def of_vectors(support: Constraint) -> Constraint:
-    """Return a support of numbers as one of vectors of such numbers, whose densities are one for the vector.
+    """Return a support of numbers as a support of vectors of such numbers, with one density per vector.
 
     Raises:
-        ValueError: when it is one of matrices.
+        ValueError: when it is a support of matrices.
     """
     if support.event_dim > 1:
         raise ValueError(f"the latent is a vector, and {support} is a support of arrays of {support.event_dim} axes")
@@ -37,7 +37,7 @@ def of_vectors(support: Constraint) -> Constraint:
 
 
 def of_components(support: Constraint) -> Constraint:
-    """Return a support with every mixture's replaced by that of its components, which all share it.
+    """Return a support in which that of every mixture is replaced by the one that its components share.
 
     Raises:
         ValueError: when the components have different supports.
@@ -50,9 +50,9 @@ def of_components(support: Constraint) -> Constraint:
 
 
 def before_affine(fn: Any) -> Constraint | None:
-    """Return the support of a distribution before it is shifted and scaled, which to torch always gives the real line.
+    """Return the support of a distribution before shift and scale, for which torch always gives the real line.
 
-    Where this is the real line, so is the support of the distribution itself. None where nothing is said.
+    Where this is the real line, so is the support of the distribution itself. None where no support is declared.
     """
     while isinstance(fn, Independent | ExpandedDistribution):
         fn = fn.base_dist
@@ -66,20 +66,20 @@ def before_affine(fn: Any) -> Constraint | None:
 
 
 def _flat(steps: Any) -> list[Transform]:
-    """Return transforms with those that are made of others taken apart."""
-    found: list[Transform] = []
+    """Return a flat list of transforms: one that is made of others is replaced by these."""
+    parts: list[Transform] = []
     for step in steps:
         if isinstance(step, IndependentTransform):
-            found += _flat([step.base_transform])
+            parts += _flat([step.base_transform])
         elif isinstance(step, ComposeTransform) and not isinstance(step, Onto):
-            found += _flat(step.parts)
+            parts += _flat(step.parts)
         else:
-            found.append(step)
-    return found
+            parts.append(step)
+    return parts
 
 
 class Onto(ComposeTransform):
-    """A bijection that knows what it maps onto; torch's own to half-lines and intervals say the real line.
+    """A bijection that knows its range; torch's own bijections onto half-lines and intervals name the real line.
 
     Args:
         transform: the bijection.
@@ -97,7 +97,7 @@ class Onto(ComposeTransform):
         return self.support
 
     def with_cache(self, cache_size: int = 1) -> "Onto":
-        """Return the same with another cache."""
+        """Return the same bijection with another cache."""
         return self if self._cache_size == cache_size else Onto(self.parts[0], self.support, cache_size)
 
 
@@ -105,16 +105,16 @@ def bijection(support: Constraint) -> Any:
     """Return a transform from the real line, or from real vectors, onto a support.
 
     Raises:
-        NotImplementedError: where torch knows none.
+        NotImplementedError: where torch has none.
     """
     if isinstance(support, constraints.independent):
         return IndependentTransform(bijection(support.base_constraint), support.reinterpreted_batch_ndims)
-    found = biject_to(support)
-    return found if support.event_dim else Onto(found, support)
+    transform = biject_to(support)
+    return transform if support.event_dim else Onto(transform, support)
 
 
 def _shared(support: Any, dim: int) -> Constraint:
-    """Return the support of all components, which are a dimension of its bounds."""
+    """Return the support that all components share; they are dimension ``dim`` of its bounds."""
     if isinstance(support, constraints.independent):
         return constraints.independent(_shared(support.base_constraint, dim), support.reinterpreted_batch_ndims)
     shared: Constraint = copy.copy(support)

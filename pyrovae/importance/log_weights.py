@@ -1,7 +1,7 @@
 """Log weights log p(x, z) - log q(z | x), streamed over data and particles in fixed chunks.
 
-A guide that is seen to broadcast over particles is run once per observation rather than once per particle, and a chunk
-may run compiled; the random numbers are those of :mod:`pyrovae.importance.particles` either way.
+A guide that is found to broadcast over particles is run once per observation rather than once per particle, and a chunk
+may run compiled. Either way the random numbers are those of :mod:`pyrovae.importance.particles`.
 """
 
 import functools
@@ -40,14 +40,14 @@ def log_weights(
 ) -> Tensor:
     """Return log p(x, z) - log q(z | x) of particles z ~ q(z | x), ``[K, N]``, in nats per observation.
 
-    Every subsample or annealing scale is removed and every mask kept. The numbers of an observation depend on ``seed``,
-    on its index and on ``num_particles``, not on ``batch_size``.
+    Every subsample or annealing scale is removed and every mask kept. The log weights of an observation depend on
+    ``seed``, on its index and on ``num_particles``, not on ``batch_size``.
 
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        num_particles: K.
+        num_particles: number of particles per observation, K.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
 
@@ -100,7 +100,7 @@ class Weigher:
 
     Args:
         question: the pair and its data.
-        parts: of the particles of every observation.
+        parts: parts of each observation's particles: the first particle and the number of them.
     """
 
     def __init__(self, question: Question, parts: list[tuple[int, int]]) -> None:
@@ -109,8 +109,8 @@ class Weigher:
         self.chunks = len(parts) * -(-len(question.data) // self.batch_size)
         self.runner = Runner(question.compile, "a chunk of log weights", question.progress)
         self._once: bool | None = None  # whether the guide broadcasts over particles
-        self._draws: dict[Any, list[Draw]] = {}  # of a compiled chunk, whose random numbers are inputs
-        self._seen: dict[Any, list[Batch]] = {}
+        self._draws: dict[Any, list[Draw]] = {}  # of each compiled chunk, whose random numbers are inputs
+        self._batches: dict[Any, list[Batch]] = {}
 
     @functools.cached_property
     def _state(self) -> State:
@@ -141,7 +141,7 @@ class Weigher:
             return self._weights(batch, noise, repeats)
 
     def _decide(self, batch: Batch) -> None:
-        """Count the work of a chunk by that of one particle per observation, with noise that is thrown away."""
+        """Count the work of a chunk from that of one particle per observation, with noise that is thrown away."""
         counted = Counted()
         with same_streams(batch[0].device):
             self._weights(batch, counted, 1)
@@ -163,7 +163,7 @@ class Weigher:
             self._weights(batch, trial, repeats)
         except ValueError as error:
             raise CannotCompile(str(error)) from error
-        self._draws[key], self._seen[key] = draws, []
+        self._draws[key], self._batches[key] = draws, []
         return compiled(pure, self._inputs(batch, self._trial(batch), draws, repeats))
 
     def _trial(self, batch: Batch) -> DatumNoise:
@@ -174,10 +174,10 @@ class Weigher:
         return [*self._state.values, *batch, *(noise.numbers(draw) for draw in draws)]
 
     def _agrees(self, function: Function, key: Any, batch: Batch, repeats: int) -> bool | None:
-        """Whether compiled weights are the eager ones; None of a batch by which that was seen already."""
-        if any(all(map(torch.equal, batch, other)) for other in self._seen[key]):
+        """Whether compiled weights are equal to the eager ones; None for a batch that was compared already."""
+        if any(all(map(torch.equal, batch, other)) for other in self._batches[key]):
             return None
-        self._seen[key].append(batch)
+        self._batches[key].append(batch)
         expected = self._weights(batch, self._trial(batch), repeats)
         weights = function(*self._inputs(batch, self._trial(batch), self._draws[key], repeats))
         return agree(weights, [expected], tolerance(expected))

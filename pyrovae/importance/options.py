@@ -18,7 +18,7 @@ BATCH_SIZE = 32
 
 
 class Options(TypedDict, total=False):
-    """Keywords that questions share; a function says which of them it takes, and their defaults."""
+    """Keywords that questions share; each function says which of them it takes, and their defaults."""
 
     batch_size: int
     seed: int
@@ -28,11 +28,11 @@ class Options(TypedDict, total=False):
 
 
 _TEXTS = {
-    "batch_size": "batch_size: observations held by a call of the programs, on which memory depends, and no result.",
-    "seed": "seed: of all that is drawn: the same one gives the same numbers, and leaves the caller's random state.",
+    "batch_size": "batch_size: number of observations per call of the programs; memory depends on it, results do not.",
+    "seed": "seed: seed of all draws; the same seed gives the same numbers. The caller's random state stays as it is.",
     "compile": 'compile: whether the programs are traced once and compiled; "auto" does so where it saves more time '
     "than it costs. The random numbers are the same.",
-    "device": "device: None means CUDA where there is one.",
+    "device": "device: device of the computation; None means CUDA where there is one.",
     "progress": "progress: whether to show a progress bar.",
 }
 _KINDS = {"batch_size": int, "seed": int, "compile": bool | str, "device": torch.device | str | None, "progress": bool}
@@ -45,8 +45,8 @@ def shared_keywords(**defaults: Any) -> Callable[[Callable[P, R]], Callable[P, R
     The function takes them as ``**options``, all of them present.
 
     Args:
-        defaults: of ``batch_size`` and ``compile``, where the question takes them; ``seed``, ``device`` and
-            ``progress`` are taken by all.
+        defaults: defaults of ``batch_size`` and ``compile``, where the question takes them; all questions take
+            ``seed``, ``device`` and ``progress``.
 
     Example:
         >>> @shared_keywords(batch_size=8)
@@ -59,8 +59,10 @@ def shared_keywords(**defaults: Any) -> Callable[[Callable[P, R]], Callable[P, R
         ...
         ValueError: seed must be a whole number from 0 to 2**62, got -1
     """
-    known = {"batch_size": None, "seed": 0, "compile": None, "device": None, "progress": True, **defaults}
-    values = {name: value for name, value in known.items() if name in defaults or name not in ("batch_size", "compile")}
+    keywords = {"batch_size": None, "seed": 0, "compile": None, "device": None, "progress": True, **defaults}
+    values = {
+        name: value for name, value in keywords.items() if name in defaults or name not in ("batch_size", "compile")
+    }
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         own = inspect.signature(function)
@@ -68,7 +70,10 @@ def shared_keywords(**defaults: Any) -> Callable[[Callable[P, R]], Callable[P, R
 
         @functools.wraps(function)
         def question(*args: P.args, **kwargs: P.kwargs) -> R:
-            signature.bind(*args, **kwargs)  # says what is wrong as Python says it
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
             options = {**values, **{name: kwargs.pop(name) for name in values if name in kwargs}}
             return function(*args, **kwargs, **_checked(options))
 
@@ -80,7 +85,7 @@ def shared_keywords(**defaults: Any) -> Callable[[Callable[P, R]], Callable[P, R
 
 
 def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return options for a question that does not take some of them, or has a default of its own."""
+    """Return options without some of them, for a question that does not take these or has its own defaults."""
     return {name: value for name, value in options.items() if name not in names}
 
 
@@ -101,7 +106,7 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _documented(text: str | None, names: list[str]) -> str | None:
-    """Put what the keywords mean in the place of ``**options``."""
+    """Replace ``**options`` in a docstring by what the keywords mean."""
     if text is None:
         return None
     lines = []

@@ -1,7 +1,7 @@
 """Particles z ~ q(z | x) and their log weights log p(x, z) - log q(z | x), streamed over data and particles.
 
-Each observation stands in its batch once per particle, so that any pair that keeps the contract runs as it was written,
-and each has its own random stream, so that its numbers do not depend on its batch.
+Each observation is in its batch once per particle, so any pair that keeps the contract runs as it was written. Each
+observation has its own random stream, so its numbers do not depend on its batch.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ class Particles:
     """Some particles of some data.
 
     Attributes:
-        indices: of the data, within the set.
-        start: number of the first of these particles among all of an observation's.
-        rows: the batch, every observation K times in a row.
-        model_trace: of the model, its data plate ``len(indices) * K`` long: K particles of the first observation, and
-            so on.
-        guide_trace: of the guide, likewise.
-        log_weight: ``[K, len(indices)]``, nats.
+        indices: indices of the data within the set.
+        start: number of the first of these particles among all particles of an observation.
+        rows: the batch, with every observation K times in a row.
+        model_trace: trace of the model, whose data plate is ``len(indices) * K`` long: K particles of the first
+            observation, and so on.
+        guide_trace: trace of the guide, likewise.
+        log_weight: log weights, ``[K, len(indices)]``, in nats.
     """
 
     indices: range
@@ -47,7 +47,7 @@ class Particles:
 
 @contextmanager
 def other_lengths_explained(layout: Layout, length: int) -> Iterator[None]:
-    """Say of programs that fail inside the block that they ran on a batch of another length."""
+    """Where programs fail inside the block, say that they ran on a batch of another length."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -58,7 +58,7 @@ def other_lengths_explained(layout: Layout, length: int) -> Iterator[None]:
 
 
 def chunks(num_particles: int) -> list[tuple[int, int]]:
-    """Split particles into calls as equal as can be: the first particle and the number of them."""
+    """Split particles into calls that are as equal as possible: the first particle and the number of them."""
     size = -(-num_particles // -(-num_particles // PARTICLES_PER_CALL))
     return [(start, min(size, num_particles - start)) for start in range(0, num_particles, size)]
 

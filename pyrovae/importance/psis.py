@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling: the tail index of weights, its limit, and when a mean is to be trusted."""
+"""Pareto-smoothed importance sampling: the tail index of weights, its limit, and when a mean is reliable."""
 
 import math
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 EQUAL = 1e-4  # nats
-PRACTICAL = 0.7  # k-hat beyond which no number of draws that one could make is enough
-MOST_UNRELIABLE = 0.1  # share of the data, beyond which a mean over them is not to be trusted
+PRACTICAL = 0.7  # k-hat above which no practical number of draws is enough
+MOST_UNRELIABLE = 0.1  # share of unreliable observations above which a mean over the data is unreliable
 
 
 def khat_limit(num_weights: int) -> float:
-    """Return the largest k-hat at which S weights are to be trusted, min(1 - 1 / log10 S, 0.7).
+    """Return the largest k-hat at which S weights are reliable, min(1 - 1 / log10 S, 0.7).
 
-    0.5 for 100 weights, 0.667 for 1,000, 0.7 from 2,155 on, minus infinity for a single one.
+    It is 0.5 for 100 weights, 0.667 for 1,000, 0.7 from 2,155 on, and minus infinity for a single one.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024, section 3.2.4.
 
     Args:
-        num_weights: S.
+        num_weights: number of weights, S.
 
     Example:
         >>> [round(khat_limit(size), 3) for size in (100, 200, 1000, 5000)]
@@ -30,13 +30,13 @@ def khat_limit(num_weights: int) -> float:
 def draws_needed(khat: Tensor) -> Tensor:
     """Return the least number of weights that a tail index needs, 10^(1 / (1 - max(0, k))), infinite from k = 1 on.
 
-    2,154 for k = 0.7. Beyond that importance sampling is not practical: errors fall too slowly with the number, and
-    :func:`khat_limit` never goes higher. Find a better proposal then.
+    It is 2,154 for k = 0.7. Above that k, importance sampling is not practical: errors fall too slowly with the number
+    of weights, and :func:`khat_limit` never goes higher. Find a better proposal then.
 
     Source: as :func:`khat_limit`.
 
     Args:
-        khat: of any shape.
+        khat: tail indices, of any shape.
 
     Example:
         >>> draws_needed(torch.tensor([0.0, 0.5, 1.2])).tolist()
@@ -46,13 +46,13 @@ def draws_needed(khat: Tensor) -> Tensor:
 
 
 def trusted_on_average(reliable: Tensor) -> bool:
-    """Whether a mean over data is to be trusted: at most one observation in ten is not.
+    """Whether a mean over data is reliable: at most one observation in ten is unreliable.
 
-    It is the rule for whole rows of tables and figures. What fails is an estimate that is too low, so that a mean over
-    many such data favours the strategy with the better proposal, whatever its model.
+    This is the rule for whole rows of tables and figures. An unreliable estimate is too low, so a mean over many of
+    them favours the strategy with the better proposal, whatever its model.
 
     Args:
-        reliable: of every observation (and seed), of any shape.
+        reliable: whether each observation (and seed) is reliable, of any shape.
     """
     return float((~reliable).double().mean()) <= MOST_UNRELIABLE
 
@@ -60,9 +60,9 @@ def trusted_on_average(reliable: Tensor) -> bool:
 def pareto_khat(log_weights: Tensor) -> Tensor:
     """Return the Pareto tail index k-hat of each column of log weights.
 
-    Above :func:`khat_limit` an importance sampling estimate from these weights is not to be trusted. It is infinite
-    where fewer than five weights lie in the tail (too few particles, or one that dominates all), and 0 where the
-    weights are equal up to rounding (they differ by less than 1e-4 nats), so that they have no tail to fit.
+    Above :func:`khat_limit` an importance sampling estimate from these weights is unreliable. k-hat is infinite where
+    fewer than five weights lie in the tail (too few particles, or one that dominates all). It is 0 where the weights
+    are equal up to rounding (they differ by less than 1e-4 nats), so that they have no tail to fit.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024; the generalised Pareto
     fit is that of Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto distribution",
@@ -70,7 +70,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     paper and in ArviZ 0.23; ArviZ 1.x rounds down.
 
     Args:
-        log_weights: ``[K, N]``, nats, any offset per column.
+        log_weights: log weights, ``[K, N]``, in nats, with any offset per column.
 
     Returns:
         k-hat, ``[N]``, float64.
@@ -106,7 +106,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
 
 def _generalised_pareto_shape(exceedances: Tensor) -> Tensor:
-    """Estimate the shape of exceedances ``[M, N]``, ascending in every column; returns ``[N]``."""
+    """Return an estimate ``[N]`` of the shape of exceedances ``[M, N]``, which ascend in every column."""
     size = exceedances.shape[0]
     num_grid = 30 + int(math.sqrt(size))
     grid = 1 - torch.sqrt(

@@ -32,14 +32,14 @@ from pyrovae.programs.types import Program
 
 @dataclass(frozen=True)
 class Question:
-    """A pair and the data that it is asked about, read and checked, on the device.
+    """A pair and the data of the question, read and checked, on the device.
 
     Attributes:
-        pair: of the programs.
-        data: that are asked about.
-        layout: of the pair.
-        seed: of all that is drawn.
-        batch_size: observations held by a call of the programs.
+        pair: pair of the programs.
+        data: data that the question is about.
+        layout: layout of the pair.
+        seed: seed of all draws.
+        batch_size: number of observations per call of the programs.
         compile: True, False or "auto".
         progress: whether to show progress bars.
     """
@@ -58,11 +58,11 @@ class Question:
         return progress_bar(total=len(self.data) if total is None else total, label=shown, unit=unit)
 
     def particles(self, num_particles: int, label: str | None = None) -> Iterator[Particles]:
-        """Draw particles for every observation, batch by batch, at most ``PARTICLES_PER_CALL`` an observation at once.
+        """Draw particles for every observation, batch by batch, at most ``PARTICLES_PER_CALL`` per observation at once.
 
         Args:
-            num_particles: of an observation.
-            label: of the progress bar; None shows none.
+            num_particles: number of particles per observation.
+            label: label of the progress bar; None shows none.
 
         Raises:
             ValueError: when a log weight is not a number, naming the site and the observation.
@@ -75,7 +75,7 @@ class Question:
                 bar.update(len(indices))
 
     def name_what_is_not_finite(self, indices: range, batch: tuple[Tensor, ...], num_particles: int) -> None:
-        """Draw a batch's particles again, and raise with the observation and the site."""
+        """Draw a batch's particles again, and raise an error that names the observation and the site."""
         noise = DatumNoise("particles", self.seed, indices, self.data.device)
         for start, repeats in chunks(num_particles):
             self._draw(indices, batch, noise, start, repeats)
@@ -114,7 +114,7 @@ def ask(
     compile: bool | str = False,
     progress: bool = False,
 ) -> Iterator[Question]:
-    """Read a pair and data for a per-datum question: in eval mode, without gradients, all global state put back.
+    """Read a pair and data for a question per observation: eval mode, no gradients, all global state put back.
 
     Data with a random protocol (dynamic binarisation) are drawn once, the same for every pair and seed. Bare
     parameters of plain functions are read from the caller's param store.
@@ -158,15 +158,16 @@ def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
     """Return the data as a set on ``device``, floating tensors in the dtype of the pair's parameters.
 
     Raises:
-        ValueError: for data that :func:`as_data` refuses, none, and those whose spread that dtype loses.
+        ValueError: for data that :func:`as_data` refuses, for no data, and for data whose spread is lost in that dtype.
     """
     parameters = [p for module in pair.modules.values() for p in module.parameters() if p.is_floating_point()]
     dtype = parameters[0].dtype if parameters else None
-    placed = as_data(data).to(device, dtype)
-    if not len(placed):
+    data_set = as_data(data).to(device, dtype)
+    if not len(data_set):
         raise ValueError(
-            "the data set is empty, as a part of splits is whose share is less than one observation: give more"
+            "the data set is empty, as a part of splits can be if its share is less than one observation: "
+            "give more data"
         )
     if dtype is not None:
-        placed.see_that_rounding_is_harmless()
-    return placed
+        data_set.see_that_rounding_is_harmless()
+    return data_set

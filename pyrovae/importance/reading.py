@@ -1,4 +1,4 @@
-"""A pair read together with data: what breaks the contract is said in one sentence, before any work."""
+"""A pair read together with data: one sentence says what breaks the contract, before any work."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ from pyrovae.programs.types import Batch
 
 
 def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
-    """Run the pair once, validated, on the first batch; see that all data lie in the likelihood's support.
+    """Run the pair once, validated, on the first batch; check that all data lie in the likelihood's support.
 
     Raises:
         ValueError: one sentence that names what is wrong, and where.
@@ -61,10 +61,10 @@ def read(pair: Pair, data: Data, batch_size: int = BATCH_SIZE) -> Layout:
 def _see_that_numbers_are_known(
     pair: Pair, data: Data, layout: Layout, plates: dict[str, Any], batch: tuple[Tensor, ...]
 ) -> None:
-    """Refuse data of unknown numbers where the plate numbers others: subsets, splits, new data.
+    """Refuse data whose numbers are not known where the plate numbers other data: subsets, splits, new data.
 
     Raises:
-        ValueError: when a program makes use of the numbers, by which its densities then differ.
+        ValueError: when a program uses the numbers, so that its densities depend on them.
     """
     sizes = {plate.size for plate in plates.values() if plate.subsample_size is not None} - {len(batch[0])}
     if data.assumed is None or not sizes or sizes == {data.assumed}:
@@ -78,25 +78,26 @@ def _see_that_numbers_are_known(
 
     try:
         used = not all(map(torch.equal, densities(batch[-1]), densities(batch[-1] + 1)))
-    except Exception:  # in whatever way; it is met again where it is explained
+    except Exception:  # of any kind: it comes again later, where it is explained
         return
     if used:
         raise ValueError(
             f"the indices of the plate {layout.plate!r} number {whole} data, and a program uses them, but "
-            f"{data.assumed} data were given: it is not known which of them these are. Take some of them by "
-            "data.Data(x).numbered().subset(...); of other data such a program has nothing"
+            f"{data.assumed} data were given, and it is not known which of them these are: take a part of the "
+            f"{whole} data by data.Data(x).numbered().subset(...); such a program has no values for other data"
         )
 
 
 def _asking_for_positions(
     pair: Pair, data: Data, layout: Layout, plates: dict[str, Any], batch_size: int
 ) -> tuple[str, ...]:
-    """Return which programs take rows of their batch by the plate's indices (``x[i]``), not of the whole set.
+    """Return which programs take rows of their batch, not of the whole set, by the plate's indices (``x[i]``).
 
-    On a batch of the last data, whose numbers are beyond the batch's length, it fails with these, not with positions.
+    On a batch of the last data, whose numbers are beyond the batch's length, such a program fails with numbers and not
+    with positions.
 
     Raises:
-        ValueError: when its plate has a size of its own, so that the batch holds the plate's rows already.
+        ValueError: when the program's plate has a size of its own, so that the batch holds the plate's rows already.
     """
     size = min(batch_size, len(data) - 1)
     if not plates or size < 1:
@@ -109,18 +110,18 @@ def _asking_for_positions(
                 pair.numbered(replace(layout, positions=positions)).traces(batch)
         except IndexError:
             return True
-        except Exception:  # in whatever way; it is met again where it is explained
+        except Exception:  # of any kind: it comes again later, where it is explained
             return False
         finally:
             for guide in pair.all_modules:
-                if isinstance(guide, EasyGuide):  # which keeps its plates where it fails
+                if isinstance(guide, EasyGuide):  # keeps its plates when it fails
                     guide.plates.clear()
         return False
 
     if not fails(()):
         return ()
     roles = tuple(plates)
-    found = next((one for one in (*((role,) for role in roles), roles) if not fails(one)), ())
+    positions = next((one for one in (*((role,) for role in roles), roles) if not fails(one)), ())
     with same_streams(data.device), Repeated():
         traces = dict(
             zip(
@@ -129,25 +130,25 @@ def _asking_for_positions(
                 strict=True,
             )
         )
-    for role in found:
-        if traces[role].nodes[layout.plate]["fn"].size != size:  # it knows how many data there are
+    for role in positions:
+        if traces[role].nodes[layout.plate]["fn"].size != size:  # the program knows how many data there are
             raise ValueError(
                 f"the {role} takes rows of its batch by the indices of the plate {layout.plate!r}, which number the "
                 "data within the whole set; the batch holds the plate's rows already: write x instead of x[i]"
             )
-    return found
+    return positions
 
 
 def _check_latent(name: str, model_site: dict[str, Any], guide_site: dict[str, Any]) -> None:
-    wide, given = tuple(model_site["fn"].event_shape), guide_site["value"].shape
-    if wide and tuple(given[len(given) - len(wide) :]) != wide:
-        columns = " by ".join(map(str, given[len(given) - len(wide) :]))
+    event_shape, shape = tuple(model_site["fn"].event_shape), guide_site["value"].shape
+    if event_shape and tuple(shape[len(shape) - len(event_shape) :]) != event_shape:
+        columns = " by ".join(map(str, shape[len(shape) - len(event_shape) :]))
         raise ValueError(
-            f"latent site {name!r} has {' by '.join(map(str, wide))} columns in the model but {columns} in the guide: "
-            "give both the same number of latents"
+            f"latent site {name!r} has {' by '.join(map(str, event_shape))} columns in the model but {columns} in the "
+            "guide: give both the same number of latents"
         )
     supports = [support_of(site["fn"]) for site in (model_site, guide_site)]
-    if supports[0] is None or supports[1] is None:  # nothing is said, nothing is checked
+    if supports[0] is None or supports[1] is None:  # a support that is not declared is not checked
         return
     prior, posterior = map(_innermost, supports)
     if prior.is_discrete != posterior.is_discrete and not isinstance(guide_site["fn"], Delta):
@@ -181,20 +182,20 @@ def _innermost(support: Any) -> Any:
 
 
 def _check_roles(layout: Layout, data: Data) -> None:
-    """Refuse a pair that observes what the data call a covariate, or does not observe what they say it does.
+    """Refuse a pair that observes a covariate, or that does not observe what has the role "observed" in the data.
 
     Raises:
         ValueError: naming the tensor.
     """
     sources = {site.source for site in layout.observed}
-    known = all(site.reading is not None for site in layout.observed)
+    readable = all(site.reading is not None for site in layout.observed)
     for position, field in enumerate(data.fields):
         if field.role == "covariate" and position in sources:
             raise ValueError(
                 f"{data.name_of(position)} of the data is a covariate by its role, but the model observes it: give it "
                 'role="observed", or leave it out of obs='
             )
-        if field.role == "observed" and position not in sources and known:
+        if field.role == "observed" and position not in sources and readable:
             raise ValueError(
                 f"{data.name_of(position)} of the data is observed by its role, but no site of the model observes it: "
                 'give it role="covariate", or observe it'
@@ -223,7 +224,7 @@ def _check_support(pair: Pair, layout: Layout, data: Data) -> None:
 def _inside_its_own(pair: Pair, site: Observed, batch: Batch) -> Tensor:
     """Return which data of a batch are inside the support that the model gives to that batch, ``[N]``.
 
-    Bounds may depend on it, and what a mask leaves out may have any value.
+    The bounds may depend on the batch, and what a mask leaves out may have any value.
     """
     with Repeated():
         node = pair.numbered().traces(batch)[0].nodes[site.name]

@@ -17,15 +17,16 @@ from pyrovae.programs.types import Batch, Program, Trace
 def simulated(question: Question, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
     """Draw latents and data from the model; return the batch with these data, and the trace.
 
-    What is missing of the batch is missing of the data that take its place: NaN, masked cells, labels of -1.
+    What is missing in the batch is also missing in the drawn data: NaN, masked cells, labels of -1.
 
     Args:
         question: the pair and its data.
-        batch: whose covariates and missing cells are taken.
+        batch: batch whose covariates and missing cells are taken.
         noise: returns the random numbers of the batch's data, the same at every call.
 
     Raises:
-        ValueError: for an observation that is no cells of the batch, or data that depend on each other in a circle.
+        ValueError: for an observed site that does not read cells of the batch, or data that depend on each other in a
+            circle.
     """
     for site in question.layout.observed:
         site.required_reading()
@@ -35,30 +36,30 @@ def simulated(question: Question, batch: Batch, noise: Callable[[], DatumNoise])
 def drawn_anew(
     question: Question, program: Program, batch: Batch, noise: Callable[[], DatumNoise]
 ) -> tuple[Batch, Trace]:
-    """Run a program that draws what the model observes; return the batch with the draws in their places, and the trace.
+    """Run a program that draws what the model observes; return the batch with these draws in place, and the trace.
 
-    A model that computes with what it observes (a decoder that is given the data so far) is run again on what it has
-    drawn, with the same random numbers, until the data stay as they are: each run settles what depends on data that
-    are settled, so that the draws are those that it would make one after another.
+    A model may compute with what it observes (a decoder that is given the data so far). It is then run again on its own
+    draws, with the same random numbers, until the data stay the same. Each run fixes the data that depend on fixed data
+    alone, so the draws are the same as if they were made one after another.
 
     Args:
         question: the pair and its data.
-        program: the model, observing nothing.
-        batch: that it is run on first.
+        program: the model, which observes nothing.
+        batch: batch that the program is run on first.
         noise: returns the random numbers of the batch's data, the same at every call.
 
     Raises:
         ValueError: for data that depend on each other in a circle.
     """
-    given, layout = batch, question.layout
+    inputs, layout = batch, question.layout
     rounds = 2 + max((t[0].numel() for t in batch), default=0) if layout.feeds_back else 1
     for _ in range(rounds):
         with noise(), Repeated():
-            trace = poutine.trace(program).get_trace(*given)
-        filled = _filled(question, batch, trace)
-        if not layout.feeds_back or _same(filled, given):
-            return filled, trace
-        given = filled
+            trace = poutine.trace(program).get_trace(*inputs)
+        draws = _filled(question, batch, trace)
+        if not layout.feeds_back or _same(draws, inputs):
+            return draws, trace
+        inputs = draws
     raise ValueError(
         f"what the model observes ({', '.join(repr(site.name) for site in layout.observed)}) depends on itself in a "
         "circle, so that no data can be drawn from it: let each observation depend on earlier ones alone"
@@ -66,11 +67,11 @@ def drawn_anew(
 
 
 def _filled(question: Question, batch: Batch, trace: Trace) -> Batch:
-    """Return the batch with draws in the place of what is observed, what is missing still missing."""
+    """Return the batch with draws in place of what is observed; what is missing stays missing."""
     for site in question.layout.observed:
         if site.reading is not None:
-            node, known = trace.nodes[site.name], site.reading.of(batch)
-            batch = site.reading.into(batch, as_observed(node, node["value"].to(known.dtype), known))
+            node, data = trace.nodes[site.name], site.reading.of(batch)
+            batch = site.reading.into(batch, as_observed(node, node["value"].to(data.dtype), data))
     return batch
 
 

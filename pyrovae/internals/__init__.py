@@ -1,4 +1,4 @@
-"""What leans on the insides of Pyro, torch and Inductor, which no release promises to keep: a file for each library.
+"""All uses of internals of Pyro, torch and Inductor, which no release promises to keep: one file per library.
 
-``tests/test_internals.py`` says which version has moved what.
+``tests/test_internals.py`` says which version has moved which of them.
 """

@@ -1,4 +1,4 @@
-"""The insides of Inductor that are used: compiling a graph with torch's own random numbers."""
+"""The internals of Inductor that are used: compiling a graph with torch's own random numbers."""
 
 import logging
 import warnings
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 
 def compile_graph(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Compile a graph of tensor operations that draws the random numbers which torch's own operations draw."""
+    """Compile a graph of tensor operations that draws the same random numbers as torch's own operations."""
     options: dict[str, Any] = {"fallback_random": True}
     with _own_random_numbers(), torch.no_grad(), _no_notice_of_cuda():
         run: Callable[..., Any] = torch._inductor.compile(graph, [t.detach() for t in inputs], options=options)
@@ -34,7 +34,7 @@ def unchanged() -> Iterator[None]:
 
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
-    """Keep Inductor from drawing a Bernoulli variable in its own way, which uses up other random numbers."""
+    """Keep Inductor from drawing a Bernoulli variable in its own way, which takes other random numbers."""
     from torch._inductor.decomposition import decompositions
     from torch._inductor.lowering import lowerings, make_fallback
 
@@ -43,7 +43,7 @@ def _own_random_numbers() -> Iterator[None]:
     lowered = operation in lowerings
     try:
         if not lowered:
-            make_fallback(operation, warn=False)  # made here: left to Inductor it is an error where $CI is set
+            make_fallback(operation, warn=False)  # made here: Inductor itself raises an error where $CI is set
         yield
     finally:
         if not lowered:
@@ -54,7 +54,7 @@ def _own_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def _no_notice_of_cuda() -> Iterator[None]:
-    """Say nothing of a CUDA runtime that is not found, as torch does where its compiler is first used."""
+    """Silence the notice of a missing CUDA runtime that torch gives when its compiler is first used."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     before = logger.level
     logger.setLevel(logging.ERROR)

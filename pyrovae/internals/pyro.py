@@ -1,4 +1,4 @@
-"""The insides of Pyro that are used: its stack of handlers, its marks on parameters, its looks at values."""
+"""The internals of Pyro that are used: its stack of handlers, its marks on parameters, its looks at values."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ Handler = TypeVar("Handler")
 
 
 def handlers_around(kind: type[Handler]) -> list[Handler]:
-    """Return the effect handlers of a kind that a program runs inside of, the outermost first."""
+    """Return the effect handlers of a kind that are active around a program, the outermost first."""
     return [handler for handler in poutine.runtime._PYRO_STACK if isinstance(handler, kind)]
 
 
 def leaf_of(value: Any) -> Tensor:
-    """Return the unconstrained tensor that a parameter's value comes from, or rows of it."""
+    """Return the unconstrained tensor that a parameter's value, or rows of the value, come from."""
     leaf: Tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
-    marked: Tensor = getattr(value, "_pyro_unconstrained_param", leaf)
-    return marked
+    source: Tensor = getattr(value, "_pyro_unconstrained_param", leaf)
+    return source
 
 
 def mark_leaf(rows: Any, value: Any) -> None:
-    """Note that rows come from a parameter's value, where Pyro's plate notes it too."""
+    """Note on the rows that they come from a parameter's value, in the place where Pyro's plate notes it too."""
     rows._pyro_unconstrained_param = leaf_of(value)
 
 

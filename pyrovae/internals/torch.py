@@ -1,4 +1,4 @@
-"""The insides of torch that are used: dispatch modes, validation, draws, layers, the store of a process group."""
+"""The internals of torch that are used: dispatch modes, validation, draws, layers, the store of a process group."""
 
 from typing import Any
 

@@ -30,11 +30,11 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Continuous(dist.ContinuousBernoulli):
-    """Continuous Bernoulli distribution of logits L of any size.
+    """Continuous Bernoulli distribution with logits L of any size.
 
-    p(x) = L e^(L x) / (e^L - 1). Seen from the end where the density is highest, at distance t, this is an exponential
-    distribution of rate s = |L| cut off at t = 1, in which nothing cancels where s is large; near s = 0 series stand
-    in. Draws, moments, entropy and distribution functions are computed in double precision.
+    p(x) = L e^(L x) / (e^L - 1). In the distance t from the end where the density is highest, this is an exponential
+    distribution of rate s = |L|, cut off at t = 1. In this form nothing cancels where s is large; near s = 0 series are
+    used. Draws, moments, entropy and distribution functions are computed in double precision.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Continuous(dist.ContinuousBernoulli):
         return _log_density(self.logits, torch.where(self.logits > 0, 1 - value, value), value - 0.5)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw: quantiles of a uniform variable, which half of its spacing stands for where it is 0."""
+        """Draw quantiles of a uniform variable; where it is 0, half of its spacing takes its place."""
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         return self.icdf(u.double().clamp(min=0.25 * torch.finfo(self.logits.dtype).eps))
@@ -78,11 +78,11 @@ class Continuous(dist.ContinuousBernoulli):
         falling = self._falling()
         small, s = _split(falling, 0.1)
         series = 1 / 12 - falling.square() / 240 + falling.pow(4) / 6048 - falling.pow(6) / 172800
-        found = torch.where(small, series, s.pow(-2) - (-s).exp() / torch.expm1(-s).square())
-        return found.to(self.logits.dtype)
+        variance = torch.where(small, series, s.pow(-2) - (-s).exp() / torch.expm1(-s).square())
+        return variance.to(self.logits.dtype)
 
     def entropy(self) -> Tensor:
-        """Return the entropy in nats: minus the log density at the mean, in which it is linear."""
+        """Return the entropy in nats: minus the log density at the mean, since the log density is linear."""
         distance = self._distance()
         return -_log_density(self._falling(), distance, distance - 0.5).to(self.logits.dtype)
 
@@ -105,13 +105,13 @@ class Continuous(dist.ContinuousBernoulli):
 
 
 def _split(falling: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Return which rates are below ``least``, and the rates, with 1 in place of those."""
+    """Return which rates are below ``least``, and the rates, with 1 in place of the small ones."""
     small = falling > -least
     return small, torch.where(small, torch.ones_like(falling), -falling)
 
 
 def _log_density(logits: Tensor, distance: Tensor, offset: Tensor) -> Tensor:
-    """Return the log density at a distance from the high end, and from the middle (signed as the logits are)."""
+    """Return the log density at ``distance`` from the high end, ``offset`` from the middle (signed as the logits)."""
     small, s = _split(-logits.abs(), 0.1)
     squared = logits.square()
     series = logits * offset - squared / 24 + squared.square() / 2880 - squared.pow(3) / 181440

@@ -13,10 +13,10 @@ from pyrovae.nn import positive
 class Categorical(Likelihood):
     """x_d ~ Categorical(softmax(features_d1, ..., features_dC)), a whole number from 0 to C - 1, for tables and tokens.
 
-    Its ``mean`` is NaN, for a category has none; ``mode`` and ``probs`` say what is predicted.
+    Its ``mean`` is NaN, because categories have no mean; ``mode`` and ``probs`` give the prediction.
 
     Args:
-        num_categories: C, of every column.
+        num_categories: C, number of categories of every column.
     """
 
     def __init__(self, num_categories: int) -> None:
@@ -29,12 +29,12 @@ class Categorical(Likelihood):
 
 
 class Ordinal(Likelihood):
-    """P(x_d <= k) = sigmoid(cut_k - features_d), for grades from 0 to L - 1, the cuts learned for all columns.
+    """P(x_d <= k) = sigmoid(cut_k - features_d), for grades from 0 to L - 1, with learned cuts for all columns.
 
     Source: McCullagh, "Regression models for ordinal data", 1980.
 
     Args:
-        num_levels: L.
+        num_levels: L, number of grades.
     """
 
     def __init__(self, num_levels: int) -> None:
@@ -54,10 +54,10 @@ class Ordinal(Likelihood):
 
 
 class OrderedGrades(dist.OrderedLogistic):
-    """Ordered logistic distribution with a mean, for its categories are numbers, and a density right far out."""
+    """Ordered logistic distribution with a mean, as its categories are numbers, and a density accurate far out."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log P(grade): sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a-b)) of the cuts around."""
+        """Return log P(grade): sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a-b)) at the cuts around it."""
         if self._validate_args:
             self._validate_sample(value)
         predictor, grade = torch.broadcast_tensors(self.predictor, value.long())

@@ -44,12 +44,12 @@ class NegativeBinomial(Likelihood):
 class ZeroInflated(Likelihood):
     """x_d is 0 with probability sigmoid(g_d), else a draw of another likelihood of counts.
 
-    The features are g, then those of the other.
+    The features are g, then those of the other likelihood.
 
     Source: Lambert, "Zero-inflated Poisson regression", 1992.
 
     Args:
-        likelihood: of counts, with independent columns.
+        likelihood: likelihood of counts, with independent columns.
     """
 
     def __init__(self, likelihood: Likelihood) -> None:
@@ -68,23 +68,23 @@ class ZeroInflated(Likelihood):
 
 
 class Inflated(dist.ZeroInflatedDistribution):
-    """Zero with probability g, else a draw of another distribution: nothing cancels, be g next to 0 or to 1."""
+    """Zero with probability g, else a draw of another distribution: nothing cancels, even if g is near 0 or 1."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log probability."""
         if self._validate_args:
             self._validate_sample(value)
-        counted = F.logsigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
-        return torch.where(value == 0, torch.logaddexp(F.logsigmoid(self.gate_logits), counted), counted)
+        from_counts = F.logsigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(F.logsigmoid(self.gate_logits), from_counts), from_counts)
 
     @property
     def mean(self) -> Tensor:
-        """(1 - g) m, with m the other's mean."""
+        """(1 - g) m, with m the mean of the other distribution."""
         return (-self.gate_logits).sigmoid() * self.base_dist.mean
 
     @property
     def variance(self) -> Tensor:
-        """(1 - g) (v + g m^2), with m and v the other's mean and variance."""
+        """(1 - g) (v + g m^2), with m and v the mean and variance of the other distribution."""
         spread = self.base_dist.variance + self.gate_logits.sigmoid() * self.base_dist.mean.square()
         return (-self.gate_logits).sigmoid() * spread
 
@@ -92,12 +92,12 @@ class Inflated(dist.ZeroInflatedDistribution):
 class Counts(dist.TorchDistribution):
     """Counts of D categories given their total, whatever total the value has.
 
-    The log probability is a small difference of large terms, which are taken in double precision: the rounding of the
-    logits remains, about 6e-8 times the counts' distance from their mean, summed over the categories.
+    The log probability is a small difference of large terms, which are computed in double precision. The rounding of
+    the logits remains: about 6e-8 times the counts' distance from their mean, summed over the categories.
 
     Args:
-        logits: of the categories, ``[..., D]``.
-        total_count: of draws.
+        logits: logits of the categories, ``[..., D]``.
+        total_count: total of each draw.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {"logits": constraints.real_vector}
@@ -109,17 +109,17 @@ class Counts(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of draws."""
+        """Mean of draws."""
         return self.total_count * self.logits.softmax(-1)
 
     @property
     def variance(self) -> Tensor:
-        """Of draws."""
+        """Variance of draws."""
         probs = self.logits.softmax(-1)
         return self.total_count * probs * (1 - probs)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Counts":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return Counts(self.logits.expand(*batch_shape, -1), self.total_count, validate_args=self._validate_args)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -137,13 +137,13 @@ class Counts(dist.TorchDistribution):
 
 
 class Multinomial(Likelihood):
-    """x ~ Multinomial(n, softmax(features)), n being each observation's own total: compositions, words of a document.
+    """x ~ Multinomial(n, softmax(features)), with n each observation's own total: compositions, words of a document.
 
-    The density is that of x given its total. A draw knows no observation: it has ``total_count``, so that predictive
-    checks and dreams are of data with that total.
+    The density is that of x given its total. A draw has no observation whose total it could take, so its total is
+    ``total_count``: predictive checks and dreams are of data with that total.
 
     Args:
-        total_count: n of draws and of the mean.
+        total_count: total n of draws and of the mean.
     """
 
     def __init__(self, *, total_count: int) -> None:

@@ -1,4 +1,4 @@
-"""Gaussian likelihoods: the scale fixed, learned for the set, or a feature of the decoder."""
+"""Gaussian likelihoods: the scale is fixed, learned for all data, or a feature of the decoder."""
 
 import pyro.distributions as dist
 import torch
@@ -11,7 +11,7 @@ from pyrovae.nn import positive
 
 
 class Gaussian(Likelihood):
-    """x_d ~ N(features_d, scale_d^2), the scale learned for all data (one for all columns, or one each), or fixed.
+    """x_d ~ N(features_d, scale_d^2), with a scale learned for all data (one, or one per column), or a fixed one.
 
     Args:
         num_scales: 1 for a scale shared by all columns, or the number of columns for one each.
@@ -37,15 +37,15 @@ class Gaussian(Likelihood):
 
 
 class HeteroscedasticGaussian(Likelihood):
-    """x_d ~ N(loc_d, scale_d^2), location and scale both of the decoder, for every column of every observation.
+    """x_d ~ N(loc_d, scale_d^2), with location and scale from the decoder, for every column of every observation.
 
-    The density has no upper bound where the decoder fits a value exactly, so that the scale has a least value.
+    The density has no upper bound where the decoder fits a value exactly, so the scale has a smallest value.
 
-    Source: Takahashi et al., "Student-t variational autoencoder for robust density estimation", 2018, for the trouble
-    that a free scale makes.
+    Source: Takahashi et al., "Student-t variational autoencoder for robust density estimation", 2018, for the problems
+    of a free scale.
 
     Args:
-        least_scale: of every column, above 0.
+        least_scale: smallest scale of every column, above 0.
     """
 
     num_params = 2

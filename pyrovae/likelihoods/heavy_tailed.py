@@ -12,7 +12,7 @@ from pyrovae.nn import positive
 
 
 class StudentT(Likelihood):
-    """x_d ~ Student-t(df, features_d, scale_d), the scale learned: outliers cost little.
+    """x_d ~ Student-t(df, features_d, scale_d), with a learned scale: outliers cost little.
 
     Source: Takahashi et al., "Student-t variational autoencoder for robust density estimation", 2018.
 
@@ -32,7 +32,7 @@ class StudentT(Likelihood):
 
 
 class LogNormal(Likelihood):
-    """log x_d ~ N(features_d, scale_d^2), for positive columns, the scale learned.
+    """log x_d ~ N(features_d, scale_d^2), for positive columns, with a learned scale.
 
     Args:
         num_scales: 1 for a scale shared by all columns, or the number of columns for one each.
@@ -51,9 +51,10 @@ class LogNormal(Likelihood):
 class Beta(Likelihood):
     """x_d ~ Beta(m c, (1 - m) c), with mean m = sigmoid(features_d) and a learned concentration c, for x in (0, 1).
 
-    At 0 or 1 itself the density is zero or infinite: :class:`ContinuousBernoulli` takes closed intervals. In single
-    precision features count as 87 at most, in double as 708, beyond which a concentration could not be written down,
-    and draws nearer to 0 or 1 than a number of that precision can be are the nearest such number.
+    At 0 and at 1 the density is zero or infinite; for closed intervals use :class:`ContinuousBernoulli`. Features count
+    as 87 at most in single precision and as 708 at most in double precision, because a larger one gives a concentration
+    that the precision cannot represent. Draws nearer to 0 or 1 than the precision allows are the nearest number that it
+    can represent.
 
     Args:
         num_concentrations: 1 for a concentration shared by all columns, or the number of columns for one each.

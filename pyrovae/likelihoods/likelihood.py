@@ -1,4 +1,4 @@
-"""What a likelihood is: an object that turns a decoder's features into the distribution of one observation."""
+"""Base class of likelihoods: an object that turns a decoder's features into the distribution of an observation."""
 
 from abc import abstractmethod
 
@@ -14,11 +14,11 @@ from pyrovae.nn.network import as_shape
 class Likelihood(nn.Module):
     """Returns p(x | z) from decoder features ``[..., P * D]``, with one event dimension.
 
-    The D columns of an observation are independent given z. A likelihood with several parameters a column takes their
-    blocks side by side, D features each: for pictures, channels on channels.
+    The D columns of an observation are independent given z. A likelihood with several parameters per column takes
+    them in blocks of D features, side by side: for pictures, channels on channels.
 
     Attributes:
-        num_params: P, features per column.
+        num_params: P, number of features per column.
     """
 
     num_params = 1
@@ -31,15 +31,15 @@ class Likelihood(nn.Module):
         """Return the distribution of x, batch shape ``[...]`` and event shape ``[D]``.
 
         Args:
-            features: of the decoder, ``[..., P * D]``.
-            mask: which values are observed, broadcasting against ``[..., D]``; the others count for nothing in
-                ``log_prob``, whatever stands in their place. None: all are.
+            features: features of the decoder, ``[..., P * D]``.
+            mask: which values are observed, broadcasting against ``[..., D]``; the others do not count in
+                ``log_prob``, whatever stands in their place. None: all are observed.
         """
         columns = self.columns(features)
         return (columns if mask is None else PartlyObserved(columns, mask)).to_event(1)
 
     def features(self, shape: Shape) -> Shape:
-        """Return the shape of the features that a decoder has to give for data of a shape."""
+        """Return the shape of the features that a decoder has to return for data of this shape."""
         shape = as_shape(shape)
         if isinstance(shape, int):
             return self.num_params * shape
@@ -56,10 +56,10 @@ class Likelihood(nn.Module):
 
 
 def check_likelihood(name: str, likelihood: Likelihood) -> None:
-    """See that ``likelihood`` is one of this catalogue or a subclass of :class:`Likelihood`, not a class.
+    """Check that ``likelihood`` is an instance of a subclass of :class:`Likelihood`, and not a class.
 
     Raises:
-        ValueError: saying what to write.
+        ValueError: if not; the message says what to write.
     """
     not_a_class(name, likelihood)
     if not isinstance(likelihood, Likelihood):

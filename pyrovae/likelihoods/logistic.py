@@ -18,7 +18,7 @@ class Grid(Constraint):
     """Multiples of 1 / (levels - 1) from 0 to 1.
 
     Args:
-        levels: number of them.
+        levels: number of levels.
     """
 
     is_discrete = True
@@ -28,7 +28,7 @@ class Grid(Constraint):
         self.levels = levels
 
     def check(self, value: Tensor) -> Tensor:
-        """Return whether every value is one of them, up to rounding."""
+        """Return whether every value is on the grid, up to rounding."""
         scaled = value * (self.levels - 1)
         return (value >= 0) & (value <= 1) & ((scaled - scaled.round()).abs() < 1e-3)
 
@@ -37,11 +37,11 @@ class Grid(Constraint):
 
 
 class Discretised(dist.TorchDistribution):
-    """Logistic distribution rounded to a grid of levels in [0, 1], the outermost ones taking what lies beyond.
+    """Logistic distribution rounded to a grid of levels in [0, 1], where the outermost levels take what lies beyond.
 
     Args:
-        loc: of the logistic distribution.
-        scale: of it.
+        loc: location of the logistic distribution.
+        scale: scale of the logistic distribution.
         levels: number of levels.
     """
 
@@ -69,14 +69,14 @@ class Discretised(dist.TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Variance of the level: levels below k weigh 2 k - 1 more than those below k - 1 in the mean of the square."""
+        """Variance of the level; in the mean of its square, P(level >= k) has weight 2 k - 1."""
         survival = self._survival()
         weights = 2 * torch.arange(1, self.levels).to(survival) - 1
         squared = (weights * survival).sum(-1) - survival.sum(-1).square()
         return (squared.clamp(min=0) / (self.levels - 1) ** 2).to(self.loc.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Discretised":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return Discretised(
             self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels, self._validate_args
         )
@@ -85,15 +85,15 @@ class Discretised(dist.TorchDistribution):
         """Draw."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            least = 0.25 * torch.finfo(self.loc.dtype).eps  # half of the spacing of uniform draws, for 0
+            least = 0.25 * torch.finfo(self.loc.dtype).eps  # half of the spacing of uniform draws, in place of 0
             u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(min=least)
-            drawn = self.loc + self.scale * (u.log() - (-u).log1p())
-            return (drawn * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+            draws = self.loc + self.scale * (u.log() - (-u).log1p())
+            return (draws * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log probability of a level, by sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a-b)).
 
-        The edges of a level are taken in double precision, in which a narrow distribution between two levels is right.
+        The edges of a level are computed in double precision, so that a narrow distribution between levels is accurate.
         """
         if self._validate_args:
             self._validate_sample(value)
@@ -113,7 +113,7 @@ class DiscretisedLogistic(Likelihood):
 
     Args:
         levels: number of grey levels.
-        num_components: of the mixture; 1 is the plain discretised logistic distribution.
+        num_components: number of components of the mixture; 1 is the plain discretised logistic distribution.
     """
 
     def __init__(self, *, levels: int = 256, num_components: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Values that were not observed: they count for nothing in the density, and are imputed by draws."""
+"""Values that were not observed: they do not count in the density, and are imputed by draws."""
 
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ class ObservedOr(Constraint):
     """NaN, for a missing value, or what another constraint allows.
 
     Args:
-        base: that constraint.
+        base: the other constraint.
     """
 
     def __init__(self, base: Constraint) -> None:
@@ -35,7 +35,7 @@ class PartlyObserved(TorchDistribution):
 
     Args:
         base: distribution of every value, without event dimensions.
-        mask: which are observed, broadcasting against the base's batch shape; None: all that are not NaN.
+        mask: which values are observed, broadcasting against the base's batch shape; None: all that are not NaN.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -51,26 +51,26 @@ class PartlyObserved(TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether the base has."""
+        """Whether the base distribution has ``rsample``."""
         return bool(self.base_dist.has_rsample)
 
     @property
     def support(self) -> Constraint:
-        """The base's, or NaN; anything where a mask says what is missing."""
+        """The base's support, or NaN; any real number where a mask says what is missing."""
         return constraints.real if self.mask_of is not None else ObservedOr(self.base_dist.support)
 
     @property
     def mean(self) -> Tensor:
-        """The base's."""
+        """Mean of the base distribution."""
         return self.base_dist.mean
 
     @property
     def variance(self) -> Tensor:
-        """The base's."""
+        """Variance of the base distribution."""
         return self.base_dist.variance
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PartlyObserved":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return PartlyObserved(self.base_dist.expand(batch_shape), self.mask_of)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -82,19 +82,19 @@ class PartlyObserved(TorchDistribution):
         return self.base_dist.rsample(torch.Size(sample_shape))
 
     def as_observed(self, drawn: Tensor, data: Tensor) -> Tensor:
-        """Return draws with the holes of data."""
+        """Return the draws, set to NaN where the data are missing."""
         return torch.where(data.isnan(), data, drawn)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density of what is observed, 0 elsewhere."""
+        """Return the log density of observed values, and 0 for missing ones."""
         observed = ~value.isnan() if self.mask_of is None else self.mask_of
         inside = inner(self.base_dist.support).to(value)
-        found = self.base_dist.log_prob(torch.where(observed, value, inside))
-        return torch.where(observed, found, torch.zeros_like(found))
+        log_density = self.base_dist.log_prob(torch.where(observed, value, inside))
+        return torch.where(observed, log_density, torch.zeros_like(log_density))
 
 
 def inner(support: Any) -> Tensor:
-    """Return a number inside a univariate constraint (or one for each column), to stand where a value is missing."""
+    """Return a number inside a univariate constraint (or one for each column), to put where a value is missing."""
     if isinstance(support, constraints.cat):
         return torch.cat([inner(c).expand(n) for c, n in zip(support.cseq, support.lengths, strict=True)])
     if support.is_discrete or support is constraints.boolean:
@@ -106,13 +106,13 @@ def inner(support: Any) -> Tensor:
 class Missing(nn.Module):
     """Any likelihood of independent columns, for data in which NaN marks a missing value.
 
-    What is missing counts for nothing in log p(x | z), so that bounds are those of the observed part, which is right
-    where values are missing at random. An encoder has to take NaN: :class:`pyrovae.nn.Observed`.
+    Missing values do not count in log p(x | z), so that bounds are those of the observed part, which is right if values
+    are missing at random. The encoder has to take NaN: see :class:`pyrovae.nn.Observed`.
 
     Source: Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", 2019.
 
     Args:
-        likelihood: of complete data.
+        likelihood: likelihood of complete data.
 
     Example:
         >>> from pyrovae import likelihoods
@@ -127,7 +127,7 @@ class Missing(nn.Module):
         self.likelihood = likelihood
 
     def forward(self, features: Tensor) -> TorchDistribution:
-        """Return the distribution of x, NaN marking what is missing."""
+        """Return the distribution of x, in which NaN marks a missing value."""
         base: Any = self.likelihood(features)
         if not isinstance(base, torch.distributions.Independent):
             raise ValueError(
@@ -137,6 +137,6 @@ class Missing(nn.Module):
         return PartlyObserved(base.base_dist).to_event(base.reinterpreted_batch_ndims)
 
     def features(self, shape: Any) -> Any:
-        """Return the shape of the features that a decoder has to give for data of a shape."""
+        """Return the shape of the features that a decoder has to return for data of this shape."""
         likelihood: Any = self.likelihood
         return likelihood.features(shape)

@@ -18,7 +18,7 @@ class Columns(dist.TorchDistribution):
     """Independent distributions side by side.
 
     Args:
-        parts: each with batch shape ``[..., D_i]``.
+        parts: distributions, each with batch shape ``[..., D_i]``.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -30,7 +30,7 @@ class Columns(dist.TorchDistribution):
 
     @property
     def support(self) -> Constraint:
-        """That of every part in its columns."""
+        """The support of every part in its columns."""
         return constraints.cat([part.support for part in self.parts], dim=-1, lengths=self.sizes)
 
     @property
@@ -44,14 +44,14 @@ class Columns(dist.TorchDistribution):
         return torch.cat([part.variance for part in self.parts], dim=-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Columns":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return Columns([part.expand((*batch_shape[:-1], n)) for part, n in zip(self.parts, self.sizes, strict=True)])
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw every column."""
-        drawn = [part.sample(torch.Size(sample_shape)) for part in self.parts]
-        common = torch.stack([d.new_zeros(()) for d in drawn if d.is_floating_point()] or [drawn[0].new_zeros(())])
-        return torch.cat([d.to(common.dtype) for d in drawn], dim=-1)
+        draws = [part.sample(torch.Size(sample_shape)) for part in self.parts]
+        common = torch.stack([d.new_zeros(()) for d in draws if d.is_floating_point()] or [draws[0].new_zeros(())])
+        return torch.cat([d.to(common.dtype) for d in draws], dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of every column."""
@@ -92,7 +92,7 @@ class Mixed(Likelihood):
         return list(zip(self.likelihoods, self.sizes, strict=True))
 
     def features(self, shape: Any) -> Any:
-        """Return the number of features that a decoder has to give for rows of ``shape`` columns."""
+        """Return the number of features that a decoder has to return for rows of ``shape`` columns."""
         if shape != sum(self.sizes):
             raise ValueError(f"the parts have {sum(self.sizes)} columns together, the data have {shape}")
         return sum(self.widths)

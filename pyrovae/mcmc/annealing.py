@@ -19,23 +19,23 @@ from pyrovae.programs.noise import DatumNoise
 from pyrovae.programs.types import Batch, Program
 
 TARGET = 0.65  # acceptance probability that step sizes are adapted to
-PILOTS = 32  # chains of a pilot run, at least
+PILOTS = 32  # least number of chains of a pilot run
 SEEN = 200  # draws of the start, from which its tails are estimated
 MOVES = 4  # transitions of a pilot run at each of its temperatures
-FIRST = 5  # times as many at the first one, where step sizes are not known
-KEPT = 0.5  # share of a pilot run's chains that a step to its next temperature leaves effective
-MOST_STAGES = 200  # temperatures of a pilot run
-LEAST_STEP = 1e-18  # from one of them to the next
-LARGEST = 3.0  # step size; 2 is where leapfrog steps of a normal target with a perfect metric break down
-BETWEEN = 0.25, 1e4  # the scale of draws times that of gradients; 1 of a normal target
-DENSE = 64  # latents, up to which metrics know correlations
-HEAVY = 4.5  # standard deviations between 5% and 95%, of which a normal distribution has 3.3 and Laplace's 4.5
-MOST_STRETCHED = 80.0  # units of stretched coordinates
-KEEP = 8  # transitions of a stage, the last ones, whose points a metric is taken from
+FIRST = 5  # times as many transitions at the first temperature, where step sizes are not known
+KEPT = 0.5  # share of a pilot run's chains that stay effective in a step to its next temperature
+MOST_STAGES = 200  # largest number of temperatures of a pilot run
+LEAST_STEP = 1e-18  # least step from one temperature to the next
+LARGEST = 3.0  # largest step size; leapfrog steps of a normal target with a perfect metric break down at 2
+BETWEEN = 0.25, 1e4  # bounds of the scale of draws times that of gradients, which is 1 for a normal target
+DENSE = 64  # largest number of latents for which metrics hold correlations
+HEAVY = 4.5  # standard deviations from 5% to 95% above which a tail is heavy: normal tails have 3.3, Laplace's 4.5
+MOST_STRETCHED = 80.0  # largest size of a stretched coordinate
+KEEP = 8  # last transitions of a stage, whose points a metric is taken from
 CLIMB = 60  # steps uphill, twice, in search of parts of the posterior that no chain has met
-SETTLE = 40  # transitions there
-NEAR = 6.0  # standard deviations of theirs, root mean square over the latents
-FAR = 4.0  # standard deviations that draws and gradients are cut at
+SETTLE = 40  # transitions after these steps
+NEAR = 6.0  # largest distance of a chain that is near such a part, in its standard deviations (RMS over the latents)
+FAR = 4.0  # standard deviations at which draws and gradients are cut
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Schedule:
     """How a run is done.
 
     Attributes:
-        num_chains: chains per observation.
-        num_steps: leapfrog steps of a transition.
-        step_size: to start from, in units of the metric.
-        calls: of the model's gradient that a batch may need.
+        num_chains: number of chains per observation.
+        num_steps: number of leapfrog steps per transition.
+        step_size: step size to start from, in units of the metric.
+        calls: number of calls of the model's gradient that a batch may need.
     """
 
     num_chains: int
@@ -57,13 +57,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Annealed:
-    """What a run of a batch's chains gave.
+    """Results of a run of a batch's chains.
 
     Attributes:
-        log_weights: ``[num_chains, data]``.
+        log_weights: log weights, ``[num_chains, data]``.
         acceptance: mean acceptance probabilities, ``[data]``.
-        ratios: log f_1 - log f_0 of the draws that the chains started from, ``[num_chains, data]``: their importance
-            weights, and the mean of them a lower bound of log p(x) where the start is normalised.
+        ratios: log f_1 - log f_0 of the draws that the chains started from, ``[num_chains, data]``. These are the
+            draws' log weights; where the start is normalised, their mean is a lower bound of log p(x).
         ends: where the chains are before their last step, in stretched coordinates, ``[data, num_chains, dim]``.
     """
 
@@ -75,14 +75,14 @@ class Annealed:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Coordinates in which heavy tails are light: z = centre + width sinh(u), where a latent's start has such tails.
+    """Coordinates in which heavy tails are light: z = centre + width sinh(u) for latents whose start has such tails.
 
     The tails of Cauchy's distribution become those of an exponential one, whose draws a chain can carry back to where
-    the data are. Elsewhere u = z.
+    the data are. For other latents u = z.
 
     Attributes:
-        centre: of every latent, ``[data, dim]``.
-        width: likewise.
+        centre: centre of every latent, ``[data, dim]``.
+        width: width of every latent, ``[data, dim]``.
         heavy: which latents are stretched, ``[data, dim]``.
     """
 
@@ -92,13 +92,13 @@ class Stretch:
 
     @classmethod
     def seen(cls, draws: Tensor) -> "Stretch":
-        """Take it from draws of the start, ``[data, draws, dim]``."""
+        """Return the coordinates that suit draws of the start, ``[data, draws, dim]``."""
         ends = _quantiles(draws, 0.05, 0.25, 0.5, 0.75, 0.95)
         width = ((ends[3] - ends[1]) / 1.349).clamp(min=1e-12)
         return cls(ends[2], width, (ends[4] - ends[0]) / width > HEAVY)
 
     def of(self, chosen: Tensor) -> "Stretch":
-        """Return that of some data of the batch."""
+        """Return the coordinates of some data of the batch."""
         return Stretch(self.centre[chosen], self.width[chosen], self.heavy[chosen])
 
     def into(self, free: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Stretch:
         return torch.where(heavy, ((free - centre) / width).asinh(), free)
 
     def point(self, at: At, stretched: Tensor) -> Point:
-        """Return the densities of u and their gradients, with those of z and the Jacobian."""
+        """Return the densities of u and their gradients, from those of z and the Jacobian."""
         if not bool(self.heavy.any()):
             return at(stretched)
         centre, width, heavy = self._rows(stretched)
@@ -131,11 +131,10 @@ class Plan:
 
     Attributes:
         stretch: coordinates that the chains move in.
-        temperatures: 0 first, ``[S + 1, data]``; 1 from where the observation has arrived.
-        counts: how many steps it took to arrive, ``[data]``.
-        step_sizes: at each of them, ``[S + 1, data]``.
-        factors: F at each of them, with which the metric is (F F')^-1, ``[S + 1, data, dim]`` or
-            ``[S + 1, data, dim, dim]``.
+        temperatures: temperatures, ``[S + 1, data]``: 0 first, and 1 from where the observation has arrived.
+        counts: how many steps the observation took to arrive, ``[data]``.
+        step_sizes: step sizes at each temperature, ``[S + 1, data]``.
+        factors: F of the metric (F F')^-1 at each temperature, ``[S + 1, data, dim]`` or ``[S + 1, data, dim, dim]``.
     """
 
     stretch: Stretch
@@ -145,7 +144,7 @@ class Plan:
     factors: Tensor
 
     def at(self, share: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return temperature, step size and factor after a share of every observation's path."""
+        """Return the temperature, step size and factor after this share of every observation's path."""
         position = share * self.counts
         low = position.floor().long().clamp(max=self.counts.long() - 1)
         near, data = position.round().long().clamp(min=1), torch.arange(len(low), device=low.device)
@@ -166,23 +165,25 @@ class CannotScore(ValueError):
 class Annealer:
     """Carries chains from the guide (or the prior) to the posterior, or back.
 
-    The path is q(z | x)^(1 - b) p(x, z)^b in unconstrained coordinates. Temperatures, step sizes and metrics are those
-    of every observation; they are learned in a pilot run and fixed before the run that counts, whose weights are
-    unbiased therefore.
+    The path is q(z | x)^(1 - b) p(x, z)^b in unconstrained coordinates. Every observation has its own temperatures,
+    step sizes and metrics. They are learned in a pilot run and fixed before the run that counts, so the weights of that
+    run are unbiased.
 
-    A pilot run is a sequential Monte Carlo sampler: chains are weighed to a next temperature, as far away as leaves
-    half of them effective, drawn again by their weights, and moved. Step sizes follow their acceptance, metrics their
-    spread and their gradients.
+    A pilot run is a sequential Monte Carlo sampler. Its chains are weighed for the next temperature, which is as far
+    away as leaves half of them effective. They are drawn again by these weights, and moved. Step sizes follow the
+    acceptance of the chains, and metrics follow their spread and their gradients.
 
-    Source: of the pilot run, Del Moral, Doucet and Jasra, "Sequential Monte Carlo samplers", 2006; of its temperatures,
-    Zhou, Johansen and Aston, "Toward automatic model comparison: an adaptive sequential Monte Carlo approach", 2016.
+    Source: for the pilot run, Del Moral, Doucet and Jasra, "Sequential Monte Carlo samplers", 2006; for its
+    temperatures, Zhou, Johansen and Aston, "Toward automatic model comparison: an adaptive sequential Monte Carlo
+    approach", 2016.
 
     Args:
         question: the pair and its data; the guide is where chains start.
-        schedule: of the run.
+        schedule: schedule of the run.
 
     Raises:
-        ValueError: for a latent without unconstrained coordinates, or a guide that cannot score a z from elsewhere.
+        ValueError: for a latent without unconstrained coordinates, or a guide that cannot score an externally supplied
+            z.
     """
 
     def __init__(self, question: Question, schedule: Schedule) -> None:
@@ -199,7 +200,7 @@ class Annealer:
         return self.question.bar(label, total=total)
 
     def batches(self, which: Sequence[int] | None = None) -> Iterator[tuple[Sequence[int], Batch]]:
-        """Iterate over data, all of them or those of these numbers; a last one fills a batch of compiled programs."""
+        """Iterate over batches of all data, or of the data ``which``; the latter are filled for compiled programs."""
         data = self.question.data
         rest = range(len(data)) if which is None else which
         for first in range(0, len(rest), self.batch_size):
@@ -211,14 +212,14 @@ class Annealer:
                 yield indices, data.batch(torch.tensor(indices, device=data.device))
 
     def filled(self, chosen: Sequence[int], size: int) -> list[int]:
-        """Repeat the last of some data until they are as many as compiled programs have met."""
+        """Repeat the last of some data until there are ``size`` of them, the number that compiled programs take."""
         return [*chosen, *[chosen[-1]] * (size - len(chosen) if self.field.runner.chosen else 0)]
 
     def plan(self, indices: Sequence[int], batch: Batch, attempt: int = 0) -> Plan:
-        """Learn temperatures, step sizes and metrics per observation in a pilot run, of longer stages each attempt."""
+        """Learn temperatures, step sizes and metrics in a pilot run, whose stages get longer with each attempt."""
         chains = max(PILOTS, self.schedule.num_chains)
-        some = self.start(_repeated(batch, SEEN), self._noise(indices, f"start {attempt}", SEEN))
-        stretch = Stretch.seen(_by_datum(some, len(indices)))
+        draws = self.start(_repeated(batch, SEEN), self._noise(indices, f"start {attempt}", SEEN))
+        stretch = Stretch.seen(_by_datum(draws, len(indices)))
         noise, rows = self._noise(indices, f"pilot {attempt}", chains), _repeated(batch, chains)
         at = functools.partial(stretch.point, functools.partial(self.field, rows))
         pilot = _Pilot(self.schedule, len(indices), at, noise)
@@ -245,7 +246,7 @@ class Annealer:
     def _run(
         self, indices: Sequence[int], rows: Batch, free: Tensor, path: list[float], plan: Plan, noise: DatumNoise
     ) -> Annealed:
-        """Follow a path of shares of the plan: weigh each step to the next, then move there."""
+        """Follow a path of shares of the plan: weigh the step to each share, then move there."""
         chains = self.schedule.num_chains
         at = functools.partial(plan.stretch.point, functools.partial(self.field, rows))
         here = at(plan.stretch.into(free))
@@ -260,28 +261,28 @@ class Annealer:
             before = temperature
             if share == path[-1]:
                 break
-            moved = move(
+            outcome = move(
                 here, at, _weights(temperature.repeat_interleave(chains), here), size.repeat_interleave(chains), factor,
                 self.schedule.num_steps, noise,
             )  # fmt: skip
-            here = moved.point
-            acceptance += _by_datum(moved.acceptance, len(indices)).mean(1) / max(1, len(path) - 2)
+            here = outcome.point
+            acceptance += _by_datum(outcome.acceptance, len(indices)).mean(1) / max(1, len(path) - 2)
         by_datum = functools.partial(_by_datum, size=len(indices))
         return Annealed(by_datum(log_weight).T, acceptance, by_datum(ratios).T, by_datum(here.free))
 
     def missed(self, indices: Sequence[int], batch: Batch, plan: Plan, run: Annealed) -> Tensor:
-        """Return log p(x, part) of a part of the posterior that the chains have missed, ``[data]``; -inf of none.
+        """Return log p(x, part) of a part of the posterior that the chains have missed, ``[data]``; -inf if none.
 
-        It is looked for from the data's side: draws of the start move up log f_1 - log f_0, the log likelihood or the
-        log weight, which is highest where the start has too little mass, and then log f_1. From there chains move for
-        a while. What they find counts as missed where the chains have less than a third of its mass there, which is
-        taken as a Gaussian's.
+        The search starts from the side of the data. Draws of the start first move up log f_1 - log f_0, the log
+        likelihood or the log weight, which is highest where the start has too little mass. Then they move up log f_1.
+        From there, chains move for a while. The part that they find counts as missed where the chains of the run have
+        less than a third of its mass, which is computed as that of a Gaussian.
 
         Args:
-            indices: of the data.
-            batch: of them.
-            plan: of them.
-            run: whose chains are meant.
+            indices: indices of the data.
+            batch: batch of these data.
+            plan: plan of these data.
+            run: run whose chains may have missed a part.
         """
         count, size = self.schedule.num_chains, len(indices)
         noise, rows = self._noise(indices, "elsewhere", count), _repeated(batch, count)
@@ -294,13 +295,13 @@ class Annealer:
                 uphill = pull(factor, (weights * here.forces).sum(0))
                 uphill = uphill / uphill.norm(dim=1, keepdim=True).clamp(min=1e-12)
                 here = at(here.free + push(factor, stride * (1 - k / CLIMB) * uphill))
-        whole, sizes = _weights(torch.ones((), device=here.free.device), here), step_size.repeat_interleave(count)
+        target, sizes = _weights(torch.ones((), device=here.free.device), here), step_size.repeat_interleave(count)
         for _ in range(SETTLE):
-            moved = move(here, at, whole, sizes, factor, self.schedule.num_steps, noise)
+            outcome = move(here, at, target, sizes, factor, self.schedule.num_steps, noise)
             here, sizes = (
-                moved.point,
-                sizes * (moved.acceptance - TARGET).exp(),
-            )  # narrower or wider than where they are
+                outcome.point,
+                sizes * (outcome.acceptance - TARGET).exp(),
+            )  # the part may be narrower or wider than where the run's chains are
         return _missed(_by_datum(here.free, size), _by_datum(here.logs[1], size), run)
 
     def ends(self, rows: Batch, free: Tensor) -> list[Tensor]:
@@ -318,8 +319,8 @@ class Annealer:
     def simulate(self, indices: Sequence[int], batch: Batch) -> tuple[Batch, Tensor]:
         """Draw latents and data from the model; return the batch with these data, and the latents ``[data, dim]``."""
         noise = functools.partial(self._noise, indices, "simulation", 1)
-        made, trace = simulated(self.question, batch, noise)
-        return made, self.coordinates.of(trace, len(made[0]))
+        simulation, trace = simulated(self.question, batch, noise)
+        return simulation, self.coordinates.of(trace, len(simulation[0]))
 
     def _noise(self, indices: Sequence[int], purpose: str, repeats: int) -> DatumNoise:
         noise = DatumNoise(f"annealing, {purpose}", self.question.seed, indices, self.question.data.device)
@@ -331,9 +332,9 @@ class _Pilot:
     """A sequential Monte Carlo sampler of a batch, from which a plan is taken.
 
     Args:
-        schedule: of the run.
-        size: data of the batch.
-        at: densities anywhere, in stretched coordinates.
+        schedule: schedule of the run.
+        size: number of data of the batch.
+        at: returns the densities at any stretched coordinates.
         noise: random numbers of the data.
     """
 
@@ -342,7 +343,7 @@ class _Pilot:
         self.chains = noise.repeats
 
     def run(self, free: Tensor, moves: int, stretch: Stretch) -> Plan:
-        """Carry draws of the start to the posterior, with so many transitions at each temperature."""
+        """Carry draws of the start to the posterior, with ``moves`` transitions at each temperature."""
         here = self.at(free)
         temperature = torch.zeros(self.size, dtype=torch.float64, device=free.device)
         counts = torch.zeros_like(temperature)
@@ -355,8 +356,8 @@ class _Pilot:
             following = torch.ones_like(temperature) if last else _following(temperature, ratio)
             here = self._drawn_again(here, _times((following - temperature)[:, None], ratio))
             temperature = following
-            many = moves if stages else FIRST * moves
-            here, step_size, stage = self._moved(here, temperature, step_size, many)
+            num_moves = moves if stages else FIRST * moves
+            here, step_size, stage = self._moved(here, temperature, step_size, num_moves)
             stages.append((temperature, *stage))
         temperatures, sizes, factors = (torch.stack(part) for part in zip(*stages, strict=True))
         first = torch.zeros_like(temperatures[:1])
@@ -368,18 +369,18 @@ class _Pilot:
     def _moved(
         self, here: Point, temperature: Tensor, step_size: Tensor, moves: int
     ) -> tuple[Point, Tensor, tuple[Tensor, Tensor]]:
-        """Move under a temperature; return also the step size, and its mean and the metric of the stage."""
+        """Move at a temperature; return the points, the step size, and the stage's mean step size and metric."""
         factor = self._metric([here], temperature)
         weights = _weights(temperature.repeat_interleave(self.chains), here)
         points, sizes = [], []
         for _ in range(moves):
-            moved = move(
+            outcome = move(
                 here, self.at, weights, step_size.repeat_interleave(self.chains), factor, self.schedule.num_steps,
                 self.noise,
             )  # fmt: skip
-            here = moved.point
-            accepted = _by_datum(moved.acceptance, self.size).mean(1)
-            step_size = (step_size * (accepted - TARGET).exp()).clamp(max=LARGEST)
+            here = outcome.point
+            acceptance = _by_datum(outcome.acceptance, self.size).mean(1)
+            step_size = (step_size * (acceptance - TARGET).exp()).clamp(max=LARGEST)
             points.append(here)
             sizes.append(step_size.log())
         return (
@@ -400,18 +401,19 @@ class _Pilot:
             offset = _by_datum(torch.rand_like(here.free[:, 0]), self.size)[:, :1].double()
         grid = (torch.arange(self.chains, device=offset.device) + offset) / self.chains
         shares = weights.softmax(1).nan_to_num(1 / self.chains)
-        chosen = torch.searchsorted(shares.cumsum(1), grid).clamp(max=self.chains - 1)
-        rows = (chosen + self.chains * torch.arange(self.size, device=offset.device)[:, None]).flatten()
+        parents = torch.searchsorted(shares.cumsum(1), grid).clamp(max=self.chains - 1)
+        rows = (parents + self.chains * torch.arange(self.size, device=offset.device)[:, None]).flatten()
         return Point(here.free[rows], here.logs[:, rows], here.forces[:, rows])
 
 
-def _missed(found: Tensor, logs: Tensor, run: Annealed) -> Tensor:
+def _missed(draws: Tensor, logs: Tensor, run: Annealed) -> Tensor:
     """Return the log mass around draws, ``[data, draws, dim]``, if a run's chains have less than a third of it there.
 
-    It is that of a Gaussian with their medians and spreads, ``[data]``, and -inf where chains have met it.
+    The log mass, ``[data]``, is that of a Gaussian with the draws' medians and spreads; it is -inf where chains have
+    met it.
     """
-    centre, spread = found.median(1, keepdim=True).values, _spread(found)
-    mass = logs.double().median(1).values + 0.5 * found.shape[2] * math.log(2 * math.pi * math.e)
+    centre, spread = draws.median(1, keepdim=True).values, _spread(draws)
+    mass = logs.double().median(1).values + 0.5 * draws.shape[2] * math.log(2 * math.pi * math.e)
     mass = mass + spread.double().log().sum(1)
     near = ((run.ends - centre) / spread[:, None]).square().mean(2) < NEAR**2  # [data, chains]
     met = (run.log_weights.T.softmax(1) * near).sum(1)
@@ -420,33 +422,33 @@ def _missed(found: Tensor, logs: Tensor, run: Annealed) -> Tensor:
 
 
 def _following(temperature: Tensor, ratio: Tensor) -> Tensor:
-    """Return the temperature per observation to which a share of KEPT of its chains stays effective, ``[data]``."""
-    left = 1 - temperature
+    """Return the next temperature per observation, at which a share KEPT of its chains stays effective, ``[data]``."""
+    rest = 1 - temperature
 
     def enough(step: Tensor) -> Tensor:
         weights = _times(step[:, None], ratio).log_softmax(1)
         return (-(2 * weights).logsumexp(1)).exp() >= KEPT * ratio.shape[1]
 
-    low, high = torch.full_like(left, LEAST_STEP).log(), left.clamp(min=LEAST_STEP).log()
+    low, high = torch.full_like(rest, LEAST_STEP).log(), rest.clamp(min=LEAST_STEP).log()
     for _ in range(50):
         middle = 0.5 * (low + high)
         far = enough(middle.exp())
         low, high = torch.where(far, middle, low), torch.where(far, high, middle)
-    return torch.where(enough(left) | (left <= LEAST_STEP), 1.0, temperature + low.exp())
+    return torch.where(enough(rest) | (rest <= LEAST_STEP), 1.0, temperature + low.exp())
 
 
 def _times(step: Tensor, ratio: Tensor) -> Tensor:
-    """Return the log weights of a step of temperature: 0 for none, whatever the ratio."""
+    """Return the log weights of a step of temperature; for no step they are 0, whatever the ratio."""
     return torch.where(step > 0, step * ratio.nan_to_num(-torch.inf, torch.inf, -torch.inf), 0.0)
 
 
 def _metric(draws: Tensor, forces: Tensor) -> Tensor:
     """Return F of the metric (F F')^-1 that suits draws and the target's gradients there, ``[data, draws, dim]`` each.
 
-    Of a normal target with precision P the draws have the covariance C = P^-1 and the gradients G = P. In general
-    F F' = S is the one between: S G S = C, which is P^-1 exactly however few draws there are, as long as they are more
-    than the latents. Scales are by quartiles, and what lies far outside of them is cut, since priors may have no
-    variance.
+    For a normal target with precision P, the draws have the covariance C = P^-1 and the gradients have the covariance
+    G = P. In general F F' = S is the matrix between them, S G S = C. For a normal target it is exactly P^-1, however
+    few draws there are, as long as there are more draws than latents. Scales come from quartiles, and values far
+    outside of them are cut, since priors may have no variance.
 
     Source: Seyboldt, Carlson and Carpenter, "Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence",
     on which the sampler nutpie rests.
@@ -459,18 +461,18 @@ def _metric(draws: Tensor, forces: Tensor) -> Tensor:
     ridge = dim / (dim + 50 * count) * torch.eye(dim, dtype=torch.float64, device=draws.device)
     c, g = _covariance(draws, near, 1 / scale) + ridge, _covariance(forces, far, scale) + ridge
     root, inverse = _roots(g)
-    suited = inverse @ _roots(root @ c @ root)[0] @ inverse
-    factor = torch.linalg.cholesky_ex(0.5 * (suited + suited.mT))[0].nan_to_num(0, 0, 0)
+    geometric_mean = inverse @ _roots(root @ c @ root)[0] @ inverse
+    factor = torch.linalg.cholesky_ex(0.5 * (geometric_mean + geometric_mean.mT))[0].nan_to_num(0, 0, 0)
     return scale[:, :, None] * factor.to(scale)
 
 
 def _covariance(values: Tensor, spread: Tensor, unit: Tensor) -> Tensor:
-    """Return the covariance of values that are cut far out, in units, its diagonal 1 on average."""
+    """Return the covariance of values times ``unit``, cut far out and scaled so that its mean diagonal is 1."""
     cut = FAR * spread[:, None]
     inside = (values - values.median(1, keepdim=True).values).clamp(-cut, cut) * unit[:, None]
     inside = (inside - inside.mean(1, keepdim=True)).double()
-    found = (inside.mT @ inside / inside.shape[1]).nan_to_num(0, 0, 0)
-    return found / found.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp(min=1e-12)
+    covariance = (inside.mT @ inside / inside.shape[1]).nan_to_num(0, 0, 0)
+    return covariance / covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp(min=1e-12)
 
 
 def _quantiles(values: Tensor, *shares: float) -> Tensor:
@@ -513,7 +515,7 @@ def _repeated(batch: Batch, repeats: int) -> Batch:
 
 
 def _see_that_it_scores(question: Question, coordinates: Coordinates) -> None:
-    """Refuse a guide whose density at a z of another's is not known."""
+    """Refuse a guide that cannot evaluate its density at an externally supplied z."""
     if question.layout.auxiliary:
         raise CannotScore(
             f"the guide's density of the latents is not known, since its site {question.layout.auxiliary[0]!r} is not "
@@ -524,7 +526,7 @@ def _see_that_it_scores(question: Question, coordinates: Coordinates) -> None:
     try:
         scored = bool(coordinates.both(batch, free + 1e-3)[0].isfinite().all())
         reason = "its density there is not a number"
-    except Exception as error:  # in whatever way a flow without an inverse says so
+    except Exception as error:  # of any kind: a flow without an inverse, for example
         scored, reason = False, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     if not scored:
         raise CannotScore(

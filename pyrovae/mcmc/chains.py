@@ -20,7 +20,7 @@ from pyrovae.programs.types import Batch, Trace
 
 TARGET = 0.8
 PATH = math.pi  # longest path of a trajectory, in standard deviations: half a period of a Gaussian posterior
-GUIDE_DRAWS = 200  # of the guide, from which the first metric is taken
+GUIDE_DRAWS = 200  # draws of the guide, from which the first metric is taken
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Chains:
     """Draws of a batch's posteriors.
 
     Attributes:
-        indices: of the data.
-        values: of every site, ``[chain, draw, data, ...]``.
-        log_joint: log p(x, z), ``[chain, draw, data]``, nats.
-        acceptance: of every trajectory, ``[chain, draw, data]``.
-        divergent: whether it lost more than 1000 nats, ``[chain, draw, data]``.
-        step_size: after warm-up, ``[data]``.
+        indices: indices of the data.
+        values: values of every site, ``[chain, draw, data, ...]``.
+        log_joint: log p(x, z), ``[chain, draw, data]``, in nats.
+        acceptance: acceptance probability of every trajectory, ``[chain, draw, data]``.
+        divergent: whether the trajectory lost more than 1000 nats, ``[chain, draw, data]``.
+        step_size: step size after the warm-up, ``[data]``.
         observed: what was observed, by site, ``[data, ...]``, NaN where a mask leaves it out.
-        plates: left of the data plate, by observed site.
+        plates: names of the plates left of the data plate, by observed site.
     """
 
     indices: range
@@ -51,17 +51,17 @@ class Chains:
 class Sampler:
     """Hamiltonian Monte Carlo from the guide's draws, all data and chains of a batch in one run.
 
-    A trajectory's path is drawn between 0 and half a period of a Gaussian posterior, so that no period is hit again and
-    again, and takes ``num_steps`` leapfrog steps, fewer standard deviations where the observation's step size is too
-    small for that.
+    The length of a trajectory's path is drawn between 0 and half a period of a Gaussian posterior, so that no period is
+    hit again and again. A trajectory takes ``num_steps`` leapfrog steps; its path is shorter where the observation's
+    step size is too small for that length.
 
     Args:
         question: the pair and its data.
-        num_chains: chains per observation.
-        num_warmup: transitions that adapt step size and metric, and are thrown away.
-        num_draws: transitions that are kept.
-        num_steps: leapfrog steps of a transition.
-        dense: whether the metric knows correlations, or scales alone.
+        num_chains: number of chains per observation.
+        num_warmup: number of transitions that adapt step size and metric and are thrown away.
+        num_draws: number of transitions that are kept.
+        num_steps: number of leapfrog steps per transition.
+        dense: whether the metric holds correlations, or only scales.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Sampler:
             run.warm_up(t)
             bar.update(len(indices))
         run.adapted()
-        kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        draws: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for _ in range(self.num_draws):
             acceptance, divergent = run.transition()
-            kept.append((run.here.free, run.here.logs[0], acceptance, divergent))
+            draws.append((run.here.free, run.here.logs[0], acceptance, divergent))
             bar.update(len(indices))
-        free, logs, acceptance, divergent = (torch.stack(part) for part in zip(*kept, strict=True))
+        free, logs, acceptance, divergent = (torch.stack(part) for part in zip(*draws, strict=True))
         values = [self.coordinates.values(run.rows, one) for one in run.from_guide(batch, free)]
         return Chains(
             indices=indices,
@@ -105,8 +105,10 @@ class Sampler:
             acceptance=run.by_chain(acceptance).cpu(),
             divergent=run.by_chain(divergent).cpu(),
             step_size=run.step_size.cpu(),
-            observed={name: site_rows({**s, "value": with_holes(s, s["value"])}).cpu() for name, s in run.seen.items()},
-            plates={name: outer_plates(site) for name, site in run.seen.items()},
+            observed={
+                name: site_rows({**s, "value": with_holes(s, s["value"])}).cpu() for name, s in run.observed.items()
+            },
+            plates={name: outer_plates(site) for name, site in run.observed.items()},
         )
 
 
@@ -119,8 +121,8 @@ class _Run:
         self.rows = self._repeated(batch, self.chains)
         draws = self._guide(batch, max(GUIDE_DRAWS, self.chains)).unflatten(0, (self.size, -1))
         trace = self._trace(batch)
-        self.held = sampler.coordinates.held(trace)
-        self.seen = {site.name: trace.nodes[site.name] for site in sampler.question.layout.observed}
+        self.masked = sampler.coordinates.held(trace)
+        self.observed = {site.name: trace.nodes[site.name] for site in sampler.question.layout.observed}
         self.factor = self._moving(draws.std(1).clamp(min=1e-6))
         self.moments = _Moments(self.size, draws.shape[2], sampler.dense, draws)
         self.at = functools.partial(sampler.field, self.rows)
@@ -130,7 +132,7 @@ class _Run:
         self.windows = windows(sampler.num_warmup)
 
     def _start(self, draws: Tensor) -> Point:
-        """Return where the chains begin: a draw of the guide each, another one where the density is 0 if there is."""
+        """Return where the chains begin: each at a draw of the guide, with density above 0 if there is such a draw."""
         starts = draws.split(self.chains, dim=1)
         here = self.at(starts[0].flatten(0, 1))
         for other in starts[1:]:
@@ -141,7 +143,7 @@ class _Run:
         return here
 
     def warm_up(self, t: int) -> None:
-        """Make transition ``t`` of the warm-up: step size at every one, metric at the end of each window."""
+        """Make transition ``t`` of the warm-up; adapt the step size at each, the metric at the end of each window."""
         acceptance, _ = self.transition()
         self.adaptation.update(acceptance.unflatten(0, (self.size, -1)).mean(1))
         self.step_size = self.adaptation.step_size
@@ -158,24 +160,24 @@ class _Run:
         self.step_size = self.adaptation.final
 
     def transition(self) -> tuple[Tensor, Tensor]:
-        """Move every chain; return acceptance probabilities and what diverged."""
+        """Move every chain; return the acceptance probabilities, and which trajectories diverged."""
         steps = self.sampler.num_steps
         with self.noise:
             path = PATH * torch.rand_like(self.here.free[:, 0])
         size = torch.minimum(self.step_size.repeat_interleave(self.chains), path / steps)
         factor = self.factor.repeat_interleave(self.chains, 0)
         weights = torch.ones_like(self.here.logs[:, :1])
-        moved = move(self.here, self.at, weights, size, factor, steps, self.noise)
-        self.here = moved.point
-        return moved.acceptance, moved.divergent
+        outcome = move(self.here, self.at, weights, size, factor, steps, self.noise)
+        self.here = outcome.point
+        return outcome.acceptance, outcome.divergent
 
     def from_guide(self, batch: Batch, free: Tensor) -> Tensor:
-        """Return draws ``[draw, rows, dim]``, the guide's where a mask leaves a latent without a density."""
-        if self.held is None:
+        """Return draws ``[draw, rows, dim]``; they are the guide's where a mask leaves a latent without a density."""
+        if self.masked is None:
             return free
-        drawn = self._guide(batch, self.chains * len(free)).unflatten(0, (self.size, self.chains, len(free)))
-        drawn = drawn.movedim(2, 0).flatten(1, 2)
-        return torch.where(self.held.repeat_interleave(self.chains, 0), drawn, free)
+        draws = self._guide(batch, self.chains * len(free)).unflatten(0, (self.size, self.chains, len(free)))
+        draws = draws.movedim(2, 0).flatten(1, 2)
+        return torch.where(self.masked.repeat_interleave(self.chains, 0), draws, free)
 
     def _trace(self, batch: Batch) -> Trace:
         self.noise.repeats = 1
@@ -185,10 +187,10 @@ class _Run:
         return trace
 
     def _moving(self, factor: Tensor) -> Tensor:
-        """Return the metric's factor with which nothing moves that a mask leaves without a density."""
-        if self.held is None:
+        """Return the metric's factor with zeros for latents that a mask leaves without a density: they do not move."""
+        if self.masked is None:
             return factor
-        free = (~self.held).to(factor)
+        free = (~self.masked).to(factor)
         return factor * free if factor.dim() == 2 else factor * free[:, :, None] * free[:, None, :]
 
     def by_chain(self, values: Tensor) -> Tensor:
@@ -201,9 +203,9 @@ class _Run:
     def _guide(self, batch: Batch, repeats: int) -> Tensor:
         self.noise.repeats = repeats
         with self.noise:
-            found = self.sampler.coordinates.draw(self._repeated(batch, repeats))
+            draws = self.sampler.coordinates.draw(self._repeated(batch, repeats))
         self.noise.repeats = self.chains
-        return found
+        return draws
 
     @staticmethod
     def _repeated(batch: Batch, repeats: int) -> Batch:
@@ -211,7 +213,7 @@ class _Run:
 
 
 def windows(num_warmup: int) -> list[int]:
-    """Return when the metric's windows begin and end: after 15%, each twice as long, until 90%."""
+    """Return when the metric's windows begin and end: from 15% of the warm-up to 90%, each twice as long as before."""
     start, stop = int(0.15 * num_warmup), int(0.9 * num_warmup)
     edges, width = [start], max(10, (stop - start) // 7)
     while edges[-1] + 3 * width <= stop:
@@ -231,7 +233,7 @@ class _Moments:
         self.square = torch.zeros(size, dim, dim).to(draws) if dense else torch.zeros_like(self.offset)
 
     def add(self, free: Tensor) -> None:
-        """Take the chains' positions, ``[data, chain, dim]``."""
+        """Add the chains' positions, ``[data, chain, dim]``."""
         centred = free - self.offset[:, None]
         self.count += free.shape[1]
         self.total += centred.sum(1)
@@ -244,7 +246,7 @@ class _Moments:
         self.square.zero_()
 
     def factor(self) -> Tensor:
-        """Return F of the covariance F F', ``[data, dim(, dim)]``; few draws say little of correlations."""
+        """Return F of the covariance F F', ``[data, dim(, dim)]``; with few draws correlations are shrunk."""
         mean = self.total / self.count
         if not self.dense:
             return (self.square / self.count - mean.square()).clamp(min=1e-12).sqrt()

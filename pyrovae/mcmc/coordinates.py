@@ -21,7 +21,7 @@ from pyrovae.programs.types import Batch, Program, Site, Trace
 
 
 class PriorGuide:
-    """The model's own prior as a guide: samples every latent that is not to be summed out, leaves the data alone.
+    """The model's own prior as a guide: it samples every latent that is not summed out, and no data.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -39,7 +39,7 @@ class Unconstrained(Messenger):
     """Gives latent sites the values that unconstrained numbers stand for, each through its own support.
 
     Attributes:
-        values: of the sites met so far, in their supports.
+        values: values of the sites met so far, in their supports.
         log_jacobian: log |dz/du| of every row, summed over the sites met so far.
 
     Args:
@@ -69,7 +69,7 @@ class Unconstrained(Messenger):
 
 @dataclass(frozen=True)
 class _Place:
-    """Columns of a site; the shape of its numbers for one observation; the data's dimension, counted from the right."""
+    """Columns of a site, the shape of its numbers for one observation, and the data's dimension from the right."""
 
     start: int
     stop: int
@@ -92,7 +92,7 @@ class Coordinates:
         batch = question.data.batch(slice(0, 1))
         with Repeated():
             trace = poutine.trace(self.pair.model).get_trace(*batch)
-        self.plates: dict[str, list[str]] = {}  # left of the data plate, by site
+        self.plates: dict[str, list[str]] = {}  # names of the plates left of the data plate, by site
         self._places: dict[str, _Place] = {}
         self.dim = 0
         for name in question.layout.latents:
@@ -107,40 +107,40 @@ class Coordinates:
 
     def of(self, trace: Trace, rows: int) -> Tensor:
         """Return the latents in a trace of the model as unconstrained numbers, ``[rows, dim]``."""
-        found = []
+        parts = []
         for name, place in self._places.items():
             site = trace.nodes[name]
             value = _whole(site)
             free = _bijection(site["fn"]).inv(value)
             if not bool(site["fn"].support.check(value).all()):
                 raise ValueError(f"latent site {name!r} has a value outside its support {site['fn'].support}")
-            found.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
-        return torch.cat(found, dim=1) if found else torch.zeros(rows, 0)
+            parts.append(free.movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
+        return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0)
 
     def held(self, trace: Trace) -> Tensor | None:
-        """Return which numbers a mask of the model leaves without a density, ``[rows, dim]``; None: none of them."""
+        """Return which numbers a mask of the model leaves without a density, ``[rows, dim]``; None if all have one."""
         masks = {name: counted({**trace.nodes[name], "value": _whole(trace.nodes[name])}) for name in self._places}
         if all(mask is None for mask in masks.values()):
             return None
-        found = []
+        parts = []
         for name, place in self._places.items():
             site, mask = trace.nodes[name], masks[name]
             if mask is None:
                 mask = torch.ones_like(_whole(site), dtype=torch.bool)
             to_support = _bijection(site["fn"])
             events = to_support.codomain.event_dim
-            if events and to_support.domain is not to_support.codomain:  # the numbers are others than the values
+            if events and to_support.domain is not to_support.codomain:  # the numbers are not the values themselves
                 mask = mask.flatten(-events).all(-1)
                 mask = mask.reshape(*mask.shape, *(1,) * to_support.domain.event_dim)
             shape = to_support.inv(_whole(site)).shape
-            found.append(mask.expand(shape).movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
-        return ~torch.cat(found, dim=1)
+            parts.append(mask.expand(shape).movedim(place.data_dim, 0).reshape(-1, place.stop - place.start))
+        return ~torch.cat(parts, dim=1)
 
     def draw(self, rows: Batch) -> Tensor:
         """Draw from the guide, ``[rows, dim]``, in the coordinates of the model's supports.
 
         Raises:
-            ValueError: when a draw is outside of the model's support.
+            ValueError: when a draw is outside the model's support.
         """
         with Repeated():
             return self.of(self.pair.traces(rows)[0], len(rows[0]))
@@ -167,7 +167,7 @@ class Coordinates:
         return log_q, log_density(trace, len(free)) + handler.log_jacobian
 
     def values(self, rows: Batch, free: Tensor) -> dict[str, Tensor]:
-        """Return the latents of every site in its own support, ``[rows, ...]``; further plates come next."""
+        """Return the latents of every site in its own support, ``[rows, ...]``; further plates come after the rows."""
         handler, trace = self._run(rows, free)
         return {
             name: value.movedim(value.dim() - 1 - trace.nodes[name]["fn"].event_dim, 0)
@@ -199,7 +199,7 @@ def _to_support(name: str, site: Site) -> Any:
             f"latent site {name!r} is discrete, and cannot be moved along a gradient: sum it out in the model, or "
             f"{advice}"
         )
-    if not isinstance(base(site["fn"]), torch.distributions.VonMises):  # whose support says the real line
+    if not isinstance(base(site["fn"]), torch.distributions.VonMises):  # torch names the real line as its support
         with contextlib.suppress(NotImplementedError):
             return _bijection(site["fn"])
         kind = f"support {support}"

@@ -33,7 +33,7 @@ class Point:
     forces: Tensor
 
     def where(self, chosen: Tensor, other: "Point") -> "Point":
-        """Return the rows that are ``chosen``, ``[rows]``, and those of the other point elsewhere."""
+        """Return this point's rows where ``chosen``, ``[rows]``, is True, and the other point's rows elsewhere."""
         return Point(
             torch.where(chosen[:, None], self.free, other.free),
             torch.where(chosen, self.logs, other.logs),
@@ -46,8 +46,9 @@ class Field:
 
     Args:
         question: the pair and its data.
-        densities: of a batch's rows and their unconstrained latents ``[rows, dim]``: E log densities, ``[rows]`` each.
-        calls: how many there will be.
+        densities: function of a batch's rows and their unconstrained latents ``[rows, dim]`` that returns E log
+            densities, ``[rows]`` each.
+        calls: how many calls there will be.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Field:
 
 
 def _gradient(log: Tensor, free: Tensor) -> Tensor:
-    """Return the gradient of log densities, 0 where they do not depend on the latents (all of them masked)."""
+    """Return the gradient of log densities; it is 0 where they do not depend on the latents (all of them masked)."""
     if not log.requires_grad:
         return torch.zeros_like(free)
     return torch.autograd.grad(log.sum(), free, retain_graph=True)[0]

@@ -18,11 +18,11 @@ At = Callable[[Tensor], Point]  # of positions [rows, dim]
 
 @dataclass(frozen=True)
 class Move:
-    """A transition's outcome.
+    """The outcome of a transition.
 
     Attributes:
         point: where every row is now.
-        acceptance: probability with which its trajectory was accepted, ``[rows]``.
+        acceptance: acceptance probability of the row's trajectory, ``[rows]``.
         divergent: whether the trajectory lost more than 1000 nats or left the density's domain, ``[rows]``.
     """
 
@@ -40,19 +40,19 @@ def move(
     num_steps: int,
     noise: DatumNoise,
 ) -> Move:
-    """Make a Hamiltonian transition of every row, which leaves exp(sum_e weights_e log f_e) as it is.
+    """Make a Hamiltonian transition of every row, which leaves the target exp(sum_e weights_e log f_e) invariant.
 
     Source: Neal, "MCMC using Hamiltonian dynamics", 2011.
 
     Args:
         start: where the rows are.
-        at: the log densities and gradients anywhere.
-        weights: of the log densities, ``[E, rows]`` or ``[E, 1]``.
-        step_size: of every row, ``[rows]``.
-        factor: F, with which the metric is (F F')^-1: its diagonal ``[data, dim]``, or lower triangular
-            ``[data, dim, dim]``, for as many rows of every observation one after the other. A posterior of covariance F
-            F' looks like a standard normal one.
-        num_steps: leapfrog steps.
+        at: returns the log densities and gradients at any positions.
+        weights: weights of the log densities, ``[E, rows]`` or ``[E, 1]``.
+        step_size: step size of every row, ``[rows]``.
+        factor: F of the metric (F F')^-1: its diagonal ``[data, dim]``, or lower triangular ``[data, dim, dim]``. Every
+            observation has the same number of rows, one after the other. A posterior of covariance F F' looks like a
+            standard normal one.
+        num_steps: number of leapfrog steps.
         noise: random numbers of the data.
     """
     with noise:
@@ -68,7 +68,7 @@ def move(
         momentum = momentum + kick * size * pull(factor, _mixed(weights, here))
     end = (weights * here.logs).sum(0) - 0.5 * momentum.square().sum(1)
     change = torch.where(end.isfinite(), end - energy, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-    acceptance = change.clamp(max=0).exp().to(threshold)  # a chain that starts where the density is 0 takes any other
+    acceptance = change.clamp(max=0).exp().to(threshold)  # from density 0, a chain takes any other point
     return Move(here.where(threshold < acceptance, start), acceptance, change < -DIVERGENT)
 
 
@@ -90,14 +90,14 @@ def pull(factor: Tensor, vector: Tensor) -> Tensor:
 
 
 class DualAveraging:
-    """Adapts a step size per observation until its chains accept as often as wanted.
+    """Adapts a step size per observation until its chains accept with the target probability.
 
     Source: Hoffman and Gelman, "The No-U-Turn sampler", 2014, section 3.2, with its constants.
 
     Args:
-        step_size: to start from, ``[data]``.
-        target: acceptance probability that is wanted.
-        largest: step size that is of use.
+        step_size: step size to start from, ``[data]``.
+        target: target of the acceptance probability.
+        largest: largest step size that is of use.
     """
 
     def __init__(self, step_size: Tensor, target: float, largest: float) -> None:
@@ -108,16 +108,16 @@ class DualAveraging:
 
     @property
     def step_size(self) -> Tensor:
-        """To be used while adapting, ``[data]``."""
+        """Step size to use while adapting, ``[data]``."""
         return self.log_size.exp()
 
     @property
     def final(self) -> Tensor:
-        """To be used afterwards, ``[data]``."""
+        """Step size to use after adapting, ``[data]``."""
         return self.log_mean.exp() if self.count else self.step_size
 
     def update(self, acceptance: Tensor) -> None:
-        """Take the mean acceptance probability of every observation's chains, ``[data]``."""
+        """Adapt to the mean acceptance probability of every observation's chains, ``[data]``."""
         self.count += 1
         forget = 1 / (self.count + 10)
         self.error = (1 - forget) * self.error + forget * (self.target - acceptance)

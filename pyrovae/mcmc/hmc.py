@@ -30,15 +30,15 @@ def hmc(
 ) -> Any:
     """Sample the exact posterior of each observation's latents, given the parameters, by Hamiltonian Monte Carlo.
 
-    All data and all chains of a batch move at once, in unconstrained coordinates. Chains start at the guide's draws;
-    each observation has a step size and a metric of its own, adapted while warming up. Trajectories have random lengths
-    of up to half a period of a Gaussian posterior.
+    All data and all chains of a batch move at once, in unconstrained coordinates. Chains start at the guide's draws.
+    Each observation has its own step size and metric, which are adapted during the warm-up. Trajectories have random
+    lengths of up to half a period of a Gaussian posterior.
 
     - ``posterior``: draws of every latent site, dimensions ``chain``, ``draw``, ``datum``, further plates, events.
     - ``sample_stats``: ``lp`` (log p(x, z), with the Jacobian of unconstrained coordinates, in nats),
       ``acceptance_rate`` and ``diverging`` of every draw; ``step_size`` of every observation; ``rhat``, ``ess_bulk``
-      and ``ess_tail`` of every observation, by ArviZ, the worst over its latents. Do not trust an observation with
-      ``rhat`` above 1.01.
+      and ``ess_tail`` of every observation, by ArviZ, the worst over its latents. The draws of an observation with
+      ``rhat`` above 1.01 are unreliable.
     - ``observed_data``, NaN where the model masks it.
 
     A latent that a mask leaves without a density (padding of a sequence) keeps the guide's draws.
@@ -50,12 +50,12 @@ def hmc(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``, where chains start.
         data: a tensor, a tuple of tensors, or a data set.
-        num_chains: chains per observation.
-        num_warmup: transitions of every chain that adapt it, and are thrown away.
-        num_draws: transitions of every chain that are kept.
-        num_steps: leapfrog steps of a transition; each costs a gradient of the model.
-        dense: whether a metric holds correlations (memory grows with the square of the number of latents of an
-            observation), or scales alone.
+        num_chains: number of chains per observation.
+        num_warmup: number of transitions per chain that adapt it and are thrown away.
+        num_draws: number of transitions per chain that are kept.
+        num_steps: number of leapfrog steps per transition; each costs a gradient of the model.
+        dense: whether a metric holds correlations (memory grows with the square of the number of latents per
+            observation), or only scales.
         max_bytes: refuse draws that take more memory than this.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
@@ -84,18 +84,18 @@ def hmc(
     for name in parts[0].values:
         values = torch.cat([part.values[name] for part in parts], dim=2).numpy()
         posterior[name] = ("chain", "draw", *own_dims(name, values.ndim - 3, plates[name])), values
-    drawn = ("chain", "draw", "datum")
+    dims = ("chain", "draw", "datum")
     stats: dict[str, Any] = {
-        "lp": (drawn, torch.cat([part.log_joint for part in parts], dim=2).numpy()),
-        "acceptance_rate": (drawn, torch.cat([part.acceptance for part in parts], dim=2).numpy()),
-        "diverging": (drawn, torch.cat([part.divergent for part in parts], dim=2).numpy()),
+        "lp": (dims, torch.cat([part.log_joint for part in parts], dim=2).numpy()),
+        "acceptance_rate": (dims, torch.cat([part.acceptance for part in parts], dim=2).numpy()),
+        "diverging": (dims, torch.cat([part.divergent for part in parts], dim=2).numpy()),
         "step_size": ("datum", torch.cat([part.step_size for part in parts]).numpy()),
     }
     draws = labelled(posterior, index)
     stats.update(mixing(draws))
-    seen = {}
+    observed = {}
     for name, plates_of in parts[0].plates.items():
         values = torch.cat([part.observed[name] for part in parts]).numpy()
-        seen[name] = own_dims(name, values.ndim - 1, plates_of), values
-    groups = {"posterior": draws, "sample_stats": labelled(stats, index), "observed_data": labelled(seen, index)}
+        observed[name] = own_dims(name, values.ndim - 1, plates_of), values
+    groups = {"posterior": draws, "sample_stats": labelled(stats, index), "observed_data": labelled(observed, index)}
     return assemble(groups)

@@ -9,7 +9,7 @@ from pyrovae.nn.network import Network, Shape, as_shape, check_layer, image_shap
 
 
 def halved(length: int, times: int) -> int:
-    """Return a length halved so many times, rounding up."""
+    """Return a length halved ``times`` times, rounding up."""
     for _ in range(times):
         length = (length + 1) // 2
     return length
@@ -22,8 +22,8 @@ class ConvEncoder(Network):
 
     Args:
         in_shape: (channels, rows, columns) of the picture, any size.
-        out_shape: features returned, flat.
-        channels: of the convolutions.
+        out_shape: features that the network returns, flat.
+        channels: numbers of channels of the convolutions.
         activation: class of the activation after each convolution.
     """
 
@@ -60,9 +60,9 @@ class ConvDecoder(Network):
     Each block doubles rows and columns and crops them to the sizes that the encoder passed through.
 
     Args:
-        in_shape: features taken, flat.
+        in_shape: features that the network takes, flat.
         out_shape: (channels, rows, columns) of the picture, any size.
-        channels: of the convolutions, the last next to the picture.
+        channels: numbers of channels of the convolutions; the last is next to the picture.
         activation: class of the activation before each convolution.
     """
 

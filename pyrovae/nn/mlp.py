@@ -13,12 +13,12 @@ class MLP(Network):
     """Fully connected layers: ``[..., in] -> [..., out]``; several tensors (data, covariates) are taken side by side.
 
     Args:
-        in_shape: features taken, of all tensors together: their number or a picture's shape, which is taken flat.
-        out_shape: features returned, flat.
+        in_shape: features of all tensors together: their number or a picture's shape, which is taken flat.
+        out_shape: features that the network returns, flat.
         hidden: widths of the hidden layers.
         activation: class of the activation between layers.
         normalisation: class of a normalisation of hidden layers, such as ``torch.nn.LayerNorm``; none by default. The
-            last layer has neither normalisation nor dropout, so that nothing rescales what becomes of the latents.
+            last layer has neither normalisation nor dropout, so that nothing rescales the parameters of the latents.
         dropout: share of hidden units left out in training, below 1.
     """
 
@@ -63,8 +63,8 @@ class GatedMLP(Network):
     by Tomczak and Welling, "VAE with a VampPrior", 2018.
 
     Args:
-        in_shape: features taken, of all tensors together.
-        out_shape: features returned, flat.
+        in_shape: features of all tensors together.
+        out_shape: features that the network returns, flat.
         hidden: widths of the hidden layers.
     """
 

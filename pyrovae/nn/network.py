@@ -1,4 +1,4 @@
-"""What a network is here: a map from one vector to another. A picture is a vector that knows its shape."""
+"""Base class of networks: maps from one vector to another. A picture is a vector that knows its shape."""
 
 import math
 from numbers import Integral
@@ -50,8 +50,8 @@ def size(shape: Shape, name: str = "shape") -> int:
     Raises:
         ValueError: when it is neither a whole number of at least 1 nor a sequence of such numbers.
     """
-    checked = as_shape(shape, name)
-    return checked if isinstance(checked, int) else math.prod(checked)
+    features = as_shape(shape, name)
+    return features if isinstance(features, int) else math.prod(features)
 
 
 def image_shape(shape: Shape, name: str = "shape") -> tuple[int, int, int]:
@@ -69,7 +69,7 @@ def image_shape(shape: Shape, name: str = "shape") -> tuple[int, int, int]:
 
 
 def sequence_shape(shape: Shape, name: str = "shape") -> tuple[int, int]:
-    """Return ``shape`` as (steps, features); a number alone is that of steps with one feature each.
+    """Return ``shape`` as (steps, features); a single number is the number of steps, with one feature each.
 
     Raises:
         ValueError: when it is not the shape of a sequence.
@@ -83,17 +83,17 @@ def sequence_shape(shape: Shape, name: str = "shape") -> tuple[int, int]:
 
 
 def check_layer(name: str, layer: Any, *arguments: int) -> None:
-    """See that ``layer`` is a class of layers that are made from ``arguments``, or a function that makes one.
+    """Check that ``layer`` is a class of layers that are made from ``arguments``, or a function that makes one.
 
     Raises:
-        ValueError: saying what to write.
+        ValueError: if not; the message says what to write.
     """
     if isinstance(layer, nn.Module):
         cls = type(layer).__name__
         raise ValueError(f"{name} must be a class of layers, got an instance of {cls}: write {cls} without brackets")
     try:
         makes_one = isinstance(layer(*arguments), nn.Module)
-    except Exception:  # of whatever kind: a class of the user's may take anything
+    except Exception:  # of any kind: a user's own class may take anything
         makes_one = False
     if not makes_one:
         example = "torch.nn.LayerNorm, made from a width" if arguments else "torch.nn.ReLU, made without arguments"
@@ -101,10 +101,10 @@ def check_layer(name: str, layer: Any, *arguments: int) -> None:
 
 
 def check_module(name: str, module: Any) -> None:
-    """See that ``module`` is a ``torch.nn.Module``, not a class of them.
+    """Check that ``module`` is a ``torch.nn.Module``, and not a class.
 
     Raises:
-        ValueError: saying what to write.
+        ValueError: if not; the message says what to write.
     """
     not_a_class(name, module)
     if not isinstance(module, nn.Module):
@@ -115,7 +115,7 @@ def num_features(name: str, network: Any) -> int:
     """Return the number of features that a network returns.
 
     Raises:
-        ValueError: when it is no network, or does not say how many.
+        ValueError: when it is not a network, or does not say how many.
     """
     check_module(name, network)
     width = getattr(network, "out_features", None)
@@ -127,15 +127,15 @@ def num_features(name: str, network: Any) -> int:
     return at_least(f"out_features of {name}", width, 1)
 
 
-def check_columns(name: str, network: Any, given: int, source: str) -> None:
-    """See that a network takes as many columns as it is given, where it says how many in ``in_features``.
+def check_columns(name: str, network: Any, num_columns: int, source: str) -> None:
+    """Check that a network takes ``num_columns`` columns, if it says how many it takes in ``in_features``.
 
     Raises:
-        ValueError: naming both widths.
+        ValueError: if not; the message names both widths.
     """
-    taken = getattr(network, "in_features", None)
-    if isinstance(taken, int) and taken != given:
-        raise ValueError(f"{name} expects {taken} columns, got {given}, {source}")
+    expected = getattr(network, "in_features", None)
+    if isinstance(expected, int) and expected != num_columns:
+        raise ValueError(f"{name} expects {expected} columns, got {num_columns}, {source}")
 
 
 def positive(raw: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def positive(raw: Tensor) -> Tensor:
     It grows linearly, so that no network output overflows it.
 
     Raises:
-        ValueError: when ``raw`` is no tensor.
+        ValueError: when ``raw`` is not a tensor.
     """
     if not isinstance(raw, Tensor):
         raise ValueError(f"raw must be a tensor, got {shown(raw)}")

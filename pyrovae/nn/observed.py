@@ -7,12 +7,12 @@ from pyrovae.nn.network import Network, num_features
 
 
 class Observed(Network):
-    """Passes a network the data with zeros where NaN marks a missing value, and which values are observed beside them.
+    """Passes a network the data, with zeros in place of NaN, and beside them a mask of the observed values.
 
     Source: Nazabal, Olmos, Ghahramani and Valera, "Handling incomplete heterogeneous data using VAEs", 2020.
 
     Args:
-        network: takes twice the columns of the data: ``nn.MLP(2 * 13, 32)`` for 13.
+        network: network that takes twice the columns of the data: ``nn.MLP(2 * 13, 32)`` for 13 columns.
 
     Example:
         >>> from pyrovae import nn
@@ -26,8 +26,8 @@ class Observed(Network):
         self.network = network
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        """Map ``[..., D]`` with NaN, and what else the network takes, to its features."""
+        """Map ``[..., D]`` with NaN, and the network's other inputs, to its features."""
         observed = ~x.isnan()
-        filled = torch.where(observed, x, torch.zeros_like(x))
-        out: Tensor = self.network(torch.cat([filled, observed.to(x.dtype)], dim=-1), *others)
+        values = torch.where(observed, x, torch.zeros_like(x))
+        out: Tensor = self.network(torch.cat([values, observed.to(x.dtype)], dim=-1), *others)
         return out

@@ -10,7 +10,7 @@ from pyrovae.nn.network import Network, Shape, as_shape, check_layer, image_shap
 
 
 class Residual(nn.Module):
-    """x + convolution(activation(convolution(activation(x)))), the second convolution starting small."""
+    """x + convolution(activation(convolution(activation(x)))), where the second convolution starts small."""
 
     def __init__(self, channels: int, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class ResidualEncoder(Network):
 
     Args:
         in_shape: (channels, rows, columns) of the picture, any size.
-        out_shape: features returned, flat.
-        channels: of each level; every level halves rows and columns, rounding up.
-        num_blocks: residual blocks a level.
+        out_shape: features that the network returns, flat.
+        channels: number of channels of each level; every level halves rows and columns, rounding up.
+        num_blocks: number of residual blocks per level.
         activation: class of the activation.
     """
 
@@ -70,10 +70,10 @@ class ResidualDecoder(Network):
     """One linear layer, then upsampling with residual blocks between: ``[..., in]`` to ``[..., C * H * W]``.
 
     Args:
-        in_shape: features taken, flat.
+        in_shape: features that the network takes, flat.
         out_shape: (channels, rows, columns) of the picture, any size.
-        channels: of each level, the last next to the picture.
-        num_blocks: residual blocks a level.
+        channels: number of channels of each level; the last is next to the picture.
+        num_blocks: number of residual blocks per level.
         activation: class of the activation.
     """
 

@@ -15,8 +15,8 @@ class RecurrentEncoder(Network):
 
     Args:
         in_shape: (steps, features) of the sequence.
-        out_shape: features returned, flat.
-        width: of the units' state.
+        out_shape: features that the network returns, flat.
+        width: width of the units' state.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 64) -> None:
@@ -38,9 +38,9 @@ class RecurrentDecoder(Network):
     """Gated recurrent units that see the latents at every step: ``[..., in]`` to ``[..., T * F]``.
 
     Args:
-        in_shape: features taken, flat.
+        in_shape: features that the network takes, flat.
         out_shape: (steps, features) of the sequence.
-        width: of the units' state.
+        width: width of the units' state.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 64) -> None:
@@ -61,7 +61,7 @@ class RecurrentDecoder(Network):
 
 
 class Attention(nn.Module):
-    """A block of self-attention and one of a perceptron, each added to what came in, normalised before.
+    """A block of self-attention and one of a perceptron; each is added to its input, which is normalised first.
 
     Source: Vaswani et al., "Attention is all you need", 2017.
     """
@@ -77,8 +77,8 @@ class Attention(nn.Module):
         """Map sequences ``[B, T, width]`` to the same shape."""
         parts = self.joint(self.before(x)).chunk(3, dim=-1)
         query, key, value = (p.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in parts)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        attention = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(attention.transpose(1, 2).flatten(2))
         return x + self.perceptron(self.between(x))
 
 
@@ -86,7 +86,7 @@ def _checked(width: int, num_heads: int, num_layers: int) -> tuple[int, int, int
     """Return the three as ints.
 
     Raises:
-        ValueError: when one is below 1, or the width no multiple of the number of heads.
+        ValueError: when one is below 1, or the width is not a multiple of the number of heads.
     """
     if at_least("width", width, 1) % at_least("num_heads", num_heads, 1):
         raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
@@ -102,10 +102,10 @@ class AttentionEncoder(Network):
 
     Args:
         in_shape: (steps, features) of the sequence.
-        out_shape: features returned, flat.
-        width: of each step's representation.
-        num_heads: of the attention.
-        num_layers: blocks.
+        out_shape: features that the network returns, flat.
+        width: width of each step's representation.
+        num_heads: number of heads of the attention.
+        num_layers: number of blocks.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class AttentionEncoder(Network):
 
 
 class AttentionDecoder(Network):
-    """The latents and a position at every step, self-attention between: ``[..., in]`` to ``[..., T * F]``.
+    """The latents and a position at every step, with self-attention between steps: ``[..., in]`` to ``[..., T * F]``.
 
     Args:
-        in_shape: features taken, flat.
+        in_shape: features that the network takes, flat.
         out_shape: (steps, features) of the sequence.
-        width: of each step's representation.
-        num_heads: of the attention.
-        num_layers: blocks.
+        width: width of each step's representation.
+        num_heads: number of heads of the attention.
+        num_layers: number of blocks.
     """
 
     def __init__(

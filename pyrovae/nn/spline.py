@@ -11,7 +11,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.nn.mlp import MLP
 from pyrovae.nn.transforms import Univariate, VectorTransform
 
-LEAST = 1e-3  # of a bin's width and height, as a share of the whole, and of a slope
+LEAST = 1e-3  # least width and height of a bin, as a share of the whole, and least slope
 
 
 def check_bins(num_bins: int) -> int:
@@ -31,7 +31,7 @@ def spline(values: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) 
     Source: Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows", 2019.
 
     Args:
-        values: ``[...]``.
+        values: numbers to map, ``[...]``.
         raw: unconstrained widths and heights of K bins and slopes at their K - 1 inner knots, ``[..., 3 K - 1]``; zeros
             give the identity.
         bound: half the length of the interval.
@@ -60,7 +60,7 @@ def spline(values: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) 
         b = height * slope - rise * bend
         a = rise * bend + height * (mean - slope)
         root = (b.square() + 4 * a * mean * rise).clamp(min=0).sqrt()
-        falls = b < 0  # then a > 0, and it is b + root that cancels
+        falls = b < 0  # then a > 0, and b + root would cancel
         share = torch.where(falls, (root - b) / torch.where(falls, 2 * a, 1.0), 2 * mean * rise / (b.abs() + root))
         share = share.clamp(0, 1)
         mapped = left + share * width

@@ -52,14 +52,14 @@ class VectorTransform(TransformModule):
 class Autoregressive(nn.Module):
     """A step whose ``condition(context)`` maps vectors, ``[..., size]``, by a masked network of vector and context.
 
-    Mapping takes one pass of the network; mapping back one a latent, each of which gets one more of them right.
+    Mapping takes one pass of the network. Mapping back takes one pass per latent; each pass gets one more latent right.
 
     Args:
-        size: of the vectors.
-        context_dim: of the context.
+        size: size of the vectors.
+        context_dim: size of the context.
         hidden: widths of the hidden layers.
-        num_params: P, parameters of a univariate function.
-        univariate: the functions.
+        num_params: P, number of parameters of a univariate function.
+        univariate: the univariate functions.
         reverse: whether ``condition`` gives the inverse, which maps back in one pass.
     """
 

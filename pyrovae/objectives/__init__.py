@@ -1,7 +1,7 @@
-"""Objectives: every one is a ``pyro.infer.ELBO``, usable in ``pyro.infer.SVI`` and in :func:`pyrovae.fit` alike.
+"""Objectives: each is a ``pyro.infer.ELBO``, usable both in ``pyro.infer.SVI`` and in :func:`pyrovae.fit`.
 
-Pyro's own by their own names: a sampled KL, a KL in closed form where there is one, and discrete latents summed out.
-Ours weigh every observation by itself; which of them are bounds, their docstrings say.
+Pyro's own objectives keep their names: one with a sampled KL, one with the KL in closed form where there is one, and
+one with discrete latents summed out. Ours weigh every observation by itself; their docstrings say which are bounds.
 """
 
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO

@@ -20,18 +20,19 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 def adam(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of a discriminator where none is given: Adam, as in the paper on FactorVAE."""
+    """Return the default optimizer of a discriminator: Adam, as in the paper on FactorVAE."""
     return torch.optim.Adam(params, lr=1e-4, betas=(0.5, 0.9))
 
 
 class Adversarial(Objective):
     """An objective with a discriminator, trained beside the pair by an optimizer of its own.
 
-    One gradient is taken of both: the pair does not see the discriminator's loss, nor the discriminator the pair's.
+    One gradient is taken of both losses: the pair does not see the discriminator's loss, and the discriminator does not
+    see the pair's.
 
     Args:
         discriminator: network from what it evaluates, ``[N, D]``, to a logit, ``[N, 1]``.
-        optimizer: makes the discriminator's optimizer from its parameters.
+        optimizer: function that makes the discriminator's optimizer from its parameters.
     """
 
     def __init__(self, discriminator: nn.Module, optimizer: MakeOptimizer = adam) -> None:
@@ -46,7 +47,7 @@ class Adversarial(Objective):
             )
         try:
             self.optimizer = optimizer(discriminator.parameters())
-        except TypeError as error:  # of a function that takes something else
+        except TypeError as error:  # from a function that takes something else
             raise ValueError(f"optimizer must make a torch.optim.Optimizer from parameters alone: {error}") from None
         if not isinstance(self.optimizer, torch.optim.Optimizer):
             raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {shown(self.optimizer)}")
@@ -59,28 +60,28 @@ class Adversarial(Objective):
         return network
 
     def critic(self, values: Tensor) -> Tensor:
-        """Return the discriminator's logits, ``[N]``, with a gradient for the values alone."""
+        """Return the discriminator's logits, ``[N]``, with a gradient for the values only."""
         network = self.discriminator
-        fixed = {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-        out: Tensor = functional_call(network, fixed, (values,))
+        tensors = {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+        out: Tensor = functional_call(network, tensors, (values,))
         return out.reshape(len(values))
 
     def told_apart(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return minus the discriminator's mean loss in nats: the first are to get positive logits, the second not."""
+        """Return minus the discriminator's mean loss in nats: ``first`` should get positive logits, ``second`` not."""
         logits = self.discriminator(torch.cat([first, second]).detach()).reshape(-1)
         truth = torch.cat([torch.ones(len(first)), torch.zeros(len(second))]).to(logits)
         return -F.binary_cross_entropy_with_logits(logits, truth)
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """See that the discriminator takes the latents of the pair, and that none is masked."""
+        """Check that the discriminator takes the latents of the pair, and that none is masked."""
         self.check_masks(layout.latents, model_trace, guide_trace)
         self.check_network(latents(guide_trace, layout, layout.num_data))
 
     def check_masks(self, names: Iterable[str], *traces: Trace) -> None:
-        """Refuse sites with masks, of which a discriminator knows nothing.
+        """Refuse sites with masks, because a discriminator knows nothing of masks.
 
         Raises:
-            ValueError: naming the site.
+            ValueError: for such a site; the message names it.
         """
         for name in names:
             if any(is_masked(trace.nodes[name]) for trace in traces if name in trace.nodes):
@@ -90,10 +91,10 @@ class Adversarial(Objective):
                 )
 
     def check_network(self, values: Tensor) -> None:
-        """Refuse a discriminator that does not give one logit a row.
+        """Refuse a discriminator that does not give one logit per row.
 
         Raises:
-            ValueError: saying what it takes and gives.
+            ValueError: for such a discriminator; the message says what it takes and gives.
         """
         self.own.to(values.device, values.dtype)
         try:
@@ -108,17 +109,17 @@ class Adversarial(Objective):
 
 
 class FactorVAE(Adversarial):
-    """The ELBO less g TC(q(z)), the total correlation by a discriminator's density ratio.
+    """The ELBO minus g TC(q(z)), with the total correlation from a discriminator's density ratio.
 
-    The discriminator tells draws of q(z) from the same with each latent shuffled over the batch, so that its logit on
-    draws estimates log q(z) / prod_j q(z_j). A surrogate: as good as the discriminator.
+    The discriminator tells draws of q(z) from the same draws with each latent shuffled over the batch, so that its
+    logit on draws estimates log q(z) / prod_j q(z_j). This is a surrogate, and only as good as the discriminator.
 
     Source: Kim and Mnih, "Disentangling by factorising", 2018.
 
     Args:
         discriminator: network from all latents, ``[N, D]``, to a logit, ``[N, 1]``.
-        total_correlation: g: a number or a function of the step.
-        optimizer: makes the discriminator's optimizer from its parameters.
+        total_correlation: weight g: a number or a function of the step.
+        optimizer: function that makes the discriminator's optimizer from its parameters.
     """
 
     def __init__(
@@ -129,28 +130,28 @@ class FactorVAE(Adversarial):
         self.weigh(total_correlation=total_correlation)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
-        """Return the objective, summed over the data that the batch stands for, and the discriminator's own."""
-        drawn = self.draw(model, guide, batch, known)
-        z = latents(drawn.flat, known.layout, len(batch[0]))
-        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        value = (reconstruction(drawn) - kl - self.weight("total_correlation") * self.critic(z)).sum()
-        return drawn.scale * value + self.told_apart(z, permuted(z.detach()))
+        """Return the objective, summed over the data that the batch stands for, plus the discriminator's."""
+        particles = self.draw(model, guide, batch, known)
+        z = latents(particles.flat, known.layout, len(batch[0]))
+        kl = torch.stack(list(kl_by_site(particles, analytic=True).values())).sum(0)
+        value = (reconstruction(particles) - kl - self.weight("total_correlation") * self.critic(z)).sum()
+        return particles.scale * value + self.told_apart(z, permuted(z.detach()))
 
 
 class AdversarialAutoencoder(Adversarial):
-    """E_q[log p(x | z)] + g E_q[log D(z)], with D a discriminator of draws of the prior from draws of q(z).
+    """E_q[log p(x | z)] + g E_q[log D(z)], where D tells draws of the prior from draws of q(z).
 
-    In place of the KL, q(z) is driven to where D takes it for p(z): any prior that can be sampled will do. It is no
-    bound, and the guide may be of any family: its density is not used.
+    In place of the KL, q(z) is moved to where D takes it for p(z). Any prior that can be sampled will do. The objective
+    is not a bound. The guide may be of any family, because its density is not used.
 
-    A learned prior gets no gradient, for its density is not used; one whose draws have none stays as it is.
+    A learned prior gets no gradient, because its density is not used; one whose draws have no gradient stays as it is.
 
     Source: Makhzani, Shlens, Jaitly, Goodfellow and Frey, "Adversarial autoencoders", 2016.
 
     Args:
         discriminator: network from all latents, ``[N, D]``, to a logit, ``[N, 1]``.
-        strength: g: a number or a function of the step.
-        optimizer: makes the discriminator's optimizer from its parameters.
+        strength: weight g: a number or a function of the step.
+        optimizer: function that makes the discriminator's optimizer from its parameters.
     """
 
     def __init__(self, discriminator: nn.Module, *, strength: Weight = 1.0, optimizer: MakeOptimizer = adam) -> None:
@@ -159,32 +160,33 @@ class AdversarialAutoencoder(Adversarial):
         self.weigh(strength=strength)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
-        """Return the objective, summed over the data that the batch stands for, and the discriminator's own."""
-        drawn = self.draw(model, guide, batch, known)
+        """Return the objective, summed over the data that the batch stands for, plus the discriminator's."""
+        particles = self.draw(model, guide, batch, known)
         n = len(batch[0])
-        z, prior = latents(drawn.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
-        value = (reconstruction(drawn) + self.weight("strength") * F.logsigmoid(self.critic(z))).sum()
-        return drawn.scale * value + self.told_apart(prior, z)
+        z, prior = latents(particles.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
+        value = (reconstruction(particles) + self.weight("strength") * F.logsigmoid(self.critic(z))).sum()
+        return particles.scale * value + self.told_apart(prior, z)
 
 
 class VAEGAN(Adversarial):
-    """A VAE whose reconstructions are compared in the features of a discriminator, which tells data from the model's.
+    """A VAE whose reconstructions are compared with the data in the features of a discriminator.
 
     ::
 
         - |f(x) - f(x~)|^2 / 2 - KL + g (log D(x~) + log D(x_p))
 
-    with f the discriminator's features, x~ the mean of p(x | z) at draws of the guide and x_p at draws of the prior. It
-    is no bound, and its first term no log density of x.
+    with f the discriminator's features, x~ the mean of p(x | z) at draws of the guide and x_p at draws of the prior.
+    The discriminator tells data from these means. The objective is not a bound, and its first term is not a log density
+    of x.
 
     Source: Larsen, Sonderby, Larochelle and Winther, "Autoencoding beyond pixels using a learned similarity metric",
     2016.
 
     Args:
-        features: network from the observation, ``[N, D]``, to the features compared, ``[N, F]``.
+        features: network from the observation, ``[N, D]``, to the features that are compared, ``[N, F]``.
         discriminator: network from those features to a logit, ``[N, 1]``.
-        strength: g: a number or a function of the step.
-        optimizer: makes the optimizer of both networks from their parameters.
+        strength: weight g: a number or a function of the step.
+        optimizer: function that makes the optimizer of both networks from their parameters.
     """
 
     def __init__(
@@ -202,21 +204,22 @@ class VAEGAN(Adversarial):
         self.weigh(strength=strength)
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
-        """Return the objective, summed over the data that the batch stands for, and the discriminator's own."""
-        drawn = self.draw(model, guide, batch, known)
+        """Return the objective, summed over the data that the batch stands for, plus the discriminator's."""
+        particles = self.draw(model, guide, batch, known)
         (site,) = known.layout.observed
-        x = drawn.model_trace.nodes[site.name]["value"].flatten(1)
-        made, dreamt = (_mean(trace, site.name) for trace in (drawn.model_trace, from_prior(model, batch)))
+        x = particles.model_trace.nodes[site.name]["value"].flatten(1)
+        traces = particles.model_trace, from_prior(model, batch)
+        reconstructions, dreams = (_mean(trace, site.name) for trace in traces)
         features: Any = self.own.discriminator[0]  # type: ignore[index]
-        fixed = {name: tensor.detach() for name, tensor in (*features.named_parameters(), *features.named_buffers())}
-        distance = functional_call(features, fixed, (x,)) - functional_call(features, fixed, (made,))
-        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        fooled = F.logsigmoid(self.critic(made)) + F.logsigmoid(self.critic(dreamt))
-        value = (-0.5 * distance.square().sum(-1) - kl + self.weight("strength") * fooled).sum()
-        return drawn.scale * value + self.told_apart(x, torch.cat([made, dreamt]))
+        tensors = {name: tensor.detach() for name, tensor in (*features.named_parameters(), *features.named_buffers())}
+        distance = functional_call(features, tensors, (x,)) - functional_call(features, tensors, (reconstructions,))
+        kl = torch.stack(list(kl_by_site(particles, analytic=True).values())).sum(0)
+        realism = F.logsigmoid(self.critic(reconstructions)) + F.logsigmoid(self.critic(dreams))
+        value = (-0.5 * distance.square().sum(-1) - kl + self.weight("strength") * realism).sum()
+        return particles.scale * value + self.told_apart(x, torch.cat([reconstructions, dreams]))
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse a model with more than one observed site or without a mean of it, and masks."""
+        """Refuse masks, and a model with several observed sites or without a mean of its observed site."""
         if len(layout.observed) != 1:
             raise ValueError(f"VAEGAN takes one observed site, got {[site.name for site in layout.observed]}")
         self.check_masks([*layout.latents, layout.observed[0].name], model_trace, guide_trace)
@@ -224,7 +227,7 @@ class VAEGAN(Adversarial):
             self.check_network(_mean(model_trace, layout.observed[0].name))
         except NotImplementedError:
             raise ValueError(
-                "VAEGAN needs the mean of p(x | z), which this likelihood has not in closed form"
+                "VAEGAN needs the mean of p(x | z), which this likelihood does not have in closed form"
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""Regularisers on the aggregate posterior q(z) = mean over data of q(z | x), estimated from a batch."""
+"""Regularisers on the aggregate posterior q(z), the mean of q(z | x) over the data, estimated from a batch."""
 
 from typing import Any
 
@@ -21,19 +21,19 @@ NOWHERE = -1e30  # the log density of what is masked, finite so that its gradien
 class BetaTCVAE(Objective):
     """E_q[log p(x | z)] - a I(x; z) - b TC(q(z)) - c sum_j KL(q(z_j) || p(z_j)).
 
-    The mean KL of the ELBO is the sum of the three terms with a = b = c = 1: information between observation and
+    With a = b = c = 1 the sum of the three terms is the mean KL of the ELBO: information between observation and
     latents, total correlation of the latents, and each latent's distance from its prior. log q(z) and log q(z_j) are
-    estimated from the batch as if it were one of the data set's (minibatch-weighted sampling), which is biased: with
-    other weights than 1 it is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO. Data whose
-    latents are masked are neither in the batch nor, in the same share, in the set.
+    estimated from the batch as a sample of the data set (minibatch-weighted sampling), which is biased. With weights
+    other than 1 the objective is a surrogate, and what :func:`pyrovae.fit` reports as a bound is the ELBO. Observations
+    whose latents are masked are left out of the batch, and the same share is left out of the data set.
 
     Source: Chen, Li, Grosse and Duvenaud, "Isolating sources of disentanglement in variational autoencoders", 2018.
 
     Args:
-        num_data: N, data in the whole set.
-        information: a: a number or a function of the step.
-        total_correlation: b, likewise.
-        dimensionwise: c, likewise.
+        num_data: N, number of observations in the whole data set.
+        information: weight a: a number or a function of the step.
+        total_correlation: weight b, likewise.
+        dimensionwise: weight c, likewise.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class BetaTCVAE(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known)
+        particles = self.draw(model, guide, batch, known)
         n = len(batch[0])
         (name,) = known.layout.latents
-        site = drawn.flat.nodes[name]
+        site = particles.flat.nodes[name]
         some = counted(site)[:, 0]
         by_latent = (
             factors(site["fn"]).log_prob(site["value"][:, None]).expand(n, n, -1)
@@ -65,13 +65,13 @@ class BetaTCVAE(Objective):
         log_q_given_x = by_latent.diagonal(dim1=0, dim2=1).sum(0)
         log_q = by_latent.sum(-1).logsumexp(1) - log_size
         log_factors = (by_latent.logsumexp(1) - log_size).sum(-1)
-        log_prior = drawn.log_p[0] - reconstruction(drawn)
+        log_prior = particles.log_p[0] - reconstruction(particles)
         kl = (
             self.weight("information") * (log_q_given_x - log_q)
             + self.weight("total_correlation") * (log_q - log_factors)
             + self.weight("dimensionwise") * (log_factors - log_prior)
         )
-        return drawn.scale * (reconstruction(drawn) - torch.where(some, kl, 0.0)).sum()
+        return particles.scale * (reconstruction(particles) - torch.where(some, kl, 0.0)).sum()
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse a guide whose latents are not independent given x, and masks of single latents."""
@@ -93,19 +93,19 @@ class BetaTCVAE(Objective):
 class MMD(Objective):
     """E_q[log p(x | z)] - b KL - l MMD^2(q(z), p(z)), with the maximum mean discrepancy over the batch.
 
-    With b = 0, the Wasserstein autoencoder (WAE-MMD); InfoVAE with information weight a has b = 1 - a, l = a + l' - 1.
-    The prior need only be sampled. The kernel is a sum of inverse multiquadratics, C / (C + |z - z'|^2) for C around
-    2 D. MMD^2 is estimated without bias from a draw of each observation and as many draws of the prior, and multiplied
-    by the number of data, so that l weighs it against nats per observation; data whose latents are masked are none of
-    them. It is no bound. With b = 0 the prior's density is not
-    used: a learned one whose draws carry no gradient (a mixture, a VampPrior) stays as it is.
+    With b = 0 this is the Wasserstein autoencoder (WAE-MMD); InfoVAE with information weight a has b = 1 - a and
+    l = a + l' - 1. The prior only has to be sampled. The kernel is a sum of inverse multiquadratics,
+    C / (C + |z - z'|^2) for C around 2 D. MMD^2 is estimated without bias from one draw per observation and as many
+    draws of the prior. It is multiplied by the number of observations, so that l weighs it against nats per
+    observation; observations whose latents are masked do not count. The objective is not a bound. With b = 0 the
+    prior's density is not used: a learned prior whose draws carry no gradient (a mixture, a VampPrior) stays as it is.
 
     Source: Tolstikhin, Bousquet, Gelly and Schoelkopf, "Wasserstein auto-encoders", 2018; Zhao, Song and Ermon,
     "InfoVAE: balancing learning and inference in variational autoencoders", 2019.
 
     Args:
-        mmd_weight: l: a number or a function of the step.
-        kl_weight: b, likewise.
+        mmd_weight: weight l: a number or a function of the step.
+        kl_weight: weight b, likewise.
     """
 
     def __init__(self, mmd_weight: Weight = 100.0, *, kl_weight: Weight = 0.0) -> None:
@@ -115,14 +115,14 @@ class MMD(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known)
+        particles = self.draw(model, guide, batch, known)
         n = len(batch[0])
-        z, prior = latents(drawn.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
-        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        some = _counted_rows(drawn.flat, known.layout)
+        z, prior = latents(particles.flat, known.layout, n), latents(from_prior(model, batch), known.layout, n)
+        kl = torch.stack(list(kl_by_site(particles, analytic=True).values())).sum(0)
+        some = _counted_rows(particles.flat, known.layout)
         apart = some.sum() * mmd2(z, prior, some)
-        value = (reconstruction(drawn) - self.weight("kl_weight") * kl).sum() - self.weight("mmd_weight") * apart
-        return drawn.scale * value
+        value = (reconstruction(particles) - self.weight("kl_weight") * kl).sum() - self.weight("mmd_weight") * apart
+        return particles.scale * value
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse masks of single latents."""
@@ -130,22 +130,23 @@ class MMD(Objective):
 
 
 class DIPVAE(Objective):
-    """The ELBO less a penalty on the covariance of the aggregate posterior's latents, which is to be the identity.
+    """The ELBO minus a penalty where the covariance of the aggregate posterior's latents is not the identity.
 
     ::
 
         l_o sum_{i != j} C_ij^2 + l_d sum_i (C_ii - 1)^2
 
-    with C the covariance over the batch of q(z | x)'s means (DIP-VAE-I), plus the mean of its variances (DIP-VAE-II).
-    The penalty counts once per observation; data whose latents are masked are left out of all of it. It is no bound.
+    with C the covariance over the batch of the means of q(z | x) (DIP-VAE-I), plus the mean of its variances
+    (DIP-VAE-II). The penalty counts once per observation; observations whose latents are masked are left out entirely.
+    The objective is not a bound.
 
     Source: Kumar, Sattigeri and Balakrishnan, "Variational inference of disentangled latent concepts from unlabeled
     observations", 2018.
 
     Args:
-        off_diagonal: l_o: a number or a function of the step.
-        diagonal: l_d, likewise.
-        variances: whether the variances are in C (II) or not (I).
+        off_diagonal: weight l_o: a number or a function of the step.
+        diagonal: weight l_d, likewise.
+        variances: whether C includes the variances (II) or not (I).
     """
 
     def __init__(self, *, off_diagonal: Weight = 10.0, diagonal: Weight = 10.0, variances: bool = True) -> None:
@@ -155,10 +156,10 @@ class DIPVAE(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known)
+        particles = self.draw(model, guide, batch, known)
         (name,) = known.layout.latents
-        fn = drawn.flat.nodes[name]["fn"]
-        some = _counted_rows(drawn.flat, known.layout)
+        fn = particles.flat.nodes[name]["fn"]
+        some = _counted_rows(particles.flat, known.layout)
         size, means = some.sum(), torch.where(some[:, None], fn.mean, 0.0)
         centred = torch.where(some[:, None], means - means.sum(0) / size.clamp(min=1), 0.0)
         covariance = centred.T @ centred / size.clamp(min=1)
@@ -168,8 +169,8 @@ class DIPVAE(Objective):
         off = covariance.square().sum() - covariance.diagonal().square().sum()
         away = (covariance.diagonal() - 1).square().sum()
         penalty = self.weight("off_diagonal") * off + self.weight("diagonal") * away
-        kl = torch.stack(list(kl_by_site(drawn, analytic=True).values())).sum(0)
-        return drawn.scale * ((reconstruction(drawn) - kl).sum() - size * penalty)
+        kl = torch.stack(list(kl_by_site(particles, analytic=True).values())).sum(0)
+        return particles.scale * ((reconstruction(particles) - kl).sum() - size * penalty)
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse a guide whose mean or covariance has no closed form, and masks of single latents."""
@@ -178,42 +179,42 @@ class DIPVAE(Objective):
         (name,) = layout.latents
         fn = guide_trace.nodes[name]["fn"]
         try:
-            known = fn.event_dim == 1 and fn.mean.dim() == 2 and _covariance(fn).dim() == 3
+            has_moments = fn.event_dim == 1 and fn.mean.dim() == 2 and _covariance(fn).dim() == 3
         except NotImplementedError:
-            known = False
-        if not known:
+            has_moments = False
+        if not has_moments:
             raise ValueError(
                 f"DIPVAE needs the mean and covariance of q(z | x), which the {type(fn).__name__} of site {name!r} "
                 "does not have in closed form: use a Gaussian guide of vectors"
             )
 
 
-def _one_site(named: str, layout: Layout) -> None:
+def _one_site(objective: str, layout: Layout) -> None:
     if len(layout.latents) > 1:
         raise ValueError(
-            f"{named} is of one latent site, and the pair has {', '.join(layout.latents)}: use an objective "
+            f"{objective} takes one latent site, and the pair has {', '.join(layout.latents)}: use an objective "
             "without the aggregate posterior's correlations, or put the latents into one site"
         )
 
 
-def masked_whole(named: str, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+def masked_whole(objective: str, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
     """Refuse masks that leave out single latents of an observation, or that differ between the programs.
 
     Raises:
-        ValueError: naming the site.
+        ValueError: for such a mask; the message names the site.
     """
     whole = counted(guide_trace.nodes[layout.latents[0]])[:, :1]
     for name in layout.latents:
         sites = [trace.nodes[name] for trace in (model_trace, guide_trace)]
         if not all(bool((counted(site) == whole).all()) for site in sites):
             raise ValueError(
-                f"{named} compares the codes of data as wholes, but latent site {name!r} has a mask that leaves out a "
-                "part of a code, or that differs between model and guide: mask whole data, in both programs alike"
+                f"{objective} compares the codes of data as wholes, but latent site {name!r} has a mask that leaves "
+                "out a part of a code, or that differs between model and guide: mask whole data, in both programs alike"
             )
 
 
 def _counted_rows(trace: Trace, layout: Layout) -> Tensor:
-    """Return which data's latents count, ``[N]`` of bool."""
+    """Return for which observations all latents count, ``[N]`` of bool."""
     return torch.stack([counted(trace.nodes[name]).all(1) for name in layout.latents]).all(0)
 
 
@@ -226,8 +227,8 @@ def _covariance(fn: Any) -> Tensor:
     while isinstance(fn, MaskedDistribution):
         fn = fn.base_dist
     if hasattr(fn, "covariance_matrix"):
-        found: Tensor = fn.covariance_matrix
-        return found
+        covariance: Tensor = fn.covariance_matrix
+        return covariance
     factors(fn)  # raises where the latents are not independent
     return torch.diag_embed(fn.variance)
 
@@ -239,7 +240,7 @@ def from_prior(model: Program, batch: Batch) -> Trace:
 
 
 def latents(trace: Trace, layout: Layout, num_data: int) -> Tensor:
-    """Return every latent of the model, side by side, ``[N, D]``; plates besides the data plate are refused."""
+    """Return all latents of the model, side by side, ``[N, D]``; plates besides the data plate are refused."""
     values = []
     for name in layout.latents:
         value = trace.nodes[name]["value"]
@@ -254,8 +255,8 @@ def mmd2(one: Tensor, other: Tensor, some: Tensor | None = None) -> Tensor:
 
     Args:
         one: a sample.
-        other: a sample.
-        some: which rows of both count, ``[N]`` of bool; None: all. Of fewer than two it is 0.
+        other: another sample.
+        some: which rows of both samples count, ``[N]`` of bool; None: all. With fewer than two rows the result is 0.
     """
     n = len(one)
     together = torch.cat([one, other])
@@ -272,5 +273,5 @@ def mmd2(one: Tensor, other: Tensor, some: Tensor | None = None) -> Tensor:
 
 
 def permuted(z: Tensor) -> Tensor:
-    """Return draws of the product of the latents' marginals: each column of ``[N, D]`` in an order of its own."""
+    """Return draws of the product of the latents' marginals: each column of ``[N, D]`` in its own random order."""
     return z.gather(0, torch.rand_like(z).argsort(0))

@@ -20,16 +20,16 @@ from pyrovae.programs.types import Batch, Program, Site, Trace
 class BetaELBO(Objective):
     """E_q[log p(x | z)] - b KL(q(z | x) || p(z)), per observation.
 
-    b weights the whole KL, the model's and the guide's part alike. With b = 1 it is the ELBO; with another it is no
-    bound for b < 1, and a looser one for b > 1. A function of the step makes the weight change over training time:
+    b weights the whole KL, both the model's and the guide's part. With b = 1 the objective is the ELBO; for b < 1 it is
+    not a bound, and for b > 1 it is a looser bound. A function of the step makes the weight change over training time:
     annealing (:mod:`pyrovae.objectives.schedules`).
 
     Source: Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework", 2017.
 
     Args:
-        kl_weight: b: a number or a function of the step.
-        analytic: whether a KL is taken in closed form where there is one; else it is the draws' own.
-        num_particles: draws per observation, averaged.
+        kl_weight: weight b: a number or a function of the step.
+        analytic: whether a KL is taken in closed form where there is one; otherwise it is estimated from the draws.
+        num_particles: number of draws per observation, over which the objective is averaged.
 
     Example:
         >>> from pyrovae import objectives
@@ -46,24 +46,24 @@ class BetaELBO(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the weighted bound, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known, once=False)
-        kl = torch.stack(list(kl_by_site(drawn, self.analytic).values())).sum(0)
-        return drawn.scale * (reconstruction(drawn) - self.weight("kl_weight") * kl).sum()
+        particles = self.draw(model, guide, batch, known, once=False)
+        kl = torch.stack(list(kl_by_site(particles, self.analytic).values())).sum(0)
+        return particles.scale * (reconstruction(particles) - self.weight("kl_weight") * kl).sum()
 
 
 class CapacityELBO(Objective):
     """E_q[log p(x | z)] - g |KL - C|: the KL is held at a capacity, which may grow over training time.
 
-    The KL is the batch's mean, an estimate of the mean over the data; data whose latents are all masked are none of
-    them. It is no bound: what :func:`pyrovae.fit` reports as one is the ELBO.
+    The KL is the batch's mean, an estimate of the mean over the data; observations whose latents are all masked do not
+    count. The objective is not a bound: what :func:`pyrovae.fit` reports as a bound is the ELBO.
 
     Source: Burgess et al., "Understanding disentangling in beta-VAE", 2018.
 
     Args:
         capacity: C in nats per observation: a number or a function of the step.
-        strength: g: a number or a function of the step.
+        strength: weight g: a number or a function of the step.
         analytic: whether a KL is taken in closed form where there is one.
-        num_particles: draws per observation, averaged.
+        num_particles: number of draws per observation, over which the objective is averaged.
     """
 
     def __init__(
@@ -75,25 +75,26 @@ class CapacityELBO(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known, once=False)
-        kl = torch.stack(list(kl_by_site(drawn, self.analytic).values())).sum()
-        some = torch.stack([counted_data(drawn, name) for name in known.layout.latents]).any(0).sum()
+        particles = self.draw(model, guide, batch, known, once=False)
+        kl = torch.stack(list(kl_by_site(particles, self.analytic).values())).sum()
+        some = torch.stack([counted_data(particles, name) for name in known.layout.latents]).any(0).sum()
         away = (kl - some * self.weight("capacity")).abs()
-        return drawn.scale * (reconstruction(drawn).sum() - self.weight("strength") * away)
+        return particles.scale * (reconstruction(particles).sum() - self.weight("strength") * away)
 
 
 class FreeBits(Objective):
     """E_q[log p(x | z)] - sum_j max(l, KL_j): a group of latents pays nothing for its first l nats.
 
-    KL_j is the batch's mean KL of group j, over the data in which it is not masked. A group is one latent site, or
-    ``by_latent`` one latent. It is no bound: what :func:`pyrovae.fit` reports as one is the ELBO.
+    KL_j is the batch's mean KL of group j, over the observations in which it is not masked. A group is one latent site,
+    or with ``by_latent`` one latent. The objective is not a bound: what :func:`pyrovae.fit` reports as a bound is the
+    ELBO.
 
     Source: Kingma et al., "Improved variational inference with inverse autoregressive flow", 2016.
 
     Args:
-        free_nats: l, a group: a number or a function of the step.
-        by_latent: whether every latent of a site is a group of its own; refused where a site does not factorise, or is
-            masked otherwise in one program than in the other.
+        free_nats: l, nats per group: a number or a function of the step.
+        by_latent: whether every latent of a site is a group of its own; refused if a site does not factorise, or if its
+            masks differ between the two programs.
     """
 
     def __init__(self, free_nats: Weight, *, by_latent: bool = False) -> None:
@@ -103,18 +104,18 @@ class FreeBits(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the objective, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known, once=False)
+        particles = self.draw(model, guide, batch, known, once=False)
         free = self.weight("free_nats")
         if self.by_latent:
-            sites = [(drawn.model_trace.nodes[name], drawn.flat.nodes[name]) for name in known.layout.latents]
-            paid = [torch.maximum(kl_by_latent(*pair).sum(0), counted(pair[1]).sum(0) * free).sum() for pair in sites]
+            sites = [(particles.model_trace.nodes[name], particles.flat.nodes[name]) for name in known.layout.latents]
+            costs = [torch.maximum(kl_by_latent(*pair).sum(0), counted(pair[1]).sum(0) * free).sum() for pair in sites]
         else:
-            kls = kl_by_site(drawn, analytic=True).items()
-            paid = [torch.maximum(kl.sum(), counted_data(drawn, name).sum() * free) for name, kl in kls]
-        return drawn.scale * (reconstruction(drawn).sum() - torch.stack(paid).sum())
+            kls = kl_by_site(particles, analytic=True).items()
+            costs = [torch.maximum(kl.sum(), counted_data(particles, name).sum() * free) for name, kl in kls]
+        return particles.scale * (reconstruction(particles).sum() - torch.stack(costs).sum())
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse sites without a KL a latent, where that is asked for."""
+        """With ``by_latent``, refuse sites that have no KL for each latent."""
         for name in layout.latents if self.by_latent else ():
             try:
                 kl_by_latent(model_trace.nodes[name], guide_trace.nodes[name])
@@ -130,20 +131,21 @@ class FreeBits(Objective):
                 )
 
 
-def reconstruction(drawn: Drawn) -> Tensor:
+def reconstruction(particles: Drawn) -> Tensor:
     """Return log p(x | z), ``[N]``, in nats: the mean over particles of the observed sites' log densities."""
-    found = log_density(drawn.model_trace, len(drawn.rows[0]), observed=True)
-    return found.unflatten(0, (drawn.shape[1], drawn.shape[0])).mean(1)
+    densities = log_density(particles.model_trace, len(particles.rows[0]), observed=True)
+    return densities.unflatten(0, (particles.shape[1], particles.shape[0])).mean(1)
 
 
-def kl_by_site(drawn: Drawn, analytic: bool) -> dict[str, Tensor]:
+def kl_by_site(particles: Drawn, analytic: bool) -> dict[str, Tensor]:
     """Return KL(q || p) of every latent site of either program, ``[N]`` each, in nats; 0 where it is masked.
 
-    In closed form where there is one, nothing is masked and ``analytic``, else log q - log p at the draws.
+    With ``analytic`` the KL is in closed form where there is one and nothing is masked. Otherwise it is log q - log p
+    at the draws.
     """
-    rows, found = len(drawn.rows[0]), {}
-    for name, site in sample_sites(drawn.flat):
-        prior = drawn.model_trace.nodes.get(name)
+    rows, kls = len(particles.rows[0]), {}
+    for name, site in sample_sites(particles.flat):
+        prior = particles.model_trace.nodes.get(name)
         kl = None
         if prior is not None and analytic and not (is_masked(prior) or is_masked(site)):
             try:
@@ -154,15 +156,15 @@ def kl_by_site(drawn: Drawn, analytic: bool) -> dict[str, Tensor]:
             kl = per_datum(site, rows) - (0 if prior is None else per_datum(prior, rows))
         elif kl.dim() > 1:
             kl = kl.flatten(0, -2).sum(0)
-        found[name] = kl.expand(rows).unflatten(0, (drawn.shape[1], drawn.shape[0])).mean(1)
-    return found
+        kls[name] = kl.expand(rows).unflatten(0, (particles.shape[1], particles.shape[0])).mean(1)
+    return kls
 
 
 def kl_by_latent(prior: Site, site: Site) -> Tensor:
     """Return KL(q || p) of every latent of a site, ``[N, D]``, in nats; 0 where it is masked in the guide.
 
     Raises:
-        NotImplementedError: when either does not factorise, or no closed form is known.
+        NotImplementedError: when one of the two does not factorise, or the KL has no closed form.
     """
     q, p = factors(site["fn"]), factors(prior["fn"])
     kl: Tensor = kl_divergence(q, p)
@@ -171,26 +173,26 @@ def kl_by_latent(prior: Site, site: Site) -> Tensor:
 
 
 def is_masked(site: Site) -> bool:
-    """Whether a mask of Pyro's is around a site or in its distribution, whatever it masks."""
+    """Return whether Pyro has a mask around a site or in its distribution, whatever it masks."""
     return any(mask is not True for mask, _ in _masks(site))
 
 
 def counted(site: Site) -> Tensor:
-    """Return which numbers of a site count in its density, those that no mask leaves out, ``[N, D]`` of bool."""
+    """Return which numbers of a site count in its density, as no mask leaves them out, ``[N, D]`` of bool."""
     fn = site["fn"]
-    found = torch.ones(fn.shape(), dtype=torch.bool, device=site["value"].device)
+    counts = torch.ones(fn.shape(), dtype=torch.bool, device=site["value"].device)
     for mask, event_dim in _masks(site):
-        found = found & (mask if isinstance(mask, bool) else mask.bool().reshape(*mask.shape, *[1] * event_dim))
-    return _by_datum(found, site)
+        counts = counts & (mask if isinstance(mask, bool) else mask.bool().reshape(*mask.shape, *[1] * event_dim))
+    return _by_datum(counts, site)
 
 
-def counted_data(drawn: Drawn, name: str) -> Tensor:
-    """Return for which data a site of the guide counts, if only in part, ``[N]`` of bool."""
-    return counted(drawn.flat.nodes[name]).any(1).unflatten(0, (drawn.shape[1], drawn.shape[0]))[:, 0]
+def counted_data(particles: Drawn, name: str) -> Tensor:
+    """Return for which observations a site of the guide counts, at least in part, ``[N]`` of bool."""
+    return counted(particles.flat.nodes[name]).any(1).unflatten(0, (particles.shape[1], particles.shape[0]))[:, 0]
 
 
 def _masks(site: Site) -> Iterator[tuple[Any, int]]:
-    """Iterate over the masks of a site, each with the number of dimensions that lie right of its own."""
+    """Iterate over the masks of a site, each with the number of dimensions to the right of its own."""
     fn = site["fn"]
     if site["mask"] is not None:
         yield site["mask"], fn.event_dim
@@ -208,7 +210,7 @@ def _by_datum(values: Tensor, site: Site) -> Tensor:
 
 
 def factors(fn: Any) -> Any:
-    """Return a distribution of independent latents with these as batch dimensions.
+    """Return a distribution of independent latents with the latents as batch dimensions.
 
     Raises:
         NotImplementedError: when they are not independent.

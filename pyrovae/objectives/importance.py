@@ -18,21 +18,21 @@ class IWAE(Objective):
 
     It grows with K, from the ELBO at K = 1 to log p(x). Gradient estimators:
 
-    - ``"plain"``: the bound's own gradient. That of the guide loses its signal as K grows.
+    - ``"plain"``: the bound's own gradient. The guide's gradient loses its signal as K grows.
     - ``"stl"``, sticking the landing: the score of q is left out, so that the noise vanishes as q reaches the
-      posterior. Unbiased for K = 1, biased for more.
+      posterior. Unbiased for K = 1, biased for larger K.
     - ``"dreg"``, doubly reparametrised: unbiased, and with a signal that grows with K.
 
-    The mean over several bounds (MIWAE) is steadier for the guide.
+    The mean over several bounds (MIWAE) is more stable for the guide.
 
     Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016; Roeder, Wu and Duvenaud,
     "Sticking the landing", 2017; Tucker, Lawson, Gu and Maddison, "Doubly reparameterized gradient estimators", 2019;
     Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.
 
     Args:
-        num_particles: K of every bound.
-        estimator: of the gradient of the guide's parameters: "plain", "stl" or "dreg".
-        num_bounds: bounds an observation that are averaged.
+        num_particles: K, number of particles of every bound.
+        estimator: estimator of the gradient of the guide's parameters: "plain", "stl" or "dreg".
+        num_bounds: number of bounds per observation that are averaged.
 
     Example:
         >>> from pyro.infer import SVI
@@ -53,18 +53,19 @@ class IWAE(Objective):
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the bound, summed over the data that the batch stands for."""
         cut = self.estimator != "plain" and torch.is_grad_enabled()
-        drawn = self.draw(model, guide, batch, known, cut=cut)
-        log_weights = drawn.log_weights
+        particles = self.draw(model, guide, batch, known, cut=cut)
+        log_weights = particles.log_weights
         value = grouped(log_weights, self.num_bounds).sum()
         if cut:
             weights = normalised(log_weights, self.num_bounds)
-            value = self._estimated(drawn, value, weights, weights.square() if self.estimator == "dreg" else weights)
-        return drawn.scale * value
+            for_guide = weights.square() if self.estimator == "dreg" else weights
+            value = self._estimated(particles, value, weights, for_guide)
+        return particles.scale * value
 
-    def _estimated(self, drawn: Drawn, value: Tensor, for_model: Tensor, for_guide: Tensor) -> Tensor:
-        """Return the value with gradients of log w through z alone, each particle's by its own coefficient."""
-        path = drawn.log_p - drawn.log_q_of_leaves
-        terms = [(for_model * drawn.log_p).sum(), drawn.along_draws((for_guide / self.num_bounds * path).sum())]
+    def _estimated(self, particles: Drawn, value: Tensor, for_model: Tensor, for_guide: Tensor) -> Tensor:
+        """Return the value with gradients of log w through z alone, each particle with its own coefficient."""
+        path = particles.log_p - particles.log_q_of_leaves
+        terms = [(for_model * particles.log_p).sum(), particles.along_draws((for_guide / self.num_bounds * path).sum())]
         terms[0] = terms[0] / self.num_bounds
         return surrogate(value, terms)
 
@@ -83,8 +84,8 @@ class PIWAE(Objective):
     Source: Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.
 
     Args:
-        num_particles: K.
-        num_bounds: M.
+        num_particles: K, number of particles of each bound of the guide.
+        num_bounds: M, number of these bounds.
     """
 
     def __init__(self, num_particles: int = 5, *, num_bounds: int = 5) -> None:
@@ -94,14 +95,14 @@ class PIWAE(Objective):
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the model's bound, summed over the data that the batch stands for."""
         cut = torch.is_grad_enabled()
-        drawn = self.draw(model, guide, batch, known, cut=cut)
-        log_weights = drawn.log_weights
+        particles = self.draw(model, guide, batch, known, cut=cut)
+        log_weights = particles.log_weights
         value = grouped(log_weights, 1).sum()
         if cut:
             weights, mean = normalised(log_weights, 1), normalised(log_weights, self.num_bounds) / self.num_bounds
-            through_z = drawn.along_draws((mean * drawn.log_p).sum())
-            value = surrogate(value, [(weights * drawn.log_p).sum(), through_z, -(mean * drawn.log_q).sum()])
-        return drawn.scale * value
+            through_z = particles.along_draws((mean * particles.log_p).sum())
+            value = surrogate(value, [(weights * particles.log_p).sum(), through_z, -(mean * particles.log_q).sum()])
+        return particles.scale * value
 
 
 class CIWAE(Objective):
@@ -110,8 +111,8 @@ class CIWAE(Objective):
     Source: Rainforth et al., "Tighter variational bounds are not necessarily better", 2018.
 
     Args:
-        num_particles: K of the importance-weighted bound; the ELBO is averaged over the same draws.
-        elbo_weight: b, between 0 and 1: a number or a function of the step.
+        num_particles: K, number of particles of the importance-weighted bound; the ELBO averages the same draws.
+        elbo_weight: weight b, between 0 and 1: a number or a function of the step.
     """
 
     def __init__(self, num_particles: int = 5, *, elbo_weight: float = 0.5) -> None:
@@ -121,23 +122,23 @@ class CIWAE(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the combined bound, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known)
-        share, log_weights = self.weight("elbo_weight"), drawn.log_weights
-        return drawn.scale * (share * log_weights.mean(0) + (1 - share) * grouped(log_weights, 1)).sum()
+        particles = self.draw(model, guide, batch, known)
+        share, log_weights = self.weight("elbo_weight"), particles.log_weights
+        return particles.scale * (share * log_weights.mean(0) + (1 - share) * grouped(log_weights, 1)).sum()
 
 
 class VIMCO(Objective):
     """The importance-weighted bound, with a gradient for latents that are not reparametrised, discrete ones above all.
 
-    The draws of latents that are reparametrised count as fixed too.
+    Draws of reparametrised latents count as fixed as well.
 
-    Each particle's score is weighted by what that particle adds to the bound: the bound less the one in which the
-    geometric mean of the other weights stands in for it. Unbiased.
+    Each particle's score is weighted by what that particle adds to the bound: the bound minus the one in which the
+    geometric mean of the other weights replaces the particle's weight. The gradient is unbiased.
 
     Source: Mnih and Rezende, "Variational inference for Monte Carlo objectives", 2016.
 
     Args:
-        num_particles: K, at least 2.
+        num_particles: K, number of particles, at least 2.
     """
 
     reparametrised = False
@@ -147,16 +148,16 @@ class VIMCO(Objective):
 
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the bound, summed over the data that the batch stands for."""
-        drawn = self.draw(model, guide, batch, known, cut=True)
-        log_q, k = drawn.log_q_of_leaves, self.num_particles
-        log_weights = drawn.log_p - log_q
+        particles = self.draw(model, guide, batch, known, cut=True)
+        log_q, k = particles.log_q_of_leaves, self.num_particles
+        log_weights = particles.log_p - log_q
         bound = grouped(log_weights, 1)
-        fixed = log_weights.detach()
-        others = (fixed.sum(0) - fixed) / (k - 1)
-        swapped = fixed.expand(k, *fixed.shape).clone()
-        swapped = torch.where(torch.eye(k, dtype=torch.bool, device=fixed.device)[..., None], others, swapped)
-        signal = bound.detach() - (swapped.logsumexp(1) - math.log(k))
-        return drawn.scale * surrogate(bound.sum(), [bound.sum(), (signal * log_q).sum()])
+        values = log_weights.detach()
+        others = (values.sum(0) - values) / (k - 1)
+        swaps = values.expand(k, *values.shape).clone()
+        swaps = torch.where(torch.eye(k, dtype=torch.bool, device=values.device)[..., None], others, swaps)
+        signal = bound.detach() - (swaps.logsumexp(1) - math.log(k))
+        return particles.scale * surrogate(bound.sum(), [bound.sum(), (signal * log_q).sum()])
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse a guide that cannot score its draws as fixed values."""
@@ -170,5 +171,5 @@ def grouped(log_weights: Tensor, num_bounds: int) -> Tensor:
 
 
 def normalised(log_weights: Tensor, num_bounds: int) -> Tensor:
-    """Return each group's weights, summing to 1, ``[K, N]``, as numbers without a gradient."""
+    """Return each group's weights, which sum to 1, ``[K, N]``, as numbers without a gradient."""
     return log_weights.detach().unflatten(0, (num_bounds, -1)).softmax(1).flatten(0, 1)

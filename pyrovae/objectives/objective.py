@@ -1,8 +1,8 @@
-"""What an objective of ours is: a ``pyro.infer.ELBO`` that sees each observation's own log weights.
+"""Base class of our objectives: a ``pyro.infer.ELBO`` that sees the log weights of each observation.
 
 Pyro's objectives for several particles put the plate's subsample scale inside their log-sum-exp, and weigh whole
-batches where a site lies outside the plate. Here a pair is read first, log densities are per observation with every
-scale taken off, and the scale of a subsampled plate multiplies the finished objective.
+batches where a site lies outside the plate. Here the pair is read first, log densities are computed per observation
+without any scale, and the scale of a subsampled plate multiplies the finished objective.
 """
 
 from abc import abstractmethod
@@ -38,11 +38,11 @@ Weight = float | Schedule
 
 @dataclass(frozen=True)
 class Known:
-    """What is read of a pair once, on its first batch.
+    """What is read from a pair once, on its first batch.
 
     Attributes:
-        layout: of the pair.
-        fixed: whether the data plate says how many data there are, so that a batch stands for all of them.
+        layout: layout of the pair.
+        fixed: whether the data plate says how many observations there are, so that a batch stands for all of them.
         broadcasts: whether the guide can be run once per observation, under a plate of particles.
     """
 
@@ -56,15 +56,15 @@ class Drawn:
 
     Attributes:
         batch: what the programs were run on.
-        rows: the same with each observation standing once per particle.
-        guide_trace: of the guide: each observation once per particle, or under a plate of particles.
+        rows: the batch, with each observation repeated once per particle.
+        guide_trace: trace of the guide: each observation once per particle, or under a plate of particles.
         flat: the guide's draws, each observation once per particle.
-        model_trace: of the model against them.
+        model_trace: trace of the model, with these draws as its latents.
         log_q: log q(z | x), ``[K, N]``, in nats.
         log_p: log p(x, z), ``[K, N]``, in nats.
-        scale: of the batch: data that it stands for, over data that it holds.
-        leaves: draws of the guide that a gradient can be taken at, in the guide's own layout, by site; empty unless
-            they were asked for.
+        scale: number of observations that the batch stands for, divided by the number that it holds.
+        leaves: draws of the guide at which a gradient can be taken, in the guide's own layout, by site; empty unless
+            ``cut``.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Drawn:
             trace.add_node(name, **{**site, "value": values[name]})
         return trace
 
-    def _by_particle(self, found: Tensor) -> Tensor:
-        return found.unflatten(0, (self.shape[1], self.shape[0])).T
+    def _by_particle(self, densities: Tensor) -> Tensor:
+        return densities.unflatten(0, (self.shape[1], self.shape[0])).T
 
     @property
     def log_weights(self) -> Tensor:
@@ -119,19 +119,19 @@ class Drawn:
 
     @cached_property
     def log_q_of_leaves(self) -> Tensor:
-        """Log q(leaves | x), ``[K, N]``, of the guide's parameters, its draws being fixed.
+        """Log q(leaves | x), ``[K, N]``, as a function of the guide's parameters, with its draws fixed.
 
-        One site is scored by the distribution that it was drawn from. Where there are more, those of one may depend on
-        another's draw, so the guide is run again, its draws given.
+        A single site is scored by the distribution from which it was drawn. With several sites, the distribution of one
+        may depend on the draw of another, so the guide is run again with its draws given.
         """
         if len(self.leaves) == 1:
             return self._density(self._with(self.leaves))
         with Unrecorded(), Repeated(self.known.layout.plate):
-            given = poutine.replay(self._guide, trace=self._with(self.leaves))
+            replay = poutine.replay(self._guide, trace=self._with(self.leaves))
             trace = (
-                guide_once(given, self.batch, *self._plates)
+                guide_once(replay, self.batch, *self._plates)
                 if self._once
-                else poutine.trace(given).get_trace(*self.rows)
+                else poutine.trace(replay).get_trace(*self.rows)
             )
         return self._density(trace)
 
@@ -145,22 +145,22 @@ class Drawn:
 
 
 class Beside(Messenger):
-    """Hides what a program has beside its densities (factors, what a guide observes), and adds it up.
+    """Hides what a program has beside its densities (factors, sites that a guide observes), and adds it up.
 
     Attributes:
-        total: over the data that the batch stands for, in nats, a mean over the particles; runs that are
-            :class:`Unrecorded` do not count.
+        total: sum of these terms over the data that the batch stands for, in nats, averaged over the particles; runs
+            under :class:`Unrecorded` do not count.
 
     Args:
-        role: of the program, "model" or "guide".
+        role: role of the program, "model" or "guide".
         num_data: length of the batch.
         plate: name of the data plate; None while the pair is read, when nothing is added up.
-        fixed: whether the data plate says how many data there are.
-        particles: that each observation stands for in a batch.
+        fixed: whether the data plate says how many observations there are.
+        particles: number of times that each observation stands in a batch.
 
     Raises:
-        ValueError: for a term outside the data plate of a batch in which each observation stands several times, since
-            nobody knows whether it is of the data.
+        ValueError: for a term outside the data plate if each observation stands several times in the batch, since it is
+            unknown whether the term belongs to the data.
     """
 
     def __init__(self, role: str, num_data: int, plate: str | None, fixed: bool, particles: int = 1) -> None:
@@ -192,7 +192,7 @@ class Beside(Messenger):
 
 
 class _Apart:
-    """A program whose terms beside its densities are kept apart; any attribute is the program's own."""
+    """A program whose terms beside its densities are collected separately; any attribute is the program's own."""
 
     def __init__(self, program: Program, beside: Beside) -> None:
         self.program, self.beside = program, beside
@@ -208,21 +208,22 @@ class _Apart:
 
 
 class Objective(ELBO):
-    """An objective over per-datum log densities, for ``pyro.infer.SVI`` and for :func:`pyrovae.fit`.
+    """An objective of each observation's log densities, for ``pyro.infer.SVI`` and for :func:`pyrovae.fit`.
 
     ``loss`` is summed over the batch and scaled as the data plate says, as for any ``pyro.infer.ELBO``. What programs
-    have beside their densities (``pyro.factor``, sites that a guide observes) is added as it is, the guide's taken off,
-    as Pyro's ELBOs do. An instance belongs to one pair: it reads it on the first batch.
+    have beside their densities (``pyro.factor``, sites that a guide observes) is included unweighted, as in Pyro's
+    ELBOs: the model's is added, the guide's is subtracted. An instance belongs to one pair, which it reads on the first
+    batch.
 
     Args:
-        num_particles: K, draws of the guide per observation.
+        num_particles: K, number of draws of the guide per observation.
 
     Attributes:
-        own: what the objective holds itself: weights that change over training time, and second networks.
-        optimizer: of the second networks, where there are any; it takes its steps beside that of the pair.
+        own: module of what the objective holds itself: weights that change over training time, and second networks.
+        optimizer: optimizer of the second networks, if there are any; it takes its steps beside that of the pair.
     """
 
-    reparametrised = True  # whether every latent must be
+    reparametrised = True  # whether every latent must be reparametrised
 
     def __init__(self, num_particles: int = 1) -> None:
         super().__init__(num_particles=at_least("num_particles", num_particles, 1))
@@ -237,7 +238,7 @@ class Objective(ELBO):
         """Return the objective summed over the data that the batch stands for, to be maximised."""
 
     def weigh(self, **weights: Weight) -> None:
-        """Keep weights, each a number or a function of the step, whose values :meth:`weight` returns."""
+        """Store weights, each a number or a function of the step; :meth:`weight` returns their values."""
         for name, weight in weights.items():
             if not callable(weight) and (isinstance(weight, bool) or not isinstance(weight, Real)):
                 raise ValueError(f"{name} must be a number or a function of the step, got {weight!r}")
@@ -251,17 +252,17 @@ class Objective(ELBO):
         return value
 
     def at(self, step: int) -> dict[str, float]:
-        """Give every weight its value at a gradient step, and return these by name.
+        """Set every weight to its value at a gradient step, and return the values by name.
 
-        :func:`pyrovae.fit` does so before each step, ``SVI`` counts.
+        :func:`pyrovae.fit` calls this before each step; with ``SVI`` the objective counts the steps itself.
         """
         self._step = step
         values: dict[str, float] = {}
         for name, weight in self._weights.items():
-            given = weight(step) if callable(weight) else weight
-            if not isinstance(given, Real | Tensor):
-                raise ValueError(f"{name} must be a number, got {given!r} at step {step}")
-            values[name] = float(given)
+            value = weight(step) if callable(weight) else weight
+            if not isinstance(value, Real | Tensor):
+                raise ValueError(f"{name} must be a number, got {value!r} at step {step}")
+            values[name] = float(value)
             if not abs(values[name]) < float("inf"):
                 raise ValueError(f"{name} must be a finite number, got {values[name]} at step {step}")
             if values[name] < 0:
@@ -270,9 +271,9 @@ class Objective(ELBO):
         return values
 
     def unfinished(self, num_steps: int) -> list[str]:
-        """Say which weights are still on their way at the last of so many steps, a sentence each."""
-        said = (unfinished(name, weight, num_steps) for name, weight in self._weights.items() if callable(weight))
-        return [sentence for sentence in said if sentence]
+        """Return a sentence for each weight that is still changing at the last of ``num_steps`` steps."""
+        sentences = (unfinished(name, weight, num_steps) for name, weight in self._weights.items() if callable(weight))
+        return [sentence for sentence in sentences if sentence]
 
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
         """Return the negative objective, summed over the data that the batch stands for; its gradient fits the pair."""
@@ -293,7 +294,7 @@ class Objective(ELBO):
             return float(self.differentiable_loss(model, guide, *batch))
 
     def loss_and_grads(self, model: Program, guide: Program, *batch: Tensor) -> float:
-        """Return the loss and leave its gradient with the parameters, those of second networks put to use at once."""
+        """Return the loss and leave its gradient with the parameters; second networks take their step at once."""
         self.at(self._step)
         loss = self.differentiable_loss(model, guide, *batch)
         loss.backward()
@@ -315,15 +316,15 @@ class Objective(ELBO):
         Args:
             model: generative program.
             guide: recognition program.
-            batch: of data.
-            known: of the pair.
+            batch: batch of data.
+            known: what is known of the pair.
             once: whether a guide that allows it is run once per observation rather than once per particle.
-            cut: whether the model gets draws that a gradient can be taken at, cut off from the guide.
+            cut: whether the model gets draws at which a gradient can be taken, detached from the guide.
         """
         return Drawn((model, guide), batch, self.num_particles, known, once=once, cut=cut)
 
     def _read(self, model: Program, guide: Program, batch: Batch) -> Known:
-        named = type(self).__name__
+        objective = type(self).__name__
         model, guide = (
             _Apart(program, Beside(role, len(batch[0]), None, False))
             for program, role in ((model, "model"), (guide, "guide"))
@@ -343,22 +344,22 @@ class Objective(ELBO):
                     scale = site["scale"]
                     if isinstance(scale, Tensor) or abs(scale - expected) > 1e-6 * expected:
                         raise ValueError(
-                            f"site {name!r} carries a scale besides that of the data plate, which {named} takes off: "
-                            "use Trace_ELBO, or an objective with weights of its own"
+                            f"site {name!r} carries a scale besides that of the data plate, which {objective} takes "
+                            "off: use Trace_ELBO, or an objective with weights of its own"
                         )
             if self.reparametrised:
                 for name, site in sample_sites(guide_trace):
                     if not site["fn"].has_rsample:
                         raise ValueError(
-                            f"latent site {name!r} is not reparametrised, so {named} has no gradient for it: use "
+                            f"latent site {name!r} is not reparametrised, so {objective} has no gradient for it: use "
                             "VIMCO or Trace_ELBO, or sum it out with TraceEnum_ELBO"
                         )
             self.check(layout, model_trace, guide_trace)
             with Repeated():
-                doubled = poutine.trace(guide).get_trace(*repeated(batch, 2))
-                fixed = full != len(batch[0]) or plate_size(doubled, layout.plate) == full
-            alike = self.num_particles > 1 and broadcasts(guide, batch, 2, layout.nesting)
-        return Known(layout, fixed, alike)
+                double_trace = poutine.trace(guide).get_trace(*repeated(batch, 2))
+                fixed = full != len(batch[0]) or plate_size(double_trace, layout.plate) == full
+            can_broadcast = self.num_particles > 1 and broadcasts(guide, batch, 2, layout.nesting)
+        return Known(layout, fixed, can_broadcast)
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse a pair that the objective is not defined for, given both traces of its first batch."""
@@ -368,26 +369,26 @@ def _leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
-def require_scorable(named: str, guide_trace: Trace, why: str) -> None:
-    """Refuse a guide whose density at values from elsewhere is not known.
+def require_scorable(objective: str, guide_trace: Trace, why: str) -> None:
+    """Refuse a guide that cannot score an externally supplied z.
 
     Raises:
-        ValueError: naming the site.
+        ValueError: for such a guide; the message names the site.
     """
     for name, site in sample_sites(guide_trace):
-        known = can_score(site["fn"])
+        is_scorable = can_score(site["fn"])
         try:
             site["fn"].log_prob(site["value"].clone())
         except (KeyError, NotImplementedError):
-            known = False
-        if not known:
+            is_scorable = False
+        if not is_scorable:
             raise ValueError(
-                f"{named} needs the density of {name!r} {why}, and this guide knows that of its own draws alone: use "
-                "another guide, or another objective"
+                f"{objective} needs the density of {name!r} {why}, and this guide knows that of its own draws alone: "
+                "use another guide, or another objective"
             )
 
 
 def surrogate(value: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """Return a number with the value of the first and the gradient of the sum of the others."""
+    """Return a number with the value of ``value`` and the gradient of the sum of ``gradients``."""
     total = torch.stack(list(gradients)).sum()
     return value.detach() + total - total.detach()

@@ -1,6 +1,6 @@
 """Weights over training time: functions of the gradient step, from 0.
 
-Any function of the step is one; these are the common ones.
+Any function of the step is a schedule; these are the common ones.
 """
 
 import math
@@ -11,8 +11,8 @@ from numbers import Real
 from pyrovae.common.checks import at_least, finite, positive, shown
 
 Schedule = Callable[[int], float]
-NEAR = 0.01  # share of a weight's way that may be left where it counts as at its end
-FAR = 100  # times the length of a fit, where a weight whose end is not known is looked for at rest
+NEAR = 0.01  # share of a weight's whole change that may remain when it counts as finished
+FAR = 100  # times the length of a fit: a weight whose end is unknown should be at rest there
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Settling:
 
     Attributes:
         weight: function of the step.
-        settles: that step.
+        settles: this step.
     """
 
     weight: Schedule
@@ -33,7 +33,7 @@ class Settling:
 
 
 def constant(value: float) -> Schedule:
-    """Return a weight that stays as it is."""
+    """Return a constant weight."""
     value = finite("value", value)
     return Settling(lambda step: value, 0)
 
@@ -51,11 +51,11 @@ def cyclical(period: int, *, rise: float = 0.5, cycles: int = 4, start: float = 
     """Return a weight that rises again and again, and stays at ``end`` after the last cycle.
 
     Args:
-        period: steps of a cycle.
-        rise: share of a cycle in which it rises; for the rest it is at ``end``.
-        cycles: their number.
-        start: value at the beginning of each.
-        end: value that each rises to.
+        period: number of steps per cycle.
+        rise: share of a cycle in which the weight rises; for the rest of the cycle it is at ``end``.
+        cycles: number of cycles.
+        start: value at the beginning of each cycle.
+        end: value to which the weight rises in each cycle.
 
     Source: Fu et al., "Cyclical annealing schedule: a simple approach to mitigating KL vanishing", 2019.
     """
@@ -76,10 +76,10 @@ def sigmoid(middle: int, *, width: float, start: float = 0.0, end: float = 1.0) 
     """Return a weight that is half way from ``start`` to ``end`` at step ``middle``.
 
     Args:
-        middle: step at which it is half way.
+        middle: step at which the weight is half way.
         width: steps over which the logit changes by 1.
-        start: value long before.
-        end: value long after.
+        start: value long before ``middle``.
+        end: value long after ``middle``.
 
     Source: Bowman et al., "Generating sentences from a continuous space", 2016.
     """
@@ -90,15 +90,15 @@ def sigmoid(middle: int, *, width: float, start: float = 0.0, end: float = 1.0) 
 
 
 def unfinished(name: str, weight: Schedule, num_steps: int) -> str | None:
-    """Return a sentence where a weight is still on its way at the last of so many steps; None where it is not.
+    """Return a sentence if a weight is still changing at the last of ``num_steps`` steps; None if it is not.
 
-    A function of the user's counts as on its way where it has come to rest somewhere else long after the fit; of one
-    that has not, or does not take such steps, nothing is said.
+    A user's own function counts as still changing if it has come to rest at another value long after the fit. For a
+    function that has not come to rest, or that does not take such steps, the result is None.
     """
     far = weight.settles if isinstance(weight, Settling) else FAR * num_steps
     try:
         first, last, end, later = (float(weight(step)) for step in (0, num_steps - 1, far, 2 * far))
-    except Exception:  # of a function that takes no such step
+    except Exception:  # from a function that does not take such a step
         return None
     near = NEAR * max(abs(end - last), abs(end - first))
     if far < num_steps or not abs(end - last) > near or not abs(end - later) <= 2 * near:
@@ -113,7 +113,7 @@ def unfinished(name: str, weight: Schedule, num_steps: int) -> str | None:
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the first step at which a condition holds that holds at ``high`` and from its first step on."""
+    """Return the first step at which a condition holds; it holds at ``high`` and at all steps after its first."""
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)

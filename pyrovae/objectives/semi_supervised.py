@@ -13,15 +13,15 @@ from pyrovae.programs.types import Program
 class SemiSupervisedELBO(TraceEnum_ELBO):
     """sum_i ELBO_i + weight * sum_{i labelled} log q(y = label_i | x_i), classes summed out.
 
-    Under the bound alone the classifier q(y | x) learns nothing from the labels, for y is given where there is one.
-    ``loss`` is minus this surrogate; what :func:`pyrovae.fit` records as the bound is the first sum.
+    Under the bound alone the classifier q(y | x) learns nothing from the labels, because y is given where there is a
+    label. ``loss`` is minus this surrogate; what :func:`pyrovae.fit` records as the bound is the first sum.
 
     Source: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative models", 2014,
     equation 9.
 
     Args:
-        classification_weight: of the labelled data's classification; the paper's alpha is 0.1 times the number of data,
-            over the number of labelled ones.
+        classification_weight: weight of the classification of the labelled observations; the paper's alpha is 0.1 times
+            the number of observations, divided by the number of labelled ones.
     """
 
     def __init__(self, classification_weight: float = 1.0) -> None:

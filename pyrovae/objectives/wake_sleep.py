@@ -25,18 +25,19 @@ class WakeSleep(Objective):
         wake phi:    gradient of sum_k v_k log q(z_k | x)
         sleep phi:   gradient of log q(z | x) on dreams
 
-    Where values of the data are missing, so they are in the dreams. Wake phi's gradient is biased, towards zero and of
-    order 1/K, strongly so where q misses the posterior; wake theta's is that of a bound, sleep phi's is unbiased.
+    Where values of the data are missing, they are missing in the dreams as well. The gradient of wake phi is biased
+    towards zero; the bias is of order 1/K, and strong where q misses the posterior. The gradient of wake theta is that
+    of a bound, and the gradient of sleep phi is unbiased.
 
-    No latent has to be reparametrised. The loss is the importance-weighted bound's; what the guide follows is the
-    gradient of another function. KL(p || q) is what it lowers, so a guide covers more than the posterior, not less.
+    No latent has to be reparametrised. The loss is that of the importance-weighted bound; the guide follows the
+    gradient of another function. The guide lowers KL(p || q), so it covers more than the posterior, not less.
 
     Source: Bornschein and Bengio, "Reweighted wake-sleep", 2015; Hinton, Dayan, Frey and Neal, "The wake-sleep
     algorithm", 1995; Le, Kosiorek, Siddharth, Teh and Wood, "Revisiting reweighted wake-sleep", 2019.
 
     Args:
-        num_particles: K, at least 2.
-        sleep: weight of sleep phi, between 0 and 1; the rest is that of wake phi.
+        num_particles: K, number of particles per observation, at least 2.
+        sleep: weight of sleep phi, between 0 and 1; the rest is the weight of wake phi.
     """
 
     reparametrised = False
@@ -49,22 +50,22 @@ class WakeSleep(Objective):
     def total(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return the bound, summed over the data that the batch stands for."""
         cut = torch.is_grad_enabled()
-        drawn = self.draw(model, guide, batch, known, cut=cut)
-        log_weights = drawn.log_weights
+        particles = self.draw(model, guide, batch, known, cut=cut)
+        log_weights = particles.log_weights
         value = grouped(log_weights, 1).sum()
         if cut:
-            weights, asleep = normalised(log_weights, 1), self.weight("sleep")
-            terms = [(weights * drawn.log_p).sum(), (1 - asleep) * (weights * drawn.log_q_of_leaves).sum()]
+            weights, sleep = normalised(log_weights, 1), self.weight("sleep")
+            terms = [(weights * particles.log_p).sum(), (1 - sleep) * (weights * particles.log_q_of_leaves).sum()]
             if self.sleep != 0:
-                terms.append(asleep * self._on_dreams(model, guide, batch, known))
+                terms.append(sleep * self._on_dreams(model, guide, batch, known))
             value = surrogate(value, terms)
-        return drawn.scale * value
+        return particles.scale * value
 
     def _on_dreams(self, model: Program, guide: Program, batch: Batch, known: Known) -> Tensor:
         """Return log q(z | x) summed over one dream per observation."""
         with Unrecorded():
-            latents, seen = self._dream(model, batch, known)
-            trace = poutine.trace(poutine.replay(guide, trace=latents)).get_trace(*seen)
+            latents, dreams = self._dream(model, batch, known)
+            trace = poutine.trace(poutine.replay(guide, trace=latents)).get_trace(*dreams)
         return log_density(trace, len(batch[0])).sum()
 
     def _dream(self, model: Program, batch: Batch, known: Known) -> tuple[Trace, Batch]:
@@ -76,19 +77,19 @@ class WakeSleep(Objective):
             data = reading.of(batch)
             batch = reading.into(batch, as_observed(node, node["value"].to(data.dtype), data))
         latents = poutine.Trace()
-        for name, drawn in sample_sites(dream):
+        for name, latent in sample_sites(dream):
             if name in known.layout.latents:
-                latents.add_node(name, **drawn)
+                latents.add_node(name, **latent)
         return latents, batch
 
     def _see_that_dreams_are_whole(self, model: Program, batch: Batch, known: Known) -> None:
-        """Refuse a model that draws data by the data that it is given, which one run of it cannot.
+        """Refuse a model whose draws of data depend on the data that it is given: one run cannot draw such data.
 
         Raises:
-            ValueError: where the same latents make other distributions of the dream, once that is given.
+            ValueError: if the same latents give the dream another distribution once the dream itself is given.
         """
-        latents, seen = self._dream(model, batch, known)
-        before, after = (poutine.trace(poutine.replay(model, trace=latents)).get_trace(*one) for one in (batch, seen))
+        latents, dreams = self._dream(model, batch, known)
+        before, after = (poutine.trace(poutine.replay(model, trace=latents)).get_trace(*one) for one in (batch, dreams))
         for site in known.layout.observed:
             value = after.nodes[site.name]["value"]
             one, other = (trace.nodes[site.name]["fn"].log_prob(value) for trace in (before, after))
@@ -100,7 +101,7 @@ class WakeSleep(Objective):
 
     def _read(self, model: Program, guide: Program, batch: Batch) -> Known:
         known = super()._read(model, guide, batch)
-        if self.sleep != 0:  # a guide that takes no data but those it was made with says so now
+        if self.sleep != 0:  # a guide that takes only the data it was made with raises its error now
             with same_streams(batch[0].device), torch.no_grad(), pyro.validation_enabled(True):
                 self._on_dreams(model, guide, batch, known)
                 with Unrecorded():
@@ -109,7 +110,7 @@ class WakeSleep(Objective):
         return known
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse a guide that cannot score what it did not draw, and dreams that cannot be put in the data's place."""
+        """Refuse a guide that cannot score an externally supplied z, and dreams that cannot take the data's place."""
         require_scorable("WakeSleep", guide_trace, "at draws of another distribution")
         if layout.auxiliary:
             raise ValueError(f"WakeSleep has no draws for the guide's auxiliary site {layout.auxiliary[0]!r}: use IWAE")

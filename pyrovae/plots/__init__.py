@@ -1,4 +1,4 @@
-"""Figures, drawn on matplotlib objects of their own."""
+"""Figures: each is drawn on a matplotlib figure of its own."""
 
 from pyrovae.plots.codes import aggregate, codes, usage
 from pyrovae.plots.pictures import pictures, worst

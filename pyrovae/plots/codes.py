@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 
 def usage(found: Mapping[str, Usage] | Usage) -> Figure:
-    """Draw the rate of every latent coordinate, largest first, a curve a strategy and layer, on a logarithmic scale.
+    """Draw the rates of the latent coordinates on a logarithmic scale, one curve per strategy and layer.
 
-    Where a family has no rates by coordinate (flows), the activity stands for it, on the right.
+    Rates are sorted, largest first. Where a family has no rates per coordinate (flows), the activity on the right takes
+    their place.
 
     Args:
-        found: of :func:`pyrovae.usage`, by name.
+        found: results of :func:`pyrovae.usage`, by name.
     """
     results = by_name(found)
     figure, axes = figure_and_axes(2, height=3.4)
     names = {"rate": "rate of a latent (nats per observation)", "activity": "activity of a latent (share of variance)"}
     curves = [
-        (f"{name}, {layer}" if len(one.layers) > 1 else name, rows)
-        for name, one in results.items()
-        for layer, rows in one.latents.groupby("layer", sort=False)
+        (f"{name}, {layer}" if len(result.layers) > 1 else name, rows)
+        for name, result in results.items()
+        for layer, rows in result.latents.groupby("layer", sort=False)
     ]
     for axis, (column, label) in zip(axes, names.items(), strict=True):
         for number, (name, rows) in enumerate(curves):
@@ -50,12 +51,12 @@ def usage(found: Mapping[str, Usage] | Usage) -> Figure:
 
 
 def aggregate(found: Mapping[str, Aggregate] | Aggregate) -> Figure:
-    """Draw what each strategy's rate is made of, one bar each: information about the data, and distance to the prior.
+    """Draw the parts of each strategy's rate, one bar each: information about the data, and distance to the prior.
 
     Whiskers are two standard errors either way.
 
     Args:
-        found: of :func:`pyrovae.aggregate`, by name.
+        found: results of :func:`pyrovae.aggregate`, by name.
     """
     results = by_name(found)
     figure, axes = figure_and_axes(1, height=1.4 + 0.75 * len(results))
@@ -65,16 +66,16 @@ def aggregate(found: Mapping[str, Aggregate] | Aggregate) -> Figure:
         "total_correlation": "total correlation of latents",
         "dimension_wise": "dimension-wise KL to the prior",
     }
-    summaries = [one.summary() for one in results.values()]
+    summaries = [summary.summary() for summary in results.values()]
     for number, (kind, label) in enumerate(kinds.items()):
-        means, errors = ([one[key] for one in summaries] for key in (kind, f"{kind}_se"))
+        means, errors = ([summary[key] for summary in summaries] for key in (kind, f"{kind}_se"))
         axes[0].barh(
             rows + 0.27 * (1 - number), means, 0.25, xerr=2 * np.array(errors), color=f"C{number}", label=label,
             capsize=2, error_kw={"linewidth": 1},
         )  # fmt: skip
     axes[0].axvline(0, color="0.6", linewidth=1)
     axes[0].set_yticks(rows, list(results))
-    axes[0].set_xlabel("nats per datum")
+    axes[0].set_xlabel("nats per observation")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     return figure
 
@@ -84,18 +85,18 @@ def codes(found: Any, labels: Any = None) -> Figure:
 
     Args:
         found: codes ``[N, D]``, as :func:`pyrovae.codes` returns them, by name.
-        labels: ``[N]``; a pandas Categorical has them named, and may miss some.
+        labels: labels ``[N]``; a pandas Categorical gives their names, and may lack some labels.
     """
     results = by_name(found)
     figure, axes = figure_and_axes(len(results), height=0.9 * WIDTH * 1.5 / max(len(results), 2))
-    known = labels if labels is None or isinstance(labels, pd.Categorical) else pd.Categorical(np.asarray(labels))
+    classes = labels if labels is None or isinstance(labels, pd.Categorical) else pd.Categorical(np.asarray(labels))
     for axis, (name, values) in zip(axes, results.items(), strict=True):
         flat = np.asarray(values, dtype=float)
         plane = PCA(2).fit_transform(flat) if flat.shape[1] > 1 else np.column_stack([flat[:, 0], np.zeros(len(flat))])
-        if known is None:
+        if classes is None:
             axis.scatter(*plane.T, s=5)
         else:
-            _coloured(axis, plane, known)
+            _coloured(axis, plane, classes)
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("first principal component")
     axes[0].set_ylabel("second principal component")
@@ -105,9 +106,9 @@ def codes(found: Any, labels: Any = None) -> Figure:
     return figure
 
 
-def _coloured(axis: Any, plane: Any, known: Any) -> None:
-    """Points by class: named while they are few, on one scale of colours beyond; those of no known class in grey."""
-    numbers, names = known.codes, list(known.categories)
+def _coloured(axis: Any, plane: Any, classes: Any) -> None:
+    """Draw points by class: few classes are named, many share one colour scale; points of unknown class are grey."""
+    numbers, names = classes.codes, list(classes.categories)
     if (numbers < 0).any():
         axis.scatter(*plane[numbers < 0].T, s=5, color="0.7", label="unknown")
     if len(names) > MOST_NAMED:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
-    """Draw the pictures whose importance weights are least to be trusted, under each its number and its k-hat.
+    """Draw the pictures whose importance weights are least reliable, each with its number and its k-hat.
 
     Args:
-        evaluation: of the data.
-        data: pictures, a set with an ``image_shape``.
-        count: how many to draw.
+        evaluation: evaluation of the data.
+        data: pictures: a set with an ``image_shape``.
+        count: number of pictures to draw.
     """
     if data.image_shape is None:
         raise ValueError("the data are not pictures: give Data an image_shape=(channels, rows, columns)")
@@ -33,18 +33,18 @@ def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
     figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
     grid = panels(figure, 1, len(table))[0]
     for axis, image, (observation, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):
-        shown = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-        axis.imshow(shown.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        picture = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        axis.imshow(picture.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(f"no. {observation}\nk-hat {row['khat']:.2f}", fontsize="small")
         axis.set_axis_off()
     return figure
 
 
 def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figure:
-    """Draw rows of pictures under each other.
+    """Draw rows of pictures, one below the other.
 
     Args:
-        rows: flat pictures ``[n, C * H * W]`` with values in [0, 1], by what they show.
+        rows: flat pictures ``[n, C * H * W]`` with values in [0, 1], by title.
         image_shape: (channels, rows, columns).
     """
     arrays = {name: np.asarray(value).reshape(-1, *image_shape) for name, value in rows.items()}
@@ -53,8 +53,8 @@ def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figu
     grid = panels(figure, len(arrays), 1)[:, 0]
     for axis, (name, images) in zip(grid, arrays.items(), strict=True):
         strip = np.concatenate([np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=1) for image in images], axis=2)
-        shown = strip[0] if image_shape[0] == 1 else strip.transpose(1, 2, 0)
-        axis.imshow(shown.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        picture = strip[0] if image_shape[0] == 1 else strip.transpose(1, 2, 0)
+        axis.imshow(picture.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(name, fontsize="small", loc="left")
         axis.set_axis_off()
     return figure

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.evidence.evaluate import Evaluation
     from pyrovae.diagnostics.evidence.gaps import Gaps
 
-UNRELIABLE = " (not to be trusted)"
+UNRELIABLE = " (unreliable)"
 
 
 def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the bound of every fit against its step: the mean over an epoch, and the validation data's.
+    """Draw the bound of every fit against its steps: the mean over an epoch, and the bound of the validation data.
 
     Args:
         histories: ``Fit.history`` by name.
@@ -34,9 +34,9 @@ def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
         colour = f"C{number}"
         epochs = history.groupby("epoch")[["step", "bound"]].agg({"step": "max", "bound": "mean"})
         axis.plot(epochs["step"] + 1, epochs["bound"], color=colour, alpha=0.5, linewidth=1, label=f"{name}, training")
-        validated = history.dropna(subset=["validation_bound"])
-        if len(validated):
-            axis.plot(validated["step"] + 1, validated["validation_bound"], color=colour, label=f"{name}, validation")
+        validation = history.dropna(subset=["validation_bound"])
+        if len(validation):
+            axis.plot(validation["step"] + 1, validation["validation_bound"], color=colour, label=f"{name}, validation")
     late = pd.concat(
         [h[name].iloc[len(h) // 10 :] for h in histories.values() for name in ("bound", "validation_bound")]
     )
@@ -51,11 +51,11 @@ def training(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def comparison(table: pd.DataFrame) -> Figure:
     """Draw a comparison table: log evidence and ELBO of every candidate, and the paired difference to the best.
 
-    Bars are two standard errors either way on the left, intervals of 95% of the paired differences on the right. What
-    rests on log evidence that is not to be trusted is hollow.
+    Bars are two standard errors either way on the left, and 95% intervals of the paired differences on the right.
+    Marks that rest on unreliable log evidence are hollow.
 
     Args:
-        table: as :func:`pyrovae.compare` returns it.
+        table: table as :func:`pyrovae.compare` returns it.
     """
     reliable = table["reliable"].to_numpy()
     figure, axes = figure_and_axes(2, height=1.6 + 0.45 * len(table))
@@ -67,7 +67,7 @@ def comparison(table: pd.DataFrame) -> Figure:
         _marks(axes[0], table[column], rows + shift, errors, trusted, fmt=marker, color=f"C{number}", label=label)
     axes[0].set_yticks(rows, list(table.index))
     axes[0].set_ylim(-0.6, len(table) - 0.4)
-    axes[0].set_xlabel("nats per datum")
+    axes[0].set_xlabel("nats per observation")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     _marks(axes[1], table["difference"], rows, _half_width(table), reliable, fmt="o", color="C0", label=None)
     axes[1].axvline(0, color="0.6", linewidth=1)
@@ -80,32 +80,32 @@ def comparison(table: pd.DataFrame) -> Figure:
 
 
 def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None = None) -> Figure:
-    """Draw log evidence against seconds of fitting; strategies that no other beats in both are joined.
+    """Draw log evidence against seconds of fitting; a line joins the strategies that no other beats in both.
 
-    Evidence is drawn as its difference to the best, whose error is paired. Bars are intervals of 95% of that
-    difference, and two standard errors of the mean seconds. A mark is hollow where log evidence is not to be trusted.
+    Log evidence is drawn as its difference to the best, with the paired error. Bars are 95% intervals of that
+    difference, and two standard errors of the mean seconds. A mark is hollow where log evidence is unreliable.
 
     Args:
-        table: as :func:`pyrovae.compare` returns it, with seconds.
-        seconds: of every fit, one per seed, by name; None draws their mean in the table without a bar.
+        table: table as :func:`pyrovae.compare` returns it, with seconds.
+        seconds: seconds of every fit by name, one per seed; None draws the mean seconds of the table, without bars.
     """
     figure, axes = figure_and_axes(1, height=3.8)
-    axis, front, reached = axes[0], [], -math.inf
-    known = table.dropna(subset=["seconds"]).sort_values("seconds")
-    if not len(known):
+    axis, front, highest = axes[0], [], -math.inf
+    candidates = table.dropna(subset=["seconds"]).sort_values("seconds")
+    if not len(candidates):
         raise ValueError("no candidate's seconds of fitting are known: compare fits, not pairs")
-    half = _half_width(known)
-    for number, (name, row) in enumerate(known.iterrows()):
-        spent = np.asarray((seconds or {}).get(str(name), [row["seconds"]]), dtype=float)
-        error = 2 * spent.std(ddof=1) / math.sqrt(len(spent)) if len(spent) > 1 else None
+    half = _half_width(candidates)
+    for number, (name, row) in enumerate(candidates.iterrows()):
+        times = np.asarray((seconds or {}).get(str(name), [row["seconds"]]), dtype=float)
+        error = 2 * times.std(ddof=1) / math.sqrt(len(times)) if len(times) > 1 else None
         axis.errorbar(
             row["seconds"], row["difference"], xerr=error, yerr=half.iloc[number],
             fmt="o", capsize=3, color=f"C{number % 10}", mfc=None if row["reliable"] else "white",
             label=f"{name}{'' if row['reliable'] else UNRELIABLE}",
         )  # fmt: skip
-        if row["difference"] > reached:
-            reached = row["difference"]
-            front.append((row["seconds"], reached))
+        if row["difference"] > highest:
+            highest = row["difference"]
+            front.append((row["seconds"], highest))
     axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="not beaten in both")
     axis.set_xlabel("seconds of a fit")
     axis.set_ylabel("log evidence of held-out data\nminus the best's, paired (nats per observation)")
@@ -114,14 +114,14 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
 
 
 def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
-    """Draw how far each guide can be trusted, per observation: the k-hat of its weights, and log evidence - ELBO.
+    """Draw how reliable each guide is, per observation: the k-hat of its weights, and log evidence - ELBO.
 
-    Both are sorted, one curve a candidate, against the share of the data at or below the value. A dashed line is the
-    largest k-hat at which so many weights are to be trusted. On the right it is the sampled Kullback-Leibler divergence
-    from the guide to the posterior.
+    Both are sorted, one curve per candidate, against the share of the data at or below the value. A dashed line marks
+    the largest k-hat at which that number of weights is reliable. The difference on the right is the sampled
+    Kullback-Leibler divergence from the guide to the posterior.
 
     Args:
-        evaluations: of the same data, by name.
+        evaluations: evaluations of the same data, by name.
     """
     results = by_name(evaluations)
     figure, axes = figure_and_axes(2, height=3.2)
@@ -142,19 +142,19 @@ def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
 
 
 def gaps(found: Mapping[str, Gaps] | Gaps) -> Figure:
-    """Draw where the bound loses: the mean approximation and amortization gap, a bar each, one above the other.
+    """Draw what the bound loses: the mean approximation gap and the mean amortization gap, one bar each.
 
-    Whiskers are two standard errors of the paired differences either way. An approximation gap is hollow where the
-    evidence of more than one observation in ten is not to be trusted, and names of what is not say so.
+    Whiskers are two standard errors of the paired differences either way. An approximation gap is hollow, and its name
+    says "unreliable", where the evidence of more than one observation in ten is unreliable.
 
     Args:
-        found: what :func:`pyrovae.gaps` returned, by name: of training and held-out data, say, or of several guides.
+        found: results of :func:`pyrovae.gaps` by name, for example of training and held-out data, or of several guides.
     """
     results = by_name(found)
     figure, axes = figure_and_axes(1, height=1.2 + 0.7 * len(results))
     rows = np.arange(len(results))[::-1]
-    summaries = [one.summary() for one in results.values()]
-    reliable = [trusted_on_average(one.reliable) for one in results.values()]
+    summaries = [result.summary() for result in results.values()]
+    reliable = [trusted_on_average(result.reliable) for result in results.values()]
     kinds = {"approximation": "approximation gap: the family", "amortization": "amortization gap: the encoder"}
     for number, (kind, label) in enumerate(kinds.items()):
         means, errors = ([summary[key] for summary in summaries] for key in (kind, f"{kind}_se"))
@@ -170,19 +170,19 @@ def gaps(found: Mapping[str, Gaps] | Gaps) -> Figure:
     axes[0].set_yticks(
         rows, [f"{n}{'' if trusted else UNRELIABLE}" for n, trusted in zip(results, reliable, strict=True)]
     )
-    axes[0].set_xlabel("nats per datum")
+    axes[0].set_xlabel("nats per observation")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=2)
     return figure
 
 
 def scores(found: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Figure:
-    """Draw scores, a row each, a mark a strategy, with bars of two standard errors where the table has some.
+    """Draw scores, one row per score and one mark per strategy, with bars of two standard errors where there are any.
 
-    Grey marks are what the scores are to be held against: chance, or held-out data themselves.
+    Grey marks are the references of the scores: chance, or the held-out data themselves.
 
     Args:
-        found: of :func:`pyrovae.label_scores`, :func:`pyrovae.disentanglement` or, of scores between 0 and about 1, of
-            :func:`pyrovae.sample_quality`, by name; the same scores in each.
+        found: tables of :func:`pyrovae.label_scores`, :func:`pyrovae.disentanglement` or, for scores between 0 and
+            about 1, :func:`pyrovae.sample_quality`, by name; the same scores in each.
     """
     results = by_name(found)
     first = next(iter(results.values()))
@@ -206,15 +206,15 @@ def scores(found: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Figure:
 
 
 def _marks(axis: Any, x: Any, y: Any, errors: Any, trusted: Any, *, label: str | None, **style: Any) -> None:
-    """Draw marks with bars, hollow where they are not to be trusted."""
-    for chosen, hollow in ((trusted, False), (~trusted, True)):
-        if chosen.any():
-            said = None if label is None else f"{label}{UNRELIABLE if hollow else ''}"
+    """Draw marks with bars, hollow where they are unreliable."""
+    for mask, hollow in ((trusted, False), (~trusted, True)):
+        if mask.any():
+            text = None if label is None else f"{label}{UNRELIABLE if hollow else ''}"
             fill = {"mfc": "white"} if hollow else {}
-            axis.errorbar(x[chosen], y[chosen], xerr=errors[chosen], capsize=3, label=said, **fill, **style)
+            axis.errorbar(x[mask], y[mask], xerr=errors[mask], capsize=3, label=text, **fill, **style)
 
 
 def _half_width(table: pd.DataFrame) -> pd.Series:
-    """Return half of each difference's interval of 95%: of few seeds, by Student's t."""
+    """Return half the width of each difference's 95% interval, by Student's t for few seeds."""
     degrees = table["difference_df"].fillna(np.inf) if "difference_df" in table else np.inf
     return stats.t.ppf(0.975, degrees) * table["difference_se"]

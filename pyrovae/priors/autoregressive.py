@@ -17,14 +17,14 @@ from pyrovae.priors.prior import Prior
 class Autoregressive(Prior):
     """p(z) = prod_d p(z_d | z_1, ..., z_(d-1)) of whole numbers z_d from 0 to C - 1, by one masked network.
 
-    Scoring takes one pass, sampling one a code.
+    Scoring takes one pass; sampling takes one pass per code.
 
     Source: Germain, Gregor, Murray and Larochelle, "MADE: masked autoencoder for distribution estimation", 2015; van
-    den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017, for its place.
+    den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017, for its use as a prior.
 
     Args:
-        num_codes: D.
-        num_categories: C.
+        num_codes: D, number of codes.
+        num_categories: C, number of categories of each code.
         hidden: widths of the hidden layers.
     """
 
@@ -42,10 +42,10 @@ class Autoregressive(Prior):
         )
 
     def logits(self, codes: Tensor) -> Tensor:
-        """Return the logits of every code given those before it, ``[..., D, C]``, of codes ``[..., D]``."""
+        """Return the logits of every code given those before it, ``[..., D, C]``, for codes ``[..., D]``."""
         hot = F.one_hot(codes.long(), self.num_categories).to(next(self.network.parameters()).dtype)
-        found = self.network(hot.flatten(-2))  # of every category, given the categories before it
-        starts = found[..., :: self.num_categories]  # what stands before a code's first category: the earlier codes
+        logits = self.network(hot.flatten(-2))  # of every category, given the categories before it
+        starts = logits[..., :: self.num_categories]  # before a code's first category stand the earlier codes only
         return starts.movedim(-2, -1)
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
@@ -57,7 +57,7 @@ class Codes(dist.TorchDistribution):
     """Distribution of codes, each given those before it.
 
     Args:
-        prior: that has the network.
+        prior: prior that has the network.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -72,7 +72,7 @@ class Codes(dist.TorchDistribution):
         return constraints.independent(constraints.integer_interval(0, self.prior.num_categories - 1), 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Codes":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return Codes(self.prior, batch_shape, validate_args=self._validate_args)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

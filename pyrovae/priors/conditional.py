@@ -14,7 +14,7 @@ class ConditionalNormal(Prior):
     2015.
 
     Args:
-        network: from the covariates to features, half of them locations; it has an attribute ``out_features``.
+        network: network from the covariates to features, half of them locations; it has an attribute ``out_features``.
     """
 
     def __init__(self, network: Network | nn.Module) -> None:

@@ -15,7 +15,7 @@ from pyrovae.priors.prior import Prior
 
 
 class NormalizingFlow(Prior):
-    """z = loc + scale T_S(... T_1(u)), u ~ N(0, I), with T_s rational-quadratic splines of halves, coupled.
+    """z = loc + scale T_S(... T_1(u)), u ~ N(0, I), with T_s couplings of halves by rational-quadratic splines.
 
     Sampling and scoring both take one pass.
 
@@ -24,9 +24,9 @@ class NormalizingFlow(Prior):
 
     Args:
         latent_dim: number of latents, at least 2.
-        num_steps: S.
+        num_steps: S, number of steps.
         hidden: widths of the hidden layers of each step's network.
-        num_bins: of a spline.
+        num_bins: number of bins of a spline.
         bound: half the length of the interval on which the splines bend.
     """
 

@@ -16,22 +16,23 @@ from pyrovae.priors.prior import Prior
 
 
 class GaussianProcess(Prior):
-    """Smooth codes of a series: z_l(t) ~ GP(0, k), l = 1, ..., L, at its steps' times; an observation is a series.
+    """Smooth codes of a series: z_l(t) ~ GP(0, k), l = 1, ..., L, at the series' times; an observation is a series.
 
-    With the Matern-3/2 kernel, whose length scale is learned, one for each l, and a little noise::
+    With the Matern-3/2 kernel, a learned length scale for each l, and a little noise::
 
         k(t, s) = (1 - w) (1 + a) e^-a + w [t = s],   a = sqrt(3) |t - s| / length
 
-    so that every z_l(t) has variance 1. The latent of an observation is ``[L * T]``, all times of the first code first.
+    so that every z_l(t) has variance 1. The latent of an observation is ``[L * T]``: all times of the first code come
+    first.
 
     Source: Fortuin, Baranchuk, Ratsch and Mandt, "GP-VAE: deep probabilistic time series imputation", 2020; Casale et
     al., "Gaussian process prior variational autoencoders", 2018.
 
     Args:
-        times: of the steps, T numbers; or their number, for times 0, 1, ..., T - 1.
-        num_codes: L.
-        length: where the length scales start, in the unit of the times.
-        noise: w.
+        times: times of the steps, T numbers; or the number T, for times 0, 1, ..., T - 1.
+        num_codes: L, number of codes.
+        length: initial value of the length scales, in the unit of the times.
+        noise: w, weight of the noise.
     """
 
     grid: Tensor
@@ -70,7 +71,7 @@ def _times(times: Any) -> list[float]:
         return [float(t) for t in range(at_least("times", times, 1))]
     if not isinstance(times, Iterable) or isinstance(times, str | bytes):
         raise ValueError(f"times must be numbers, or their number, got {shown(times)}")
-    found = [finite("each of times", t.item() if isinstance(t, Tensor) else t) for t in times]
-    if not found:
+    numbers = [finite("each of times", t.item() if isinstance(t, Tensor) else t) for t in times]
+    if not numbers:
         raise ValueError("times is empty: give the time of at least one step")
-    return found
+    return numbers

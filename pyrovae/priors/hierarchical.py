@@ -12,16 +12,16 @@ from pyrovae.priors.prior import Prior, as_prior
 
 
 class Hierarchical(Prior):
-    """z_i ~ family(h), h ~ hyperpriors: h is shared by all data.
+    """z_i ~ family(h), h ~ hyperpriors: h is shared by all observations.
 
-    Each hyperparameter is a latent site ``prior.<name>`` outside the data plate, so that the guide has to sample it too
-    (:class:`~pyrovae.guides.WithGlobals`) and the model has to know how many data there are (``num_data``).
+    Each hyperparameter is a latent site ``prior.<name>`` outside the data plate, so that the guide has to sample it as
+    well (:class:`~pyrovae.guides.WithGlobals`) and the model has to know the number of observations (``num_data``).
 
     Source: Gelman et al., "Bayesian data analysis", 2013, chapter 5.
 
     Args:
-        family: returns the prior of z from the hyperparameters, by name.
-        hyperpriors: distribution of each.
+        family: function that returns the prior of z from the hyperparameters, by name.
+        hyperpriors: distribution of each hyperparameter, by name.
 
     Example:
         >>> import torch
@@ -47,6 +47,6 @@ class Hierarchical(Prior):
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
         """Draw the hyperparameters; return the prior of z given them."""
-        drawn = {name: pyro.sample(f"prior.{name}", prior()) for name, prior in self.hyperpriors.items()}
-        made: dist.TorchDistribution = self.family(**drawn)
-        return made
+        hyperparameters = {name: pyro.sample(f"prior.{name}", prior()) for name, prior in self.hyperpriors.items()}
+        prior_of_z: dist.TorchDistribution = self.family(**hyperparameters)
+        return prior_of_z

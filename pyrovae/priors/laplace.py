@@ -13,7 +13,7 @@ class Laplace(Prior):
 
     Args:
         latent_dim: number of latents.
-        scale: of every latent; its standard deviation is sqrt(2) times as large.
+        scale: scale of every latent; its standard deviation is sqrt(2) times as large.
     """
 
     loc: Tensor

@@ -1,4 +1,4 @@
-"""What a prior is: a module that returns the distribution of the latents, for training, evaluating and sampling."""
+"""Base class of priors: a module that returns the distribution of the latents, to train, evaluate and sample."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Fixed(Prior):
     Its tensors move with the module between devices and dtypes; they are not trained.
 
     Args:
-        distribution: with batch shape ``()``; the latent's dimensions are declared with ``.to_event``.
+        distribution: distribution with batch shape ``()``; the latent's dimensions are declared with ``.to_event``.
 
     Raises:
         ValueError: when the distribution has batch dimensions left.
@@ -73,9 +73,9 @@ def as_prior(prior: Any) -> nn.Module:
 
 
 def num_latents(prior: nn.Module) -> int | None:
-    """Return the number of latents of a prior, where it says so: its ``latent_dim``, or the length of its events."""
+    """Return the number of latents of a prior, if it says so: its ``latent_dim``, or the length of its events."""
     if isinstance(prior, Fixed):
         shape = prior.distribution.event_shape
         return int(shape[0]) if len(shape) == 1 else None
-    found = getattr(prior, "latent_dim", None)
-    return found if isinstance(found, int) else None
+    latent_dim = getattr(prior, "latent_dim", None)
+    return latent_dim if isinstance(latent_dim, int) else None

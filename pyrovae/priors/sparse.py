@@ -22,7 +22,7 @@ class StudentT(Prior):
     Args:
         latent_dim: number of latents.
         df: degrees of freedom; the variance is finite above 2.
-        scale: of every latent.
+        scale: scale of every latent.
     """
 
     loc: Tensor
@@ -39,9 +39,9 @@ class StudentT(Prior):
 
 
 class SpikeAndSlab(Prior):
-    """z_d ~ (1 - w) N(0, spike^2) + w N(0, slab^2), independently: next to nothing, or free.
+    """z_d ~ (1 - w) N(0, spike^2) + w N(0, slab^2), independently: a latent is near zero, or free.
 
-    The spike has a width, so that the prior has a density and codes a gradient.
+    The spike has a width, so that the prior has a density and codes have a gradient.
 
     Source: George and McCulloch, "Variable selection via Gibbs sampling", 1993; Tonolini, Jensen and Murray-Smith,
     "Variational sparse coding", 2019.
@@ -49,8 +49,8 @@ class SpikeAndSlab(Prior):
     Args:
         latent_dim: number of latents.
         slab_weight: w, share of latents in use.
-        spike_scale: standard deviation of those that are not.
-        slab_scale: standard deviation of those that are.
+        spike_scale: standard deviation of latents that are not in use.
+        slab_scale: standard deviation of latents in use.
     """
 
     scales: Tensor
@@ -73,7 +73,7 @@ class SpikeAndSlab(Prior):
 
 
 def scaled_exponential_integral(u: Tensor) -> Tensor:
-    """Return e^u E1(u) for u > 0, where E1(u) is the integral of e^-t / t from u on; relative error below 1e-6.
+    """Return e^u E1(u) for u > 0, where E1(u) is the integral of e^-t / t from u on; the relative error is below 1e-6.
 
     Source: Abramowitz and Stegun, "Handbook of mathematical functions", 1964, 5.1.11 (below 1.5) and 5.1.22 (above).
     """
@@ -89,7 +89,7 @@ def scaled_exponential_integral(u: Tensor) -> Tensor:
 
 
 class HorseshoeDistribution(dist.TorchDistribution):
-    """z = t l e, with l half-Cauchy and e standard normal; its density is that of z alone, the l integrated out.
+    """z = t l e, with l half-Cauchy and e standard normal; its density is that of z alone, with l integrated out.
 
     With u = z^2 / (2 t^2)::
 
@@ -111,7 +111,7 @@ class HorseshoeDistribution(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """None: the tails are those of a Cauchy distribution."""
+        """NaN, because there is none: the tails are those of a Cauchy distribution."""
         return torch.full_like(self.scale, torch.nan)
 
     @property
@@ -120,7 +120,7 @@ class HorseshoeDistribution(dist.TorchDistribution):
         return torch.full_like(self.scale, torch.inf)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "HorseshoeDistribution":
-        """Return the same for more latents."""
+        """Return the same distribution for more latents."""
         return HorseshoeDistribution(self.scale.expand(batch_shape), validate_args=self._validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -139,13 +139,13 @@ class HorseshoeDistribution(dist.TorchDistribution):
 
 
 class Horseshoe(Prior):
-    """z_d ~ N(0, (l_d scale)^2), l_d ~ half-Cauchy(1), with l integrated out: a pole at zero and Cauchy's tails.
+    """z_d ~ N(0, (l_d scale)^2), l_d ~ half-Cauchy(1), with l integrated out: a pole at zero and Cauchy tails.
 
     Source: Carvalho, Polson and Scott, "The horseshoe estimator for sparse signals", 2010.
 
     Args:
         latent_dim: number of latents.
-        scale: global, of every latent; the smaller, the sparser.
+        scale: global scale of every latent; the smaller it is, the sparser the codes are.
     """
 
     scales: Tensor

@@ -36,7 +36,7 @@ class SphereUniform(dist.TorchDistribution):
     """Uniform distribution on the unit sphere.
 
     Args:
-        pole: any vector on it, ``[D]``.
+        pole: any vector on the sphere, ``[D]``.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -48,7 +48,7 @@ class SphereUniform(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The centre."""
+        """The centre of the sphere."""
         return torch.zeros_like(self.pole).expand(self.batch_shape + self.event_shape)
 
     @property
@@ -57,7 +57,7 @@ class SphereUniform(dist.TorchDistribution):
         return torch.full_like(self.mean, 1 / self.pole.shape[-1])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "SphereUniform":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return SphereUniform(self.pole, batch_shape, validate_args=self._validate_args)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -111,7 +111,7 @@ class PowerSpherical(dist.TorchDistribution):
         return across[..., None] + (along - across)[..., None] * self.loc.square()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PowerSpherical":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         shape = torch.Size(batch_shape)
         return PowerSpherical(
             self.loc.expand(shape + self.event_shape),
@@ -122,8 +122,8 @@ class PowerSpherical(dist.TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw: a height along the first axis, a direction across it, then a reflection of that axis to ``loc``.
 
-        Of the two reflections that bring the axis to ``loc`` or to ``-loc``, that between vectors far apart is taken:
-        the other turns rounding errors into directions where they are next to each other.
+        One reflection brings the axis to ``loc``, another to ``-loc``. The one between vectors that are far apart is
+        used: between vectors that are close, a reflection turns rounding errors into directions.
         """
         depth = self._depth().rsample(torch.Size(sample_shape))[..., None]
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -148,9 +148,10 @@ class PowerSpherical(dist.TorchDistribution):
         return constant.to(k.dtype) + k * self._log_height(value)
 
     def _log_height(self, value: Tensor) -> Tensor:
-        """Return log((1 + loc' z) / 2), which is 1 - |z - loc|^2 / 4 as well as |z + loc|^2 / 4: what does not cancel.
+        """Return log((1 + loc' z) / 2), without cancellation.
 
-        Exactly on the far side the density is 0; a floor keeps its logarithm finite.
+        The number is both 1 - |z - loc|^2 / 4 and |z + loc|^2 / 4; the one that does not cancel is used. Exactly on the
+        far side the density is 0; a floor keeps its logarithm finite.
         """
         near, far = (0.25 * (value + sign * self.loc).square().sum(-1) for sign in (-1, 1))
         least = torch.finfo(far.dtype).tiny

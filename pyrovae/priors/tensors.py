@@ -12,24 +12,22 @@ T = TypeVar("T")
 
 
 def map_tensors(value: T, fn: Callable[[Tensor], Tensor]) -> T:
-    """Return a copy of a distribution (or a transform) with ``fn`` done to every tensor inside; others stay."""
+    """Return a copy of a distribution (or a transform) with ``fn`` applied to every tensor inside; others stay."""
     return _map(value, fn, {})
 
 
-def _map(value: Any, fn: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
-    if id(value) in done:  # a transform and its inverse refer to each other
-        return done[id(value)]
+def _map(value: Any, fn: Callable[[Tensor], Tensor], copies: dict[int, Any]) -> Any:
+    if id(value) in copies:  # a transform and its inverse refer to each other
+        return copies[id(value)]
     if isinstance(value, Tensor):
         return fn(value)
     if isinstance(value, nn.Module):
         return value._apply(fn)
     if isinstance(value, list | tuple):
-        return type(value)(_map(part, fn, done) for part in value)
+        return type(value)(_map(part, fn, copies) for part in value)
     if not isinstance(value, Distribution | Transform):
         return value
-    moved = done[id(value)] = copy.copy(value)
-    for name, part in vars(
-        value
-    ).items():  # weak references lead back to what is being copied: made anew when asked for
-        moved.__dict__[name] = None if isinstance(part, ReferenceType) else _map(part, fn, done)
-    return moved
+    result = copies[id(value)] = copy.copy(value)
+    for name, part in vars(value).items():  # weak references lead back to the original: made anew when needed
+        result.__dict__[name] = None if isinstance(part, ReferenceType) else _map(part, fn, copies)
+    return result

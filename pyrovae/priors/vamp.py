@@ -15,10 +15,10 @@ from pyrovae.priors.prior import Prior
 
 
 class VampPrior(Prior):
-    """p(z) = 1 / K sum_k q(z | u_k), with pseudo-inputs u_k learned, or left as the data that they start from.
+    """p(z) = 1 / K sum_k q(z | u_k), with pseudo-inputs u_k learned, or left as the data at which they start.
 
-    The best prior for the ELBO is the aggregate posterior; this is one of few components, so that it does not overfit.
-    Any guide will do that has ``posterior(x)`` and scores z from elsewhere; it is named once both are made::
+    The best prior for the ELBO is the aggregate posterior; this one has few components, so that it does not overfit.
+    Any guide will do that has ``posterior(x)`` and scores an externally supplied z. Attach it once both are made::
 
         prior = priors.VampPrior(8, num_components=50)
         model = models.VAE(prior=prior, ...)
@@ -31,9 +31,9 @@ class VampPrior(Prior):
 
     Args:
         latent_dim: number of latents.
-        num_components: K.
+        num_components: K, number of components.
         learned: whether the pseudo-inputs are trained with the model.
-        shape: of an observation, where it is known before there are data, as for a saved prior.
+        shape: shape of an observation, if it is known before there are data, as for a saved prior.
 
     Example:
         >>> from pyrovae import guides, nn
@@ -65,16 +65,17 @@ class VampPrior(Prior):
             self.register_buffer("inputs", inputs)
 
     def attach(self, guide: Any, data: Any = None) -> None:
-        """Name the guide whose posterior this is, and the data among which the pseudo-inputs start.
+        """Set the guide whose posterior this is, and the data at which the pseudo-inputs start.
 
         Args:
-            guide: with ``posterior(x)``, or ``top(x)``, as guides of several layers have.
-            data: a tensor ``[N, ...]``, or a data set, at least as many as there are components; those that start are
-                spread evenly over it, in the dtype of the guide's parameters. None keeps the pseudo-inputs that there
-                are.
+            guide: guide with ``posterior(x)``, or ``top(x)``, as guides of several layers have.
+            data: a tensor ``[N, ...]``, or a data set, with at least as many observations as there are components. The
+                pseudo-inputs start at observations spread evenly over it, in the dtype of the guide's parameters. None
+                keeps the present pseudo-inputs.
 
         Raises:
-            ValueError: when the guide has no such method or cannot score z from elsewhere, or for too few data.
+            ValueError: when the guide has no such method or cannot score an externally supplied z, or for too few
+                observations.
         """
         not_a_class("guide", guide)
         if _posterior(guide) is None:
@@ -97,16 +98,16 @@ class VampPrior(Prior):
     def _see_that_it_scores(self, guide: Any) -> None:
         device = next((p.device for p in guide.parameters()), self.inputs.device)
         with torch.random.fork_rng(), torch.no_grad():
-            made = _posterior(guide)(self.inputs.to(device))
+            posterior = _posterior(guide)(self.inputs.to(device))
             try:
-                made.log_prob(made.sample().clone())
-                known = can_score(made)
+                posterior.log_prob(posterior.sample().clone())
+                is_scorable = can_score(posterior)
             except (KeyError, NotImplementedError):
-                known = False
-        if not known:
+                is_scorable = False
+        if not is_scorable:
             raise ValueError(
-                f"a VampPrior needs the density of z from elsewhere, and {type(guide).__name__} knows that of its own "
-                "draws alone: use another guide, or another prior"
+                f"a VampPrior needs the density of an externally supplied z, and {type(guide).__name__} knows that of "
+                "its own draws alone: use another guide, or another prior"
             )
 
     def forward(self, *covariates: Tensor) -> dist.TorchDistribution:
@@ -126,10 +127,10 @@ def _posterior(guide: Any) -> Any:
 
 
 class EqualMixture(dist.TorchDistribution):
-    """The mean of all members of a batch of distributions.
+    """The mixture of all members of a batch of distributions, with equal weights.
 
     Args:
-        components: batch shape ``[K]``.
+        components: distributions, batch shape ``[K]``.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -140,7 +141,7 @@ class EqualMixture(dist.TorchDistribution):
 
     @property
     def support(self) -> Constraint:
-        """That of the components."""
+        """The support of the components."""
         return self.components.support
 
     @property
@@ -150,24 +151,24 @@ class EqualMixture(dist.TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Mean of the components' variances, and the variance of their means."""
-        found = self.components.variance.mean(0) + self.components.mean.var(0, correction=0)
-        return found.expand(self.batch_shape + self.event_shape)
+        """Mean of the components' variances, plus the variance of their means."""
+        variance = self.components.variance.mean(0) + self.components.mean.var(0, correction=0)
+        return variance.expand(self.batch_shape + self.event_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "EqualMixture":
-        """Return the same for more data."""
+        """Return the same distribution for a larger batch."""
         return EqualMixture(self.components, batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw: a component of each, then from it."""
+        """Draw a component for each draw, then a value from the component."""
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
         with torch.no_grad():
-            drawn = self.components.sample(batch)
-            chosen = torch.randint(self.size, batch, device=drawn.device)
+            draws = self.components.sample(batch)
+            choices = torch.randint(self.size, batch, device=draws.device)
             place = len(batch)
-            index = chosen.reshape(*batch, 1, *(1 for _ in self.event_shape)).expand(*batch, 1, *self.event_shape)
-            return drawn.gather(place, index).squeeze(place)
+            index = choices.reshape(*batch, 1, *(1 for _ in self.event_shape)).expand(*batch, 1, *self.event_shape)
+            return draws.gather(place, index).squeeze(place)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density."""

@@ -1,4 +1,4 @@
-"""A guide run once per observation, under a plate of particles, where its draws score alike both ways."""
+"""A guide run once per observation, under a plate of particles, where this leaves the density of its draws the same."""
 
 import pyro
 import torch
@@ -39,28 +39,28 @@ def flattened(trace: Trace) -> Trace:
         data_dim = value.dim() - 1 - site["fn"].event_dim
         value = value.movedim(0, data_dim).flatten(data_dim - 1, data_dim)
         own = max(-frame.dim for frame in data_frames(site) if frame.name != PARTICLES)
-        value = value.reshape(value.shape[max(data_dim - own, 0) :])  # the plates of other sites are none of its own
+        value = value.reshape(value.shape[max(data_dim - own, 0) :])  # without the plates that only other sites have
         flat.add_node(name, **{**site, "value": value})
     return flat
 
 
 def repeated(batch: Batch, repeats: int) -> Batch:
-    """Return a batch in which each observation stands ``repeats`` times in a row."""
+    """Return a batch in which each observation is repeated ``repeats`` times in a row."""
     return tuple(t.repeat_interleave(repeats, dim=0) for t in batch)
 
 
 def broadcasts(guide: Program, batch: Batch, repeats: int, nesting: int) -> bool:
-    """Whether the guide, run once with a plate of particles outside, is the same as run with each observation repeated.
+    """Whether a guide run once, under a plate of particles, does the same as one run with each observation repeated.
 
-    Its own draws are scored the other way: every one must have the same density.
+    Draws of the first way are scored in the second way: every draw must have the same density.
     """
     rows = repeated(batch, repeats)
     try:
         with same_streams(batch[0].device), Repeated(), torch.no_grad():
             trace = guide_once(guide, batch, repeats, nesting)
             log_q = density_once(trace, repeats, len(batch[0]))
-            replayed = poutine.replay(guide, trace=flattened(trace))
-            expected = log_density(poutine.trace(replayed).get_trace(*rows), len(rows[0]))
-    except Exception:  # it cannot be run so, in whatever way; as it was written it can
+            replay = poutine.replay(guide, trace=flattened(trace))
+            expected = log_density(poutine.trace(replay).get_trace(*rows), len(rows[0]))
+    except Exception:  # of any kind: the guide cannot be run under the plate, but it can be run as it was written
         return False
     return agree([log_q], [expected.unflatten(0, log_q.T.shape).T], tolerance(log_q))

@@ -1,6 +1,7 @@
-"""A call that is repeated, run eagerly or compiled: its work counted, compiled once a shape, checked, or given up.
+"""Repeated calls, run eagerly or compiled: their work is counted, and each shape is compiled once and checked.
 
-Steps of a fit, chunks of log weights and gradients of latents are all run by a :class:`Runner`.
+Steps of a fit, chunks of log weights and gradients of latents are all run by a :class:`Runner`. It goes back to eager
+calls where compiling fails or the check does.
 """
 
 import warnings
@@ -14,23 +15,23 @@ from tqdm.auto import tqdm
 from pyrovae.programs.tracing import CannotCompile, Function
 from pyrovae.programs.work import COMPILE_SECONDS, Work
 
-CHECKS = 2  # of a compiled call against the eager one: on what it was traced with, and on another
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of two ways to compute one log density
+CHECKS = 2  # comparisons of a compiled call with the eager one: on the inputs it was traced with, and on others
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative difference of two ways to compute one log density
 
 
 class Runner:
-    """Whether a repeated call runs compiled, and its compiled functions, one for each key.
+    """Decides whether a repeated call runs compiled, and keeps its compiled functions, one per key.
 
     ``"auto"`` decides before the first call, by the work that is left.
 
     Args:
         mode: True, False or "auto".
-        what: is called, for the line that says what was chosen.
+        what: what is called, for the line that says what was chosen.
         progress: whether to print that line.
 
     Attributes:
         chosen: whether calls run compiled; None before that is decided.
-        lines: what was said.
+        lines: the lines that say what was chosen.
     """
 
     def __init__(self, mode: bool | str, what: str, progress: bool) -> None:
@@ -41,28 +42,28 @@ class Runner:
         self._checks: dict[Hashable, int] = {}
 
     def decide(self, work: Work, calls: int, device: torch.device, functions: int = 1) -> None:
-        """Compile when that saves more in all ``calls`` than it costs.
+        """Choose to compile when that saves more time in all ``calls`` than it costs.
 
         Args:
-            work: of a call.
-            calls: that are left.
-            device: that they run on.
-            functions: to be compiled, one for each shape of what is called.
+            work: work of one call.
+            calls: number of calls that are left.
+            device: device that they run on.
+            functions: number of functions to compile, one per shape of the inputs.
         """
-        saved, cost = work.times(calls).saved(device), COMPILE_SECONDS * functions
-        self.chosen = saved > cost
-        left = f"{calls} left, each {work.operations} operations that write {work.numbers:.3g} numbers"
+        savings, cost = work.times(calls).saved(device), COMPILE_SECONDS * functions
+        self.chosen = savings > cost
+        rest = f"{calls} left, each {work.operations} operations that write {work.numbers:.3g} numbers"
         verdict = "compiled, since that pays" if self.chosen else "eager, since compiling does not pay"
-        self._say(f"{self.what}: {left}: compiling saves about {saved:.3g} s and costs {cost:.0f} s: {verdict}")
+        self._say(f"{self.what}: {rest}: compiling saves about {savings:.3g} s and costs {cost:.0f} s: {verdict}")
 
     def function(self, key: Hashable, make: Callable[[], Function], agrees: Callable[[Function], bool | None]) -> Any:
         """Return the compiled function of a key; None where the call is to run eagerly.
 
         Args:
-            key: of the call: what its function is compiled for.
-            make: compiles it.
-            agrees: whether the compiled function does what the eager one does; asked at its first calls, until it has
-                said so twice. None: these inputs were seen already, and tell nothing more.
+            key: key of the call: what its function is compiled for.
+            make: compiles the function.
+            agrees: says whether the compiled function does what the eager one does; called at the first calls, until it
+                has said so twice. It returns None for inputs that were compared already, which tell nothing more.
         """
         if not self.chosen:
             return None
@@ -94,7 +95,7 @@ class Runner:
         return self._checks.get(key) == 0
 
     def decline(self, reason: str) -> None:
-        """Run eagerly from now on, and say why; who asked for compiling is warned."""
+        """Run eagerly from now on, and say why; warn a user who set ``compile=True``."""
         if self.mode is True:
             warnings.warn(f"compile=True, but {self.what} runs eagerly: {reason}", stacklevel=2)
         self._functions.clear()
@@ -120,7 +121,7 @@ def signature(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
 
 
 def agree(ours: Sequence[Tensor | None], reference: Sequence[Tensor | None], tolerance: float) -> bool:
-    """Whether tensors are equal up to ``tolerance`` of each one's largest value, not finite where the other is not."""
+    """Whether tensors are equal up to ``tolerance`` times the largest value of each, and finite at the same places."""
     return all(
         (a is None and b is None) or (a is not None and b is not None and _agrees(a, b, tolerance))
         for a, b in zip(ours, reference, strict=True)
@@ -137,5 +138,5 @@ def _largest(tensor: Tensor) -> Tensor:
 
 
 def tolerance(values: Tensor) -> float:
-    """Return what two ways to compute one log density may differ by, relative to the largest."""
+    """Return how much two ways to compute one log density may differ, relative to its largest value."""
     return TOLERANCE.get(values.dtype, 1e-3)

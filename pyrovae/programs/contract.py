@@ -1,4 +1,4 @@
-"""A pair's layout, read off its traces; what breaks the contract is named."""
+"""A pair's layout, read off its traces; an error names the site that breaks the contract."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pyrovae.programs.types import Batch, Site, Trace
 
 @dataclass
 class _Kinds:
-    """Sites of the model, by what they are."""
+    """Sites of the model, by kind."""
 
     latents: list[str] = field(default_factory=list)
     global_latents: list[str] = field(default_factory=list)
@@ -28,10 +28,10 @@ def read_layout(model_trace: Trace, guide_trace: Trace, batch: Batch, origins: O
     """Return what a pair samples and observes.
 
     Args:
-        model_trace: of the model, run against the guide's draws.
-        guide_trace: of the guide.
-        batch: that both were run on.
-        origins: inside of which the model was run.
+        model_trace: trace of the model, run against the guide's draws.
+        guide_trace: trace of the guide.
+        batch: batch that both programs were run on.
+        origins: mode inside which the model was run.
 
     Raises:
         ValueError: one sentence naming the site that breaks the contract.
@@ -66,7 +66,7 @@ def read_layout(model_trace: Trace, guide_trace: Trace, batch: Batch, origins: O
 def _check_guide(guide_trace: Trace, model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
     for name, site in sample_sites(guide_trace):
         if site["is_observed"] and name in model_sites and not model_sites[name]["is_observed"]:
-            raise ValueError(f"site {name!r} of the guide is observed, but a latent of the model: observe it there too")
+            raise ValueError(f"site {name!r} of the guide is observed, but a latent of the model: observe it in both")
     for name, site in guide_sites.items():
         if name not in model_sites and not site["infer"].get("is_auxiliary"):
             raise ValueError(
@@ -114,13 +114,13 @@ def _observed(name: str, site: Site, origins: Origins) -> Observed:
 
 
 def _same_events(name: str, site: Site) -> None:
-    """Refuse a distribution that would be stretched over the columns of what it is to be the distribution of."""
+    """Refuse a distribution whose columns are not those of its data: one would be stretched over the other."""
     expected, value = tuple(site["fn"].event_shape), site["value"]
-    found = tuple(value.shape[value.dim() - len(expected) :]) if expected else ()
-    if found != expected:
+    columns = tuple(value.shape[value.dim() - len(expected) :]) if expected else ()
+    if columns != expected:
         raise ValueError(
-            f"observed site {name!r} has data of {found} columns, but the model gives it a distribution of {expected}: "
-            "make the decoder as wide as the likelihood asks (likelihood.features(shape))"
+            f"observed site {name!r} has data of {columns} columns, but the model gives it a distribution of "
+            f"{expected}: make the decoder as wide as the likelihood asks (likelihood.features(shape))"
         )
 
 
@@ -130,16 +130,16 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _data_plate(sites: list[Site], num_data: int) -> str:
-    ordered = sorted(sites, key=lambda site: not site["is_observed"])  # the plate around the observations, if in doubt
-    frames = list(dict.fromkeys(frame for site in ordered for frame in data_frames(site)))
-    named = [frame for frame in frames if frame.name == "data"]
-    for frame in named:
+    observed_first = sorted(sites, key=lambda site: not site["is_observed"])  # in doubt, take the plate around these
+    frames = list(dict.fromkeys(frame for site in observed_first for frame in data_frames(site)))
+    plates = [frame for frame in frames if frame.name == "data"]
+    for frame in plates:
         if frame.dim != -1 or frame.size != num_data:
             raise ValueError(
                 f"the plate 'data' has length {frame.size} at dim {frame.dim}, but the batch has {num_data} data: "
                 "it must be as long as the batch, at dim -1"
             )
-    candidates = named or [frame for frame in frames if frame.dim == -1 and frame.size == num_data]
+    candidates = plates or [frame for frame in frames if frame.dim == -1 and frame.size == num_data]
     if not candidates:
         first = next((str(site["name"]) for site in sites), "its sites")
         raise ValueError(

@@ -35,9 +35,9 @@ def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> T
     """Return the trace's log density per observation, ``[num_data]``, in nats.
 
     Args:
-        trace: of a model or a guide.
+        trace: trace of a model or a guide.
         num_data: length of the batch.
-        observed: only observed sites (True), only latent ones (False), or both (None).
+        observed: whether to count only observed sites (True), only latent ones (False), or both (None).
     """
     total: Tensor | None = None
     for _, site in sample_sites(trace):
@@ -48,16 +48,16 @@ def log_density(trace: Any, num_data: int, *, observed: bool | None = None) -> T
 
 
 def num_rows(trace: Trace, plate: str, num_data: int) -> int:
-    """Return the length of the data plate in a trace: the batch's, times the particles where it is repeated.
+    """Return the length of the data plate in a trace: that of the batch, times the particles where it is repeated.
 
-    The batch's, ``num_data``, where a program has nothing in the plate: a guide of a model without latents.
+    It is that of the batch, ``num_data``, where a program has nothing in the plate: a guide of a model without latents.
     """
     sizes = (int(f.size) for site in density_sites(trace) for f in data_frames(site) if f.name == plate)
     return next(sizes, num_data)
 
 
 def mean_density(trace: Trace, plate: str, num_data: int, *, observed: bool | None = None) -> Tensor:
-    """Return what :func:`log_density` does, ``[num_data]``, as a mean over the particles that the trace holds."""
+    """Return the mean of :func:`log_density` over the particles that the trace holds, ``[num_data]``, in nats."""
     rows = num_rows(trace, plate, num_data)
-    found = log_density(trace, rows, observed=observed)
-    return found if rows == num_data else found.unflatten(0, (num_data, -1)).mean(1)
+    density = log_density(trace, rows, observed=observed)
+    return density if rows == num_data else density.unflatten(0, (num_data, -1)).mean(1)

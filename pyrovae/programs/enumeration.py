@@ -20,14 +20,14 @@ from torch.distributions.constraints import Constraint
 
 from pyrovae.internals.pyro import handlers_around
 
-SUMMED = "_summed"  # marks sites whose density is part of another's, with discrete latents summed out
+SUMMED = "_summed"  # marks sites whose density is counted at another site, with discrete latents summed out
 
 
 class Density(TorchDistribution):
-    """A density per observation that is known already.
+    """A distribution whose log density per observation is already computed.
 
     Args:
-        log_density: ``[N]``, nats.
+        log_density: log density per observation, ``[N]``, in nats.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -43,9 +43,10 @@ class Density(TorchDistribution):
 
 
 class _Only(Messenger):
-    """Leaves no site to be enumerated but some, and those without masks.
+    """Lets only the named sites be enumerated, and removes their masks.
 
-    A mask hides what a latent is seen by. Its own probabilities stay: they are 1 in sum, and link what depends on it.
+    A mask hides the observations that depend on a latent. The latent's own probabilities stay: they sum to 1, and they
+    link the sites that depend on it.
     """
 
     def __init__(self, names: Collection[str]) -> None:
@@ -67,9 +68,10 @@ class _Summing(Messenger):
 
 @contextmanager
 def enumerated(names: Collection[str], nesting: int) -> Iterator[None]:
-    """Enumerate latents of a model that is run inside the block, if that is for :func:`summed_out`.
+    """Enumerate latents of a model that is run inside the block, if :func:`summed_out` runs it.
 
-    Inside of all that gives other latents their values, so that these know which enumerated latents they depend on.
+    Enter this block inside of all handlers that give other latents their values, so that these latents know which
+    enumerated latents they depend on.
     """
     if not handlers_around(_Summing):
         yield
@@ -81,15 +83,15 @@ def enumerated(names: Collection[str], nesting: int) -> Iterator[None]:
 def summed_out(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Collection[str], plate: str) -> Any:
     """Return a trace of a model in which two sites hold its densities per observation, discrete latents summed out.
 
-    ``"prior"`` is the density of the latents that are left, ``"likelihood"`` what the observed sites add to it. The
+    ``"prior"`` is the density of the other latents, and ``"likelihood"`` is what the observed sites add to it. The
     model's own sites are marked as counted. Dependence through ``pyro.markov`` is summed by message passing, as in
     ``TraceEnum_ELBO``.
 
     Args:
         program: the model, with its other latents given.
-        batch: that it is run on.
-        names: of the latents to sum out.
-        plate: the data plate.
+        batch: batch that the model is run on.
+        names: names of the latents to sum out.
+        plate: name of the data plate.
     """
     with _Summing():
         trace = poutine.trace(program).get_trace(*batch)
@@ -102,22 +104,22 @@ def summed_out(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Co
     rows = len(batch[0])
     joint = _contracted(whole, sites, plate, rows)
     prior = _contracted(whole, [site for site in sites if not site["is_observed"]], plate, rows)
-    found = poutine.Trace()
+    sums = poutine.Trace()
     for site in sites:
-        found.add_node(site["name"], **{**site, "infer": {**site["infer"], SUMMED: True}})
+        sums.add_node(site["name"], **{**site, "infer": {**site["infer"], SUMMED: True}})
     for name, density, observed in (("prior", prior, False), ("likelihood", joint - prior, True)):
-        found.add_node(
+        sums.add_node(
             f"{name}, {', '.join(names)} summed out", type="sample", name=name, fn=Density(density), value=density,
             is_observed=observed, infer={}, mask=None, scale=1.0, cond_indep_stack=(), args=(), kwargs={},
         )  # fmt: skip
-    return found
+    return sums
 
 
 def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tensor:
     """Return the sites' joint log density per observation, ``[rows]``, enumerated dimensions summed out."""
     terms: OrderedDict[frozenset[str], list[Any]] = OrderedDict()
     dims: set[str] = set()
-    sizes: dict[str, int] = {}  # of plates, which a tensor may be without where they are of one
+    sizes: dict[str, int] = {}  # of plates; a tensor may have no dimension for a plate of size 1
     for site in sites:
         plates = {trace.plate_to_symbol[f.name]: f.size for f in site["cond_indep_stack"] if f.vectorized}
         frames = frozenset(plates)
@@ -136,5 +138,5 @@ def _contracted(trace: Any, sites: Iterable[Any], plate: str, rows: int) -> Tens
 def drawn_back(program: Callable[..., Any], batch: tuple[Tensor, ...], names: Collection[str], nesting: int) -> Any:
     """Return a trace of a model in which the latents to be summed out are drawn from their posterior given the rest."""
     only = _Only(names)(program)
-    sampled = infer_discrete(only, first_available_dim=-1 - nesting, temperature=1, strict_enumeration_warning=False)
-    return poutine.trace(sampled).get_trace(*batch)
+    sampler = infer_discrete(only, first_available_dim=-1 - nesting, temperature=1, strict_enumeration_warning=False)
+    return poutine.trace(sampler).get_trace(*batch)

@@ -19,11 +19,11 @@ from pyrovae.programs.types import Batch, Program
 
 
 class Unrecorded(Messenger):
-    """Marks runs of the programs that no record of the fit shall hold: on other data, or on draws of the prior."""
+    """Marks runs of the programs that the record of a fit leaves out: on other data, or on draws of the prior."""
 
 
 def is_recorded() -> bool:
-    """Whether no :class:`Unrecorded` is around."""
+    """Whether no :class:`Unrecorded` handler is active."""
     return not handlers_around(Unrecorded)
 
 
@@ -31,7 +31,7 @@ class Repeated(Messenger):
     """Lets a subsampled data plate take a batch that repeats observations, and is longer than the whole set.
 
     Args:
-        plate: that is not to be drawn from at all, where the numbers of its data are not known.
+        plate: name of a plate whose indices are never drawn, for data whose numbers are not known.
     """
 
     def __init__(self, plate: str | None = None) -> None:
@@ -50,17 +50,19 @@ class Repeated(Messenger):
 class Numbers(Messenger):
     """Gives the data plate the numbers of its rows within the whole set.
 
-    ``with pyro.plate("data", N, subsample_size=len(x)) as i`` draws indices that have nothing to do with the batch;
-    here ``i`` says which data the batch holds, also where each stands several times in a row, and where the plate is
-    as long as the batch. A program that takes rows of its batch by the indices of such a plate (``x[i]``) is given
-    positions. Parameters with a value for every observation (``pyro.param(..., event_dim=0)`` in the plate, as Pyro's
-    automatic guides have them) are taken at the same numbers, where Pyro does not do so: of a batch as long as the set.
+    ``with pyro.plate("data", N, subsample_size=len(x)) as i`` draws indices that have nothing to do with the batch.
+    Here ``i`` says which data the batch holds, also where each is repeated several times in a row, and where the plate
+    is as long as the batch. A program that takes rows of its batch by the indices of such a plate (``x[i]``) gets
+    positions instead. Some parameters have a value per observation (``pyro.param(..., event_dim=0)`` in the plate, as
+    in Pyro's automatic guides). Their rows are taken at the same numbers where Pyro does not do so: for a batch as long
+    as the whole set.
 
     Args:
-        numbers: of the batch's data, ``[N]``.
-        role: of the program, "model" or "guide".
-        batch: that the program is run on.
-        layout: of the pair; None while it is read: every plate as long as the batch is taken for the data plate.
+        numbers: numbers of the batch's data, ``[N]``.
+        role: role of the program, "model" or "guide".
+        batch: batch that the program is run on.
+        layout: layout of the pair; None while it is read, when every plate as long as the batch is taken for the data
+            plate.
     """
 
     def __init__(self, numbers: Tensor, role: str, batch: Batch, layout: Layout | None = None) -> None:
@@ -80,7 +82,7 @@ class Numbers(Messenger):
         positions = layout is not None and self.role in layout.positions
         msg["value"] = torch.arange(size, device=self.numbers.device) if positions else self._rows(size)
         msg["done"] = True
-        msg["stop"] = layout is not None  # the other program's plate, replayed, has nothing to say
+        msg["stop"] = layout is not None  # so that a replay of the other program's plate changes nothing
 
     def _pyro_param(self, msg: Any) -> None:
         self._take(msg)
@@ -106,7 +108,7 @@ class Numbers(Messenger):
         return self.numbers.repeat_interleave(size // len(self.numbers))
 
     def _take(self, msg: Any) -> None:
-        """Take the rows of what a program has for every observation; Pyro does so for smaller batches alone."""
+        """Take the batch's rows of a value with one row per observation; Pyro does so only for smaller batches."""
         plate = next((f for f in msg["cond_indep_stack"] if self.layout and f.name == self.layout.plate), None)
         event_dim = msg["kwargs"].get("event_dim")
         if plate is None or event_dim is None or plate.size < (plate.full_size or 0):
@@ -120,10 +122,10 @@ class Numbers(Messenger):
                 mark_leaf(rows, value)
             value = rows
         msg["value"], msg["done"] = value, True
-        msg["kwargs"] = {key: known for key, known in msg["kwargs"].items() if key != "event_dim"}
+        msg["kwargs"] = {key: argument for key, argument in msg["kwargs"].items() if key != "event_dim"}
 
     def _see_that_all_have_one(self, name: str, size: int) -> None:
-        """Refuse a parameter for every position of a batch, which would meet other data in every batch."""
+        """Refuse a parameter with a row per position of the batch: each row would meet other data in every batch."""
         layout = self.layout
         if layout and layout.num_all not in (0, size) and not layout.subsampled:
             raise ValueError(
@@ -134,16 +136,16 @@ class Numbers(Messenger):
 
 
 def same_numbers() -> Any:
-    """Return a handler that tells a model run behind a ``block`` the numbers that programs are told outside of it."""
-    known = handlers_around(Numbers)
-    return Numbers(known[-1].numbers, "model", known[-1].batch, known[-1].layout) if known else nullcontext()
+    """Return a handler that gives a model inside a ``block`` the same numbers that programs outside of it get."""
+    around = handlers_around(Numbers)
+    return Numbers(around[-1].numbers, "model", around[-1].batch, around[-1].layout) if around else nullcontext()
 
 
 class Hidden(Messenger):
-    """Hides what a program has beside its densities: factors, deterministic values, what a guide observes.
+    """Hides what a program has besides its densities: factors, deterministic values, what a guide observes.
 
     Args:
-        role: of the program, "model" or "guide".
+        role: role of the program, "model" or "guide".
     """
 
     def __init__(self, role: str) -> None:
@@ -155,14 +157,14 @@ class Hidden(Messenger):
 
 
 class Numbered:
-    """A program whose last argument are the numbers of its batch's data; any attribute is the program's own.
+    """A program that takes the numbers of its batch's data as last argument; any attribute is the program's own.
 
-    Once its layout is known, it is a density alone: what counts in training only is hidden.
+    Once its layout is known, only its densities are left: what counts only in training is hidden.
 
     Args:
-        program: of the batch.
-        role: "model" or "guide".
-        layout: of the pair; None while it is read.
+        program: program of the batch, without the numbers.
+        role: role of the program, "model" or "guide".
+        layout: layout of the pair; None while it is read.
     """
 
     def __init__(self, program: Program, role: str, layout: Layout | None = None) -> None:
@@ -186,10 +188,10 @@ class Numbered:
 
 
 class WithinBounds(TorchFunctionMode):
-    """Raises an IndexError where a tensor is indexed beyond its end, which on CUDA nobody can catch."""
+    """Raises an IndexError where a tensor is indexed beyond its end; the error of CUDA itself cannot be caught."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at what a tensor is indexed by; pass everything on."""
+        """Look at the indices of a tensor, and run every function as it is."""
         kwargs = kwargs or {}
         if func is torch.Tensor.__getitem__ and isinstance(args[0], Tensor):
             first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
@@ -208,7 +210,7 @@ class WithinBounds(TorchFunctionMode):
 
 
 class Given(Messenger):
-    """Gives latent sites values that count for nothing in any density, as if the program held them as constants."""
+    """Gives values to latent sites, which then add nothing to any density, as if the program had them as constants."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -223,14 +225,14 @@ class Given(Messenger):
 
 
 def given(model: Program, values: Mapping[str, Tensor]) -> Program:
-    """Return a model with some of its latents at given values, constants from then on.
+    """Return a model with some of its latents at given values, which are constants from then on.
 
-    A pair whose model has latents that all data share (a Bayesian decoder, hyperparameters) has no density per
-    observation; with those given it has: ``evaluate(given(model, guide.draw()), guide.local, x)``, once for every draw.
+    A pair whose model has global latents (a Bayesian decoder, hyperparameters) has no density per observation. With
+    these latents given it has one: ``evaluate(given(model, guide.draw()), guide.local, x)``, called once per draw.
 
     Args:
         model: generative program ``model(*batch)``.
-        values: of latent sites, by name.
+        values: values of latent sites, by name.
 
     Example:
         >>> from pyrovae import models
@@ -246,6 +248,6 @@ class _GivenProgram:
         self.model, self.values = model, dict(values)
 
     def __call__(self, *batch: Tensor) -> Any:
-        found = {name: value.to(batch[0].device) for name, value in self.values.items()}
-        with Given(found):
+        values = {name: value.to(batch[0].device) for name, value in self.values.items()}
+        with Given(values):
             return self.model(*batch)

@@ -18,11 +18,11 @@ from pyrovae.internals.pyro import constraints_of
 from pyrovae.internals.torch import cuda_generator
 from pyrovae.programs.streams import check_seed, stream_seed
 
-_ONE_AT_A_TIME = threading.RLock()  # random state, flags and the param store are the process's
+_ONE_AT_A_TIME = threading.RLock()  # random state, flags and the param store belong to the whole process
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
-    """Return ``device``, or when it is None the CUDA device where there is one, else the CPU."""
+    """Return ``device``; when it is None, the CUDA device if there is one, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,7 +35,7 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
 
 @contextmanager
 def random_state(purpose: str, seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch for a purpose inside the block; outside of it the caller's random state is as it was."""
+    """Seed torch for a purpose inside the block; afterwards the caller's random state is as it was before."""
     check_seed(seed)
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
         seed_streams(purpose, seed, device)
@@ -44,13 +44,13 @@ def random_state(purpose: str, seed: int, device: torch.device | None = None) ->
 
 @contextmanager
 def same_streams(device: torch.device | None = None) -> Iterator[None]:
-    """Leave torch's random state, that of the CPU and of ``device``, as it was before the block."""
+    """Restore torch's random state of the CPU and of ``device`` after the block."""
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=_cuda_indices(device), device_type="cuda"):
         yield
 
 
 def seed_streams(purpose: str, seed: int, device: torch.device | None = None) -> None:
-    """Seed torch's generator of the CPU and that of ``device``, no other device's, for a purpose."""
+    """Seed torch's generators of the CPU and of ``device``, and of no other device, for a purpose."""
     seed = stream_seed(purpose, seed)
     torch.default_generator.manual_seed(seed)
     for index in _cuda_indices(device):
@@ -65,9 +65,9 @@ def _cuda_indices(device: torch.device | None) -> list[int]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Let libraries be imported inside the block, or import more of themselves, and put back what they change by it.
+    """Let libraries be imported inside the block, or import more of their modules, and put back what this changes.
 
-    That is warning filters, and the random state of Python, NumPy and torch.
+    It changes the warning filters and the random state of Python, NumPy and torch.
     """
     with _ONE_AT_A_TIME:
         before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is what is meant
@@ -105,34 +105,34 @@ def modes(modules: Iterable[nn.Module], *, training: bool) -> Iterator[None]:
 
 @contextmanager
 def placed(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """Move modules to ``device`` inside the block, and back afterwards; free where they are there already."""
-    moved: list[tuple[nn.Module, torch.device]] = []
+    """Move modules to ``device`` inside the block, and back afterwards; modules that are there already stay."""
+    homes: list[tuple[nn.Module, torch.device]] = []
     try:
         for module in modules:
             here = next((t.device for t in [*module.parameters(), *module.buffers()]), device)
             if here.type != device.type:
                 module.to(device)
-                moved.append((module, here))
+                homes.append((module, here))
         yield
     finally:
-        for module, before in moved:
+        for module, before in homes:
             module.to(before)
 
 
 def bare_params(device: torch.device, modules: Iterable[nn.Module] = ()) -> dict[str, Any]:
     """Copy the caller's bare ``pyro.param`` entries; modules bring their own parameters themselves.
 
-    A ``PyroModule`` would take over a stored value of its parameter's name, so such names are left out too.
+    A ``PyroModule`` would take over a stored value that has the name of its parameter, so such names are left out too.
     """
     store = pyro.get_param_store()
     entries: Mapping[str, Tensor] = dict(store.named_parameters())
-    owned = {
+    own_names = {
         name.removesuffix("_unconstrained")
         for module in modules
         if isinstance(module, PyroModule)
         for name, _ in module.named_parameters()
     }
-    bare = {name: v for name, v in entries.items() if not isinstance(v, nn.Parameter) and name not in owned}
+    bare = {name: v for name, v in entries.items() if not isinstance(v, nn.Parameter) and name not in own_names}
     params = {
         name: value
         if value.device.type == device.type
@@ -153,16 +153,16 @@ def isolated(
     params: dict[str, Any],
     validate: bool = True,
 ) -> Iterator[None]:
-    """Run a public call: own random stream, own param store, own flags; the caller's are as they were afterwards.
+    """Run a public call with its own random stream, param store and flags; put the caller's back afterwards.
 
-    All of these are the process's, so that a call in another thread waits until this one is done.
+    All of these belong to the whole process, so a call in another thread waits until this one is done.
 
     Args:
-        purpose: of what is drawn from torch's own generators inside the block, the name of their stream.
-        seed: of the call.
+        purpose: purpose of the draws from torch's own generators inside the block, which names their stream.
+        seed: seed of the call.
         device: where tensors are created by default, so that plain functions run unchanged on CUDA.
-        modules: put into the mode ``training`` inside the block.
-        training: train mode or eval mode.
+        modules: modules that are in the mode ``training`` inside the block.
+        training: True for train mode, False for eval mode.
         params: state of the param store inside the block, as ``ParamStoreDict.get_state`` returns it.
         validate: whether Pyro and torch validate distributions and sites.
     """
@@ -171,7 +171,7 @@ def isolated(
         stack.enter_context(_ONE_AT_A_TIME)
         stack.enter_context(
             warnings.catch_warnings()
-        )  # torch imports modules on first use that add filters of their own
+        )  # on first use torch imports modules that add filters of their own
         warnings.filterwarnings("ignore", ".*was not registered in the param store")  # frozen on purpose
         warnings.filterwarnings("ignore", "Encountered NaN|Encountered .inf")  # reported with step, site and data
         stack.enter_context(random_state(purpose, seed, device))

@@ -14,8 +14,8 @@ class Observed:
     Attributes:
         name: of the site.
         support: of its distribution; None where that is not known or not checked.
-        reading: how it reads the batch; None where no cells of the batch are what it observes.
-        reason: why it has no reading, in a few words.
+        reading: how the site reads the batch; None where what it observes is not made of cells of the batch.
+        reason: why there is no reading, in a few words.
     """
 
     name: str
@@ -25,14 +25,14 @@ class Observed:
 
     @property
     def source(self) -> int | None:
-        """Position in the batch of the tensor that it observes, whole or in part."""
+        """Position in the batch of the tensor that the site observes, whole or in part."""
         return None if self.reading is None else self.reading.source
 
     def required_reading(self) -> Reading:
-        """Return how it reads the batch.
+        """Return how the site reads the batch.
 
         Raises:
-            ValueError: where it does not, so that no data can take the place of what it observes.
+            ValueError: where it does not read the batch, so that no data can take the place of what it observes.
         """
         if self.reading is None:
             raise ValueError(
@@ -62,7 +62,7 @@ class Layout:
         factors: ``pyro.factor`` sites of both programs.
         positions: programs ("model", "guide") that take rows of their batch by the data plate's indices (``x[i]``).
         feeds_back: whether the model computes with what it observes (a decoder that is given its own data, a mask made
-            of them), so that data drawn from it may depend on each other.
+            from them), so that data drawn from the model may depend on each other.
     """
 
     latents: tuple[str, ...]
@@ -89,30 +89,30 @@ class Layout:
         """
         if self.global_latents:
             raise ValueError(
-                f"latent site {self.global_latents[0]!r} is outside the data plate, so it is shared by all data and a "
-                "per-datum answer is not defined: move it into the plate, or condition the model on a value of it"
+                f"latent site {self.global_latents[0]!r} is outside the data plate, so it is shared by all data and an "
+                "answer per observation is not defined: move it into the plate, or condition the model on a value of it"
             )
-        left = [name for name in self.unguided if name not in self.summed]
-        if left:
+        names = [name for name in self.unguided if name not in self.summed]
+        if names:
             raise ValueError(
-                f"latent site {left[0]!r} of the model is not sampled by the guide, so its log weight is not "
+                f"latent site {names[0]!r} of the model is not sampled by the guide, so its log weight is not "
                 'defined: sample it in the guide, or mark it infer={"enumerate": "parallel"} where it is discrete'
             )
 
     def require_latents(self) -> None:
-        """Refuse a pair that has no latents for a question that is about them.
+        """Refuse a pair without latents, for a question about latents.
 
         Raises:
-            ValueError: saying so.
+            ValueError: when the guide samples no latents.
         """
         if not self.latents:
             raise ValueError("the pair has no latents that the guide samples, so there is nothing to ask of them")
 
     def require_guided(self, quantity: str) -> None:
-        """Refuse a pair whose model has latents that the guide leaves out, each of whose densities is not known.
+        """Refuse a pair whose guide leaves out latents of the model, since no density of each latent is known then.
 
         Raises:
-            ValueError: naming the latent, or when there is none.
+            ValueError: naming a latent that the guide leaves out, or when the guide samples no latents.
         """
         self.require_latents()
         if self.summed:

@@ -26,46 +26,46 @@ def reachable_modules(program: Program, name: str) -> dict[str, nn.Module]:
     """Return the ``nn.Module`` objects that a program is or refers to, by where they were found.
 
     Looks at a module itself, a bound method's object, a function's closure and the globals that it names, partials and
-    containers; submodules are not listed apart from their parents.
+    containers. Submodules are not listed besides their parents.
     """
     program = unwrapped(program)  # so that names are the same before and after a fit
-    found: dict[str, nn.Module] = {}
-    _search(program, name, found, set())
-    return found
+    modules: dict[str, nn.Module] = {}
+    _search(program, name, modules, set())
+    return modules
 
 
-def _search(value: Any, name: str, found: dict[str, nn.Module], seen: set[int]) -> None:
-    if id(value) in seen or inspect.isclass(value) or isinstance(value, types.ModuleType | Tensor | str | bytes):
+def _search(value: Any, name: str, modules: dict[str, nn.Module], ids: set[int]) -> None:
+    if id(value) in ids or inspect.isclass(value) or isinstance(value, types.ModuleType | Tensor | str | bytes):
         return
-    seen.add(id(value))
+    ids.add(id(value))
     if isinstance(value, nn.Module):
-        found[name] = value
+        modules[name] = value
         return
     for key, part in _parts(value):
-        _search(part, f"{name}.{key}", found, seen)
+        _search(part, f"{name}.{key}", modules, ids)
 
 
 def held_modules(program: Program, name: str) -> dict[str, nn.Module]:
     """Return every ``nn.Module`` that a program may run, by where it was found; submodules are listed too.
 
-    Looks where :func:`reachable_modules` does, and also into the plain attributes of modules (a list of networks, a
-    closure), into dicts of any keys, sets and slots, and at the globals that the methods of an object name.
+    Looks where :func:`reachable_modules` does. Looks also into the plain attributes of modules (a list of networks, a
+    closure), into dicts with keys of any kind, into sets and slots, and at the globals that an object's methods name.
     """
-    found: dict[str, nn.Module] = {}
-    _search_held(program, name, found, set())
-    return found
+    modules: dict[str, nn.Module] = {}
+    _search_held(program, name, modules, set())
+    return modules
 
 
-def _search_held(value: Any, name: str, found: dict[str, nn.Module], seen: set[int]) -> None:
+def _search_held(value: Any, name: str, modules: dict[str, nn.Module], ids: set[int]) -> None:
     if isinstance(value, Tensor | str | bytes | int | float | types.ModuleType) or inspect.isclass(value):
         return
-    if id(value) in seen:
+    if id(value) in ids:
         return
-    seen.add(id(value))
+    ids.add(id(value))
     if isinstance(value, nn.Module):
-        found[name] = value
+        modules[name] = value
     for key, part in _held_parts(value):
-        _search_held(part, name if key in ("program", "_modules") else f"{name}.{key}", found, seen)
+        _search_held(part, name if key in ("program", "_modules") else f"{name}.{key}", modules, ids)
 
 
 def _held_parts(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -83,7 +83,7 @@ def _held_parts(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, WithParams | functools.partial | list | tuple):
         return list(_parts(value))
     slots = [name for cls in type(value).__mro__ for name in _names_of_slots(cls) if hasattr(value, name)]
-    wrapped = getattr(value, "__dict__", {}).get("__wrapped__")  # of a cached function, which is no function itself
+    wrapped = getattr(value, "__dict__", {}).get("__wrapped__")  # of a cached function, which is no FunctionType
     own = [*_attributes(value), *((name, getattr(value, name)) for name in slots)]
     return [*own, ("wrapped", wrapped), *_methods(value)]
 
@@ -94,7 +94,7 @@ def _names_of_slots(cls: type) -> list[str]:
 
 
 def _methods(value: Any) -> list[tuple[str, types.FunctionType]]:
-    """Return the functions of an object's class, those of libraries left out."""
+    """Return the functions of an object's class, without those of libraries."""
     classes = [cls for cls in type(value).__mro__ if not _of_library(cls.__module__)]
     members = [
         (key, getattr(m, "fget", None) or getattr(m, "__func__", m)) for c in classes for key, m in vars(c).items()
@@ -110,16 +110,16 @@ def python_numbers(model: Program, guide: Program) -> dict[str, float]:
     return numbers
 
 
-def _search_numbers(value: Any, name: str, found: dict[str, float], seen: set[int]) -> None:
+def _search_numbers(value: Any, name: str, numbers: dict[str, float], ids: set[int]) -> None:
     if isinstance(value, bool | int | float):
-        found[name] = value
+        numbers[name] = value
         return
-    if id(value) in seen or inspect.isclass(value) or isinstance(value, types.ModuleType | Tensor | str | bytes):
+    if id(value) in ids or inspect.isclass(value) or isinstance(value, types.ModuleType | Tensor | str | bytes):
         return
-    seen.add(id(value))
+    ids.add(id(value))
     members = [*value.named_children(), *vars(value).items()] if isinstance(value, nn.Module) else _parts(value)
     for key, part in members:
-        _search_numbers(part, f"{name}.{key}", found, seen)
+        _search_numbers(part, f"{name}.{key}", numbers, ids)
 
 
 def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -164,12 +164,12 @@ def _filled(cell: Any) -> bool:
 
 
 def _installed(value: Any) -> bool:
-    """Whether a function or object belongs to a library, whose globals hold nothing of the user's."""
+    """Whether a function or object belongs to a library, so that its globals hold nothing of the user's."""
     owner = value.__module__ if isinstance(value, types.FunctionType) else type(value).__module__
     return str(owner).split(".")[0] in {"torch", "pyro", "numpy", "builtins", "functools", "contextlib"}
 
 
 def _of_library(module: Any) -> bool:
-    """Whether the functions of a module, by its name, name nothing of the user's."""
+    """Whether a module with this name belongs to a library, so that its functions name nothing of the user's."""
     root = str(module).split(".")[0]
     return root in {"torch", "pyro", "numpy", "pyrovae"} or root in sys.stdlib_module_names

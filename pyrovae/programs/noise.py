@@ -1,4 +1,4 @@
-"""Random numbers that belong to the observation: its answer does not depend on which others share its batch."""
+"""Random numbers of each observation's own: its answer does not depend on which others share its batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ _INTEGER = {_aten.randint.default, _aten.randint.low}
 
 @dataclass(frozen=True)
 class Draw:
-    """A random operation that a program runs: what is drawn is known before any of its tensors are.
+    """A random operation that a program runs, described so that it can be drawn before the program runs.
 
     Attributes:
         func: the operation.
         args: its positional arguments; a tensor that is filled, or whose shape is taken, stands for that shape.
         kwargs: its keyword arguments.
-        data_dim: the dimension of the data plate at the site that is sampled; None outside of sites.
+        data_dim: dimension of the data plate at the site that is sampled; None outside of sites.
     """
 
     func: Any
@@ -44,15 +44,15 @@ class Draw:
         """Describe an operation.
 
         Raises:
-            ValueError: when what it draws depends on the value of a tensor.
+            ValueError: when its distribution depends on the value of a tensor.
         """
         fills = func in fresh or func._schema.name.endswith("_")
         if not fills or any(isinstance(value, Tensor) for value in [*args[1:], *kwargs.values()]):
             raise ValueError(f"{func} draws from a distribution that is computed")
         first = args[0]
-        shaped = torch.empty_like(first, device="meta") if isinstance(first, Tensor) else first
+        template = torch.empty_like(first, device="meta") if isinstance(first, Tensor) else first
         device = {"device": first.device} if isinstance(first, Tensor) else {}
-        return cls(func, (shaped, *args[1:]), {**device, **kwargs}, data_dim)
+        return cls(func, (template, *args[1:]), {**device, **kwargs}, data_dim)
 
     def matches(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Whether this is the same operation."""
@@ -67,7 +67,7 @@ class Given(TorchDispatchMode):
         self._next = zip(draws, noise, strict=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer a random operation with the next numbers; pass any other on."""
+        """Answer a random operation with the next numbers; run any other as it is."""
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
@@ -91,25 +91,25 @@ class _Site(Messenger):
 
 
 class DatumNoise(TorchDispatchMode):
-    """Draws every random tensor that has a row per observation from that observation's own generator.
+    """Draws each observation's rows of a random tensor from that observation's own generator.
 
     Inside this mode a batch holds each of its data ``repeats`` times in a row, so that the rows of observation ``i``
-    are ``i * repeats`` to ``(i + 1) * repeats - 1``. A random operation whose result has a dimension of that many rows
-    is done observation by observation; one that has none (noise shared by all data) is left to torch's global
-    generator. A sampler that loops until a whole batch is accepted (von Mises) goes on as long as its slowest
-    observation, and so depends on the batch all the same.
+    are ``i * repeats`` to ``(i + 1) * repeats - 1``. A random operation whose result has a dimension as long as the
+    batch is done observation by observation. One whose result has none (noise shared by all data) is left to torch's
+    global generator. A sampler that loops until a whole batch is accepted (von Mises) runs until its slowest
+    observation is accepted, so it still depends on the batch.
 
     Attributes:
-        repeats: how often each observation stands in the batch.
-        outer: when not 0, the number of particles in a dimension of their own, left of all others; the batch then
-            holds each observation once.
-        record: when not None, takes a :class:`Draw` for every random operation.
+        repeats: how often each observation is in the batch.
+        outer: when not 0, the number of particles, which have a dimension of their own, left of all others; the batch
+            then holds each observation once.
+        record: when not None, a list that gets a :class:`Draw` for every random operation.
 
     Args:
-        purpose: of the draws, the name of their stream.
-        seed: of the call.
-        indices: of the data of this batch within the whole set.
-        device: of the generators.
+        purpose: purpose of the draws, which names their stream.
+        seed: seed of the call.
+        indices: indices of this batch's data within the whole set.
+        device: device of the generators.
     """
 
     def __init__(self, purpose: str, seed: int, indices: Sequence[int], device: torch.device) -> None:
@@ -132,51 +132,51 @@ class DatumNoise(TorchDispatchMode):
         self._site.__exit__(*raised)
 
     def numbers(self, draw: Draw) -> Tensor:
-        """Draw what a program will ask for."""
+        """Draw the numbers that a program will ask for."""
         self._site.data_dim = draw.data_dim
-        found = self._rows(first_shape(draw.args) or ())
+        layout = self._rows(first_shape(draw.args) or ())
         device = {"device": draw.kwargs.get("device")}
         if draw.func._schema.name.endswith("_"):
             args: tuple[Any, ...] = (self._laid_out(draw.args[0], **device), *draw.args[1:])
             kwargs = {key: value for key, value in draw.kwargs.items() if key != "device"}
         else:
             args, kwargs = draw.args, draw.kwargs
-        out: Tensor = draw.func(*args, **kwargs) if found is None else self._by_datum(draw.func, *found, args, kwargs)
+        out: Tensor = draw.func(*args, **kwargs) if layout is None else self._by_datum(draw.func, *layout, args, kwargs)
         return out
 
     def _laid_out(self, like: Tensor, device: Any) -> Tensor:
         """Return an empty tensor in which each observation's numbers are next to each other."""
-        found = self._rows(like.shape)
-        if found is None:
+        layout = self._rows(like.shape)
+        if layout is None:
             return torch.empty(like.shape, dtype=like.dtype, device=device)
         sizes = list(like.shape)
-        first = sizes.pop(found[0])
-        return torch.empty([first, *sizes], dtype=like.dtype, device=device).movedim(0, found[0])
+        first = sizes.pop(layout[0])
+        return torch.empty([first, *sizes], dtype=like.dtype, device=device).movedim(0, layout[0])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Send a random operation to the data's generators; pass any other on."""
+        """Run a random operation with the observations' generators; run any other as it is."""
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
             shape = first_shape(args)
-            found = None if shape is None else self._rows(shape)
+            layout = None if shape is None else self._rows(shape)
             if self.record is not None:
                 self.record.append(Draw.of(func, args, kwargs, self._site.data_dim))
-            if found is not None:
-                return self._by_datum(func, *found, args, kwargs)
+            if layout is not None:
+                return self._by_datum(func, *layout, args, kwargs)
         return func(*args, **kwargs)
 
     def _rows(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        """Return the dimension that holds the data, and how many of its entries belong to each; None where none does.
+        """Return the dimension that holds the data, and its number of entries per observation; None where none does.
 
-        Distributions flatten what they hand to torch, so that an observation may own several entries in a row of the
-        first.
+        Distributions flatten what they pass to torch, so an observation may own several neighbouring entries of the
+        first dimension.
         """
         if self.outer:
             dims = [d for d, n in enumerate(shape) if d > 0 and n == len(self.generators)]
             if dims and shape[0] == self.outer:
                 return self._one_of(dims), 1
             if shape and shape[0] and shape[0] % (self.outer * len(self.generators)) == 0:
-                raise ValueError(f"noise of shape {tuple(shape)} is not laid out by particle and datum")
+                raise ValueError(f"noise of shape {tuple(shape)} is not laid out by particle and observation")
             return None
         rows = self.repeats * len(self.generators)
         dims = [d for d, n in enumerate(shape) if n == rows]
@@ -185,9 +185,9 @@ class DatumNoise(TorchDispatchMode):
         return (0, shape[0] // len(self.generators)) if shape and shape[0] and shape[0] % rows == 0 else None
 
     def _one_of(self, dims: list[int]) -> int:
-        """Return the dimension of the data, of several as long: a further plate may be on its left, an event right."""
-        known = self._site.data_dim
-        return known if known in dims else dims[0]
+        """Return the dimension of the data among several of its length: others may be a plate or an event."""
+        data_dim = self._site.data_dim
+        return data_dim if data_dim in dims else dims[0]
 
     def _by_datum(self, func: Any, dim: int, count: int, args: Any, kwargs: Any) -> Any:
         fill = fresh.get(func)
@@ -200,10 +200,10 @@ class DatumNoise(TorchDispatchMode):
             rest = args[1:]
             return self._fill(args[0], dim, count, lambda piece, g: func(piece, *rest, **{**kwargs, "generator": g}))
         size = next(a.shape[dim] for a in args if isinstance(a, Tensor))
-        owned = [isinstance(a, Tensor) and a.dim() > dim and a.shape[dim] == size for a in args]
+        has_rows = [isinstance(a, Tensor) and a.dim() > dim and a.shape[dim] == size for a in args]
         pieces = []
         for i, generator in enumerate(self.generators):
-            part = [a.narrow(dim, i * count, count) if own else a for a, own in zip(args, owned, strict=True)]
+            part = [a.narrow(dim, i * count, count) if rows else a for a, rows in zip(args, has_rows, strict=True)]
             pieces.append(func(*part, **{**kwargs, "generator": generator}))
         return torch.cat(pieces, dim)
 
@@ -222,7 +222,7 @@ class DatumNoise(TorchDispatchMode):
 
 
 def first_shape(args: Any) -> Sequence[int] | None:
-    """Return the shape of what an operation will draw: its first tensor's, or else the size that it was given."""
+    """Return the shape of what an operation will draw: that of its first tensor, or else the size that it is given."""
     for argument in args:
         if isinstance(argument, Tensor):
             return argument.shape
@@ -233,8 +233,8 @@ def first_shape(args: Any) -> Sequence[int] | None:
 
 def _empty(func: Any, args: Any, kwargs: Any) -> Tensor:
     if isinstance(args[0], Tensor):
-        known = {key: value for key, value in kwargs.items() if value is not None and key != "layout"}
-        return torch.empty_like(args[0], **{**known, "memory_format": torch.contiguous_format})
+        options = {key: value for key, value in kwargs.items() if value is not None and key != "layout"}
+        return torch.empty_like(args[0], **{**options, "memory_format": torch.contiguous_format})
     size = next(a for a in args if isinstance(a, Sequence))
     integer = {"dtype": torch.int64} if func in _INTEGER and kwargs.get("dtype") is None else {}
     return torch.empty(size, **{**kwargs, **integer})

@@ -26,10 +26,10 @@ class Reading:
 
     Attributes:
         source: position of the tensor in the batch.
-        columns: of a row of that tensor, laid out flat, in the shape that the site has for one observation; None: the
-            whole tensor as it is. A cell that is no cell of the batch (padding) has column -1.
+        columns: columns in a row of that tensor, laid out flat, in the shape that the site has for one observation;
+            None for the whole tensor as it is. A cell that is not from the batch (padding) has column -1.
         data_dim: dimension of the data in what the site observes, counted from the right.
-        dtype: of what the site observes.
+        dtype: dtype of what the site observes.
     """
 
     source: int
@@ -38,7 +38,7 @@ class Reading:
     dtype: torch.dtype
 
     def of(self, batch: Batch) -> Tensor:
-        """Return what the site observes of a batch, as far as it is of the batch."""
+        """Return what the site observes of a batch, as far as it comes from the batch."""
         tensor = batch[self.source]
         if self.columns is None:
             return tensor
@@ -47,7 +47,7 @@ class Reading:
         return cells.movedim(0, self.data_dim + cells.dim())
 
     def into(self, batch: Batch, value: Tensor) -> Batch:
-        """Return a batch with a value in the place of what the site observes."""
+        """Return the batch with a value in place of what the site observes."""
         tensor = batch[self.source]
         if self.columns is None:
             return (*batch[: self.source], value.to(tensor.dtype), *batch[self.source + 1 :])
@@ -55,81 +55,81 @@ class Reading:
         shape = (len(tensor), *columns.shape)
         rows = value.movedim(value.dim() + self.data_dim, 0).expand(shape)
         kind = tensor.dtype if tensor.is_floating_point() or not rows.isnan().any() else rows.dtype
-        filled = tensor.to(kind).reshape(len(tensor), -1).clone()
-        filled[:, columns[columns >= 0]] = rows[:, columns >= 0].to(kind)
-        return (*batch[: self.source], filled.reshape(tensor.shape), *batch[self.source + 1 :])
+        flat = tensor.to(kind).reshape(len(tensor), -1).clone()
+        flat[:, columns[columns >= 0]] = rows[:, columns >= 0].to(kind)
+        return (*batch[: self.source], flat.reshape(tensor.shape), *batch[self.source + 1 :])
 
 
 class Origins(TorchDispatchMode):
     """Follows the cells of a batch through what a program does inside the block.
 
-    Slices, reshapes, indices, masks that fill, casts, stacks and the like move cells; whatever else is done with them
-    computes something.
+    Slices, reshapes, indices, filling masks, casts, stacks and similar operations move cells. Every other operation
+    computes something from them.
 
     Args:
-        batch: the tensors that the program is given.
+        batch: tensors that the program is given.
     """
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
         self._batch = batch
         self._starts: list[int] = []
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # tensors by id, held so that no id is given twice
-        self._made_by: dict[int, tuple[Tensor, str, int]] = {}
+        self._cells: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of a tensor, kept here so that no id is reused
+        self._results: dict[int, tuple[Tensor, str, int]] = {}
         size = 0
         for tensor in batch:
             self._starts.append(size)
             cells = torch.arange(size, size + tensor.numel(), device=tensor.device).reshape(tensor.shape)
-            self._kept.setdefault(id(tensor), (tensor, cells))
+            self._cells.setdefault(id(tensor), (tensor, cells))
             size += tensor.numel()
         self._used = torch.zeros(size, dtype=torch.bool, device="cpu")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and note what became of the cells."""
+        """Run an operation, and note where it moves the cells."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if any(id(t) in self._kept or id(t) in self._made_by for t in given):
-            self._note(func, args, kwargs, given, out)
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(id(t) in self._cells or id(t) in self._results for t in inputs):
+            self._note(func, args, kwargs, inputs, out)
         return out
 
     def reading(self, value: Tensor, data_dim: int) -> Reading | str:
         """Return how a value that a program observes reads the batch, or why it does not, in a few words.
 
         Args:
-            value: that was observed.
-            data_dim: its dimension of the data, counted from the right.
+            value: value that was observed.
+            data_dim: dimension of the data in the value, counted from the right.
         """
-        if id(value) in self._made_by:
-            _, operation, source = self._made_by[id(value)]
+        if id(value) in self._results:
+            _, operation, source = self._results[id(value)]
             return f"is a function ({operation}) of tensor {source} of the batch"
-        if id(value) not in self._kept:
+        if id(value) not in self._cells:
             return "is not a tensor of the batch"
-        cells = self._kept[id(value)][1].cpu()
+        cells = self._cells[id(value)][1].cpu()
         if value.dim() < -data_dim or not bool((cells >= 0).any()):
             return "is not a tensor of the batch"
         return self._regular(cells.movedim(value.dim() + data_dim, 0), value, data_dim)
 
     def is_used(self, reading: Reading) -> bool:
-        """Whether the program computed with what a site observes, beside observing it."""
+        """Whether the program also computed with what a site observes."""
         tensor, start = self._batch[reading.source], self._starts[reading.source]
         rows = self._used[start : start + tensor.numel()].reshape(len(tensor), -1)
         columns = slice(None) if reading.columns is None else reading.columns[reading.columns >= 0]
         return bool(rows[:, columns].any())
 
     def _regular(self, cells: Tensor, value: Tensor, data_dim: int) -> Reading | str:
-        """Return the reading of cells that are the same columns in every row, ``[N, ...]``."""
+        """Return the reading of cells ``[N, ...]`` that are the same columns in every row, or why there is none."""
         first = cells[cells >= 0].min()
         source = self._source(int(first))
         tensor, start = self._batch[source], self._starts[source]
         width, count = tensor[0].numel(), len(tensor)
         rows = torch.arange(count, device="cpu").reshape(-1, *[1] * (cells.dim() - 1)) * width
         columns = torch.where(cells >= 0, cells - start - rows, _NOWHERE)
-        known = columns[columns != _NOWHERE]
+        inside = columns[columns != _NOWHERE]
         same = len(cells) == count and bool((columns == columns[:1]).all())
-        if not same or int(known.min()) < 0 or int(known.max()) >= width:
+        if not same or int(inside.min()) < 0 or int(inside.max()) >= width:
             return "reads other cells of the batch for one observation than for another"
-        if len(known := columns[0][columns[0] >= 0].unique()) < int((columns[0] >= 0).sum()):
+        if len(inside := columns[0][columns[0] >= 0].unique()) < int((columns[0] >= 0).sum()):
             return "reads a cell of the batch twice"
         whole = tuple(value.shape) == tuple(tensor.shape) and bool(
             (columns[0].flatten() == torch.arange(width, device="cpu")).all()
@@ -137,35 +137,35 @@ class Origins(TorchDispatchMode):
         return Reading(source, None if whole and value.dtype == tensor.dtype else columns[0], data_dim, value.dtype)
 
     def _source(self, cell: int) -> int:
-        """Return the position of the tensor that a cell is of."""
+        """Return the position of the tensor that a cell belongs to."""
         return max(k for k, start in enumerate(self._starts) if start <= cell)
 
-    def _note(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], out: Any) -> None:
+    def _note(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], out: Any) -> None:
         results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if self._moves(func, args):
-            moved = func(*self._as_cells(func, args), **{k: v for k, v in kwargs.items() if k != "dtype"})
-            for tensor, cells in zip(results, tree_leaves(moved), strict=True):
-                self._kept.setdefault(id(tensor), (tensor, cells))
+            numbers = func(*self._as_cells(func, args), **{k: v for k, v in kwargs.items() if k != "dtype"})
+            for tensor, cells in zip(results, tree_leaves(numbers), strict=True):
+                self._cells.setdefault(id(tensor), (tensor, cells))
         else:
-            self._compute(func, given, results)
+            self._compute(func, inputs, results)
 
     def _moves(self, func: Any, args: Any) -> bool:
         if func in _JOINS:
-            return any(id(t) in self._kept for t in args[0])
+            return any(id(t) in self._cells for t in args[0])
         if func is _aten.where.self:
-            return any(id(t) in self._kept for t in args[1:])
+            return any(id(t) in self._cells for t in args[1:])
         first = args[0] if args else None
         moving = func.is_view or func in _MOVES or func is _aten._to_copy.default
-        return moving and isinstance(first, Tensor) and id(first) in self._kept
+        return moving and isinstance(first, Tensor) and id(first) in self._cells
 
     def _as_cells(self, func: Any, args: Any) -> Any:
-        """Return the arguments of an operation that moves cells, with the numbers of cells in the place of cells."""
+        """Return the arguments of an operation that moves cells, with each cell replaced by its number."""
 
         def numbers(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
             return (
-                self._kept[id(value)][1] if id(value) in self._kept else torch.full_like(value, -1, dtype=torch.int64)
+                self._cells[id(value)][1] if id(value) in self._cells else torch.full_like(value, -1, dtype=torch.int64)
             )
 
         if func in _JOINS:
@@ -180,18 +180,18 @@ class Origins(TorchDispatchMode):
             return (numbers(args[0]),)
         return (numbers(args[0]), *args[1:])
 
-    def _compute(self, func: Any, given: list[Tensor], results: list[Tensor]) -> None:
+    def _compute(self, func: Any, inputs: list[Tensor], results: list[Tensor]) -> None:
         """Note that something was computed with cells of the batch."""
         source = 0
-        for tensor in given:
-            if id(tensor) in self._kept:
-                cells = self._kept[id(tensor)][1].cpu()
+        for tensor in inputs:
+            if id(tensor) in self._cells:
+                cells = self._cells[id(tensor)][1].cpu()
                 cells = cells[cells >= 0]
                 self._used[cells] = True
                 source = max(
                     (k for k, start in enumerate(self._starts) if len(cells) and start <= int(cells[0])), default=0
                 )
-            elif id(tensor) in self._made_by:
-                source = self._made_by[id(tensor)][2]
+            elif id(tensor) in self._results:
+                source = self._results[id(tensor)][2]
         for tensor in results:
-            self._made_by[id(tensor)] = (tensor, str(func._schema.name).removeprefix("aten::"), source)
+            self._results[id(tensor)] = (tensor, str(func._schema.name).removeprefix("aten::"), source)

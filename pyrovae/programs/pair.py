@@ -2,7 +2,7 @@
 
 A *pair* is two callables of the same batch, ``model(*batch)`` and ``guide(*batch)``. One ``pyro.plate`` over the data,
 at dim -1 and as long as the batch, holds every local latent and every observed site. Everything here works on any such
-pair, whoever wrote it; nothing asks for a base class.
+pair, whoever wrote it; no base class is needed.
 """
 
 import copy
@@ -32,7 +32,7 @@ class Pair:
         guide: the recognition program ``guide(*batch)``.
 
     Attributes:
-        modules: that the programs are or refer to, by where they were found; their tensors are the pair's.
+        modules: modules that the programs are or refer to, by where they were found; their tensors are the pair's.
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
@@ -41,9 +41,9 @@ class Pair:
                 raise ValueError(f"the {role} must be a callable of the batch, got {_brief(program)}")
         self.model = model
         self.guide = guide
-        found = [*reachable_modules(model, "model").items(), *reachable_modules(guide, "guide").items()]
-        first = {module: name for name, module in reversed(found)}
-        self.modules = {name: module for name, module in found if first[module] == name}
+        modules = [*reachable_modules(model, "model").items(), *reachable_modules(guide, "guide").items()]
+        first = {module: name for name, module in reversed(modules)}
+        self.modules = {name: module for name, module in modules if first[module] == name}
 
     def numbered(self, layout: Layout | None = None) -> "Pair":
         """Return the pair with programs that take the numbers of their batch's data as a last argument."""
@@ -55,7 +55,7 @@ class Pair:
         return other
 
     def given(self, batch: Batch) -> Batch:
-        """Return what of a batch the programs themselves take."""
+        """Return the part of a batch that the programs themselves take."""
         return batch[:-1] if isinstance(self.model, Numbered) else batch
 
     @functools.cached_property
@@ -65,14 +65,14 @@ class Pair:
         They are in a list, a dict or another plain attribute of a module or object, or are named by its methods. Their
         modes are the pair's, and so are their buffers; their parameters are those that ``pyro.module`` registers.
         """
-        known = {part for module in self.modules.values() for part in module.modules()}
-        found: dict[str, nn.Module] = {}
+        members = {part for module in self.modules.values() for part in module.modules()}
+        modules: dict[str, nn.Module] = {}
         for role, program in (("model", self.model), ("guide", self.guide)):
             for name, module in held_modules(program, role).items():
-                if module not in known:
-                    known.update(module.modules())
-                    found[name] = module
-        return found
+                if module not in members:
+                    members.update(module.modules())
+                    modules[name] = module
+        return modules
 
     @property
     def all_modules(self) -> list[nn.Module]:
@@ -96,38 +96,38 @@ class Pair:
         return summed_out(program, batch, layout.summed, layout.plate)
 
     def read(self, batch: Batch) -> tuple[Layout, Any, Any]:
-        """Run the pair once on a batch and see that it keeps the contract; return its layout and both traces.
+        """Run the pair once on a batch and check that it keeps the contract; return its layout and both traces.
 
         Raises:
             ValueError: one sentence naming the program or the site that breaks the contract.
         """
         guide_trace = _run("guide", self.guide, self.guide, batch, self.given(batch))
-        drawn = guide_trace.copy()
+        latents = guide_trace.copy()
         for name, site in sample_sites(guide_trace):
             if site["is_observed"]:
-                drawn.remove_node(name)
-        replayed = poutine.replay(self.model, trace=drawn)
+                latents.remove_node(name)
+        program = poutine.replay(self.model, trace=latents)
         with Origins(batch) as origins:
-            model_trace = _run("model", replayed, self.model, batch, self.given(batch))
+            model_trace = _run("model", program, self.model, batch, self.given(batch))
         return read_layout(model_trace, guide_trace, batch, origins), model_trace, guide_trace
 
 
-def _run(role: str, program: Program, bare: Program, batch: Batch, given: Batch) -> Any:
-    """Run a program that wraps ``bare``, and say what was wrong where it fails."""
+def _run(role: str, program: Program, bare: Program, batch: Batch, inputs: Batch) -> Any:
+    """Run a program that wraps ``bare``; where it fails, say what was wrong."""
     try:
         return poutine.trace(program).get_trace(*batch)
     except Exception as error:
-        described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in given)
-        hint = "" if all(t.is_floating_point() for t in given) else " (networks take floating numbers: x.float())"
+        described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
+        hint = "" if all(t.is_floating_point() for t in inputs) else " (networks take floating numbers: x.float())"
         if isinstance(error, IndexError):
-            hint = " (the data plate's indices number the data that were given: is it that other data have parameters?)"
-        if any(t.is_floating_point() and bool(t.isnan().any()) for t in given):
+            hint = " (the plate's indices number the data that were given: do the parameters belong to other data?)"
+        if any(t.is_floating_point() and bool(t.isnan().any()) for t in inputs):
             hint = " (the data hold NaN: an encoder that takes missing values is nn.Observed)"
         width = _width(role, program, bare, batch)
         if width is not None:
-            name, expected, found = width
+            name, expected, columns = width
             raise ValueError(
-                f"the {role} fails on a batch of {described}: its {name!r} expects {expected} columns, got {found}: "
+                f"the {role} fails on a batch of {described}: its {name!r} expects {expected} columns, got {columns}: "
                 "give data of that width, or make the layer as wide as what it is given"
             ) from error
         raise ValueError(
@@ -136,13 +136,13 @@ def _run(role: str, program: Program, bare: Program, batch: Batch, given: Batch)
 
 
 def _width(role: str, program: Program, bare: Program, batch: Batch) -> tuple[str, int, int] | None:
-    """Run a program again, and return the first layer that is given other columns than it takes, with both numbers."""
-    found: list[tuple[str, int, int]] = []
+    """Run a program again; return the first layer whose input has a wrong number of columns, with both numbers."""
+    mismatches: list[tuple[str, int, int]] = []
 
     def look(name: str, layer: Any) -> Any:
-        def see(_: nn.Module, given: tuple[Any, ...]) -> None:
-            if isinstance(given[0], Tensor) and given[0].shape[-1] != layer.in_features:
-                found.append((name, layer.in_features, given[0].shape[-1]))
+        def see(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if isinstance(inputs[0], Tensor) and inputs[0].shape[-1] != layer.in_features:
+                mismatches.append((name, layer.in_features, inputs[0].shape[-1]))
 
         return layer.register_forward_pre_hook(see)
 
@@ -156,7 +156,7 @@ def _width(role: str, program: Program, bare: Program, batch: Batch) -> tuple[st
     try:
         poutine.trace(program).get_trace(*batch)
     except Exception:  # as it did before
-        return found[0] if found else None
+        return mismatches[0] if mismatches else None
     finally:
         for hook in hooks:
             hook.remove()

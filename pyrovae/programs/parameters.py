@@ -1,4 +1,4 @@
-"""Bare parameters: a program together with its own, wherever it is run."""
+"""Bare parameters: a program keeps its own, wherever it is run."""
 
 import weakref
 from typing import Any
@@ -28,7 +28,7 @@ class WithParams:
         try:
             with pyro.get_param_store().scope(self.store), Restore(self.pending):
                 return self.program(*args, **kwargs)
-        finally:  # leaving the scope strips the references that an optimizer outside of it follows
+        finally:  # leaving the scope removes the references that an optimizer outside of it follows
             for value in self.store["params"].values():
                 value.unconstrained = weakref.ref(value)
 
@@ -42,7 +42,7 @@ class WithParams:
 
 
 class Restore(Messenger):
-    """Gives bare parameters their saved unconstrained values, each when its ``pyro.param`` is first met."""
+    """Gives bare parameters their saved unconstrained values, each when its ``pyro.param`` first runs."""
 
     def __init__(self, pending: dict[str, Tensor]) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 A *pair* is two callables of the same batch, ``model(*batch)`` and ``guide(*batch)``. One ``pyro.plate`` over the data,
 at dim -1 and as long as the batch, holds every local latent and every observed site. Everything here works on any such
-pair, whoever wrote it; nothing asks for a base class.
+pair, whoever wrote it; no base class is needed.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def outer_plates(site: Site) -> list[str]:
 
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
-    """Iterate over a trace's sample sites; those of no density (subsampling, deterministic, factors) are left out."""
+    """Iterate over a trace's sample sites, without those of no density (subsampling, deterministic values, factors)."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site):
             if not is_factor(site) and not site["infer"].get(SUMMED):
@@ -39,7 +39,7 @@ def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
 
 
 def density_sites(trace: Any) -> Iterator[Site]:
-    """Iterate over a trace's sample sites, factors and deterministic values among them; subsampling is left out."""
+    """Iterate over a trace's sample sites, including factors and deterministic values, without subsampling."""
     return (site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site))
 
 
@@ -56,18 +56,18 @@ def is_factor(site: Site) -> bool:
 
 
 def beside_densities(site: Site, role: str) -> bool:
-    """Whether a sample site of a program counts in training alone: a factor, or what a guide observes."""
+    """Whether a sample site of a program counts only in training: a factor, or what a guide observes."""
     return is_factor(site) or (role == "guide" and bool(site["is_observed"]))
 
 
 def hidden_from_questions(site: Site, role: str) -> bool:
-    """Whether a sample site has nothing to do with densities per observation: beside them, or a deterministic value."""
+    """Whether a sample site is no part of densities per observation: it counts only in training or is deterministic."""
     deterministic = bool(site["infer"].get("_deterministic")) and site["is_observed"]
     return not site_is_subsample(site) and (deterministic or beside_densities(site, role))
 
 
 class Released(Messenger):
-    """Draws what a model observes anew, as ``poutine.uncondition`` does, but for deterministic values."""
+    """Draws anew what a model observes, as ``poutine.uncondition`` does, except deterministic values."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and not msg["infer"].get("_deterministic"):
@@ -75,9 +75,9 @@ class Released(Messenger):
 
 
 def released(program: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a model that observes nothing, and draws its data."""
-    made: Callable[..., Any] = Released()(program)
-    return made
+    """Return a model that observes nothing and draws its data."""
+    simulator: Callable[..., Any] = Released()(program)
+    return simulator
 
 
 def is_enumerated(site: Site) -> bool:
@@ -88,7 +88,7 @@ def is_enumerated(site: Site) -> bool:
 
 
 def support_of(fn: Any) -> Constraint | None:
-    """Return a distribution's support; None where it does not say one."""
+    """Return a distribution's support; None where it does not declare one."""
     try:
         support = fn.support
     except (NotImplementedError, AttributeError):
@@ -103,9 +103,9 @@ def is_discrete(fn: Any) -> bool:
 
 
 def counted(site: Site) -> Tensor | None:
-    """Return which cells of a site's value its density counts, in the shape of the value; None: all of them.
+    """Return which cells of a site's value its density counts, in the shape of the value; None for all of them.
 
-    Pyro masks a site (``poutine.mask``) or a distribution (``.mask``), ours their columns.
+    Pyro masks a site (``poutine.mask``) or a distribution (``.mask``); distributions of pyrovae mask their columns.
     """
     fn, value = site["fn"], site["value"]
     masks = [(site["mask"], fn.event_dim)]
@@ -113,34 +113,34 @@ def counted(site: Site) -> Tensor | None:
         own = getattr(fn, "mask_of", mask_of(fn))
         masks.append((own, fn.event_dim))
         fn = fn.base_dist
-    found: Tensor | None = None
+    joint: Tensor | None = None
     for mask, events in masks:
         if mask is None or mask is True:
             continue
         cells = torch.as_tensor(mask, device=value.device).bool()
         cells = cells.reshape(cells.shape + (1,) * events)
-        found = cells if found is None else found & cells
-    if found is None:
+        joint = cells if joint is None else joint & cells
+    if joint is None:
         return None
-    while found.dim() > value.dim():  # along what is enumerated a mask is the same
-        found = found[0]
-    return found.expand(value.shape)
+    while joint.dim() > value.dim():  # along enumerated dimensions a mask is the same
+        joint = joint[0]
+    return joint.expand(value.shape)
 
 
 def as_observed(site: Site, drawn: Tensor, data: Tensor) -> Tensor:
-    """Return draws of a site in which is missing what is missing of the data: masked cells, NaN, labels that are -1."""
+    """Return draws of a site that miss what the data miss: masked cells, NaN, labels that are -1."""
     fn = site["fn"]
     while not hasattr(fn, "as_observed") and hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    found: Tensor = fn.as_observed(drawn, data) if hasattr(fn, "as_observed") else drawn
+    values: Tensor = fn.as_observed(drawn, data) if hasattr(fn, "as_observed") else drawn
     if data.is_floating_point():
-        found = torch.where(data.isnan(), data, found)
+        values = torch.where(data.isnan(), data, values)
     cells = counted(site)
-    return found if cells is None else torch.where(cells.expand(found.shape), found, data)
+    return values if cells is None else torch.where(cells.expand(values.shape), values, data)
 
 
 def with_holes(site: Site, value: Tensor) -> Tensor:
-    """Return values of a site as floating numbers, NaN where its mask leaves them out; as they are without a mask."""
+    """Return values of a site as floating numbers, NaN where its mask leaves them out; without a mask, as they are."""
     cells = counted(site)
     if cells is None:
         return value
@@ -151,6 +151,6 @@ def with_holes(site: Site, value: Tensor) -> Tensor:
 def site_rows(site: dict[str, Any]) -> Tensor:
     """Return a local site's values as ``[rows, ...]``; plates left of the data plate come next."""
     value: Tensor = site["value"]
-    if not site["infer"].get(SUMMED):  # whose distribution has dimensions of its own for what is summed out
+    if not site["infer"].get(SUMMED):  # such a site's distribution has more dimensions, for what is summed out
         value = value.expand(site["fn"].batch_shape + site["fn"].event_shape)
     return value.movedim(value.dim() - 1 - site["fn"].event_dim, 0)

@@ -1,4 +1,4 @@
-"""Every tensor that a pair's programs read, as one list that a pure function can be given."""
+"""Every tensor that a pair's programs read, as one list that can be passed to a pure function."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ class State:
     """Every tensor that programs read besides their batch: parameters and buffers of modules, and bare parameters.
 
     Args:
-        modules: that the programs use.
+        modules: modules that the programs use.
         bare: unconstrained values of bare ``pyro.param``s, by name.
-        constraints: of the bare parameters, by name.
+        constraints: constraints of the bare parameters, by name.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class State:
                             self._buffers.add(position[id(tensor)])
         self._bare = {name: self._add(tensor, position) for name, tensor in bare.items()}
         self._constraints = dict(constraints)
-        self.values = [leaf.detach() for leaf in self.leaves]  # the same memory, so what an optimizer changes is seen
+        self.values = [leaf.detach() for leaf in self.leaves]  # in the same memory, which an optimizer changes
         self._position = position
 
     def _add(self, tensor: Tensor, position: dict[int, int]) -> int:
@@ -44,7 +44,7 @@ class State:
         return position[id(tensor)]
 
     def index(self, tensor: Tensor) -> int:
-        """Return the place of a parameter among the leaves."""
+        """Return the position of a parameter among the leaves."""
         return self._position[id(tensor)]
 
     def copies(self) -> list[Tensor]:
@@ -74,7 +74,7 @@ class State:
 def program_state(modules: Iterable[nn.Module]) -> State:
     """Return what programs read: their modules' tensors, and the bare parameters in the store."""
     modules = list(modules)
-    owned = {id(p) for module in modules for p in module.parameters()}
+    ids = {id(p) for module in modules for p in module.parameters()}
     store = pyro.get_param_store().get_state()
-    bare = {name: value for name, value in store["params"].items() if id(value) not in owned}
+    bare = {name: value for name, value in store["params"].items() if id(value) not in ids}
     return State(modules, bare, {name: store["constraints"][name] for name in bare})

@@ -16,7 +16,7 @@ def check_seed(seed: Any) -> int:
     """Return a call's seed as an int.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when ``seed`` is not a whole number in the range of seeds.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < LARGEST_SEED:
         raise ValueError(f"seed must be a whole number from 0 to 2**62, got {seed!r}")
@@ -33,26 +33,26 @@ def stream_seed(purpose: str, *numbers: int) -> int:
 
 
 def generator(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator of its own for a purpose and numbers."""
+    """Return a generator of torch that belongs to this purpose and these numbers alone."""
     return torch.Generator(device).manual_seed(stream_seed(purpose, *numbers))
 
 
 def numpy_generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a generator of NumPy's own for a purpose and numbers."""
+    """Return a generator of NumPy that belongs to this purpose and these numbers alone."""
     return np.random.default_rng(stream_seed(purpose, *numbers))
 
 
 def library_seed(purpose: str, *numbers: int) -> int:
-    """Return a seed for a purpose and numbers that libraries take who know 32 bits alone."""
+    """Return a seed of 32 bits for a purpose and numbers, for libraries that take no larger seeds."""
     return stream_seed(purpose, *numbers) % _SEEDS
 
 
 def datum_seeds(purpose: str, seed: int, indices: Iterable[int]) -> list[int]:
-    """Return the seeds of some data's own streams in one call.
+    """Return the seeds of the observations' own streams in one call, one seed per index.
 
-    They start at a number and go on by an odd stride, both of which the purpose and the call's seed decide: all data of
-    a call differ, and two calls never run side by side, shifted or not.
+    The seeds start at a number and go on by an odd stride. The purpose and the call's seed decide both. So all
+    observations of a call have different seeds, and the seeds of two calls never run in parallel, shifted or not.
     """
-    named = stream_seed(purpose, seed)
-    start, stride = named % _SEEDS, (named // _SEEDS) * 2 + 1
+    number = stream_seed(purpose, seed)
+    start, stride = number % _SEEDS, (number // _SEEDS) * 2 + 1
     return [(start + stride * index) % _SEEDS for index in indices]

@@ -1,8 +1,8 @@
 """A function of tensors, traced once to a graph of tensor operations and compiled.
 
-Pyro's effect handlers are Python: they cost as much at every call as at the first. Here a program is run once while
-``make_fx`` notes the operations that reach torch, effect handlers and all gone; Inductor compiles what was noted. The
-graph draws from torch's own generators in the program's order, so that it takes the same random numbers as the program.
+Pyro's effect handlers are Python: they cost as much at every call as at the first. Here a program is run once, and
+``make_fx`` records the operations that reach torch, without the effect handlers. Inductor compiles this record. The
+graph draws from torch's own generators in the program's order, so it takes the same random numbers as the program.
 """
 
 import sys
@@ -31,15 +31,15 @@ class CannotCompile(Exception):
 def compiled(function: Function, inputs: Sequence[Tensor]) -> Function:
     """Trace ``function`` on ``inputs`` and compile it for tensors of the same shapes, strides and dtypes.
 
-    Inputs are copied first, and the random state is as it was afterwards. In-place changes of an input are part of the
-    compiled function. Call the result without gradients.
+    The inputs are copied first, and the random state is restored afterwards. In-place changes of an input are part of
+    the compiled function. Call the result without gradients.
 
     Args:
-        function: of tensors, returning a list of tensors, or None in their place.
+        function: function of tensors that returns a list of tensors, with None allowed in place of a tensor.
         inputs: an example of its arguments.
 
     Raises:
-        CannotCompile: when it branches on a value or uses what the compiler does not know.
+        CannotCompile: when the function branches on a value or uses what the compiler does not support.
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # imported here: it takes seconds
 
@@ -61,10 +61,10 @@ def compiled(function: Function, inputs: Sequence[Tensor]) -> Function:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Answers where Pyro looks at values.
+    """Answers Pyro where it looks at values, so that none is needed while a program is traced.
 
-    ``x.item()`` stays a tensor, so that a loss that is only reported stays in the graph; and where Pyro leaves out of
-    an enumerated sum the terms of probability 0, none is taken to have it: such a term adds 0. Distributions that were
+    ``x.item()`` stays a tensor, so that a loss that is only reported stays in the graph. Pyro leaves terms of
+    probability 0 out of an enumerated sum; here no term is left out, and such a term adds 0. Distributions that were
     made with validation on are not validated.
     """
 
@@ -79,8 +79,8 @@ class _WithoutValues(TorchFunctionMode):
 def _bias_added_after(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
     """Compute ``torch.addmm`` so that Inductor fuses the sum with what follows.
 
-    As one operation the bias is copied to every row first, which costs a pass through memory. The third axis keeps
-    Inductor from making one operation of the two again.
+    One single operation would copy the bias to every row first, which costs a pass through memory. The third axis keeps
+    Inductor from joining the two operations into one again.
     """
     return (alpha * (left @ right).unsqueeze(0) + beta * bias).squeeze(0)
 

@@ -1,4 +1,4 @@
-"""The work of a call, counted and not timed, and what compiling saves of it."""
+"""The work of a call, counted and not timed, and the time that compiling saves."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,35 +8,36 @@ from torch import Tensor
 
 from pyrovae.internals.torch import TorchDispatchMode, tree_leaves
 
-COMPILE_SECONDS = 20.0  # that tracing and compiling take, on two CPU cores with a cold cache
-START = {"cpu": 4e-6, "cuda": 2.6e-5}  # seconds that an operation's start takes, in Python and in torch
-PASS = {"cpu": 5e-10, "cuda": 0.0}  # seconds that a pass through memory takes, a number written
+COMPILE_SECONDS = 20.0  # time of tracing and compiling, on two CPU cores with a cold cache
+START = {"cpu": 4e-6, "cuda": 2.6e-5}  # seconds that the start of an operation takes, in Python and in torch
+PASS = {"cpu": 5e-10, "cuda": 0.0}  # seconds that a pass through memory takes, per number written
 
 
 @dataclass(frozen=True)
 class Work:
     """What a call does, counted and not timed: the same on every run, whatever else the machine has to do.
 
-    Compiling saves the start of every operation, in Python and in torch, and passes through memory, since operations on
-    the same numbers become one; products of matrices take as long as before. So the seconds that it saves a call are
+    Compiling saves the start of every operation, in Python and in torch. It also saves passes through memory, since
+    operations on the same numbers become one. Products of matrices take as long as before. So the seconds that it saves
+    per call are
 
-        START * operations + PASS * numbers,
+        START * operations + PASS * numbers.
 
-    on a CPU by least squares over ten calls of 98 to 468 operations and 1e5 to 7e7 numbers that
-    ``benchmarks/compiling.py`` timed both ways (docs/compiling.md); on a card by the steps of docs/speed-cuda.md: 24,
-    27 and 26 microseconds an operation of mnist, digits and iaf. Compiling costs ``COMPILE_SECONDS``, which took 13 to
-    22 seconds on two idle cores.
+    On a CPU the two constants come from least squares over ten calls of 98 to 468 operations and 1e5 to 7e7 numbers
+    that ``benchmarks/compiling.py`` timed both ways (docs/compiling.md). On a GPU they come from the steps of
+    docs/speed-cuda.md: 24, 27 and 26 microseconds per operation of mnist, digits and iaf. Compiling costs
+    ``COMPILE_SECONDS``; it took 13 to 22 seconds on two idle cores.
 
     Attributes:
-        operations: of torch that a call runs.
-        numbers: that they write.
+        operations: number of torch operations that a call runs.
+        numbers: how many numbers these operations write.
     """
 
     operations: int
     numbers: float
 
     def times(self, calls: int, rows: int = 1) -> "Work":
-        """Return the work of so many calls like this one, on so many times the rows."""
+        """Return the work of ``calls`` calls like this one, each on ``rows`` times as many rows."""
         return Work(calls * self.operations, calls * rows * self.numbers)
 
     def saved(self, device: torch.device) -> float:
@@ -46,7 +47,7 @@ class Work:
 
 
 class Counted(TorchDispatchMode):
-    """Counts the work that reaches torch inside the block, and changes none of it."""
+    """Counts the work that reaches torch inside the block, without changing it."""
 
     operations, numbers = 0, 0.0
 
@@ -56,8 +57,8 @@ class Counted(TorchDispatchMode):
         return Work(self.operations, self.numbers)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         self.operations += 1
         if not func.is_view:
-            self.numbers += sum(t.numel() for t in tree_leaves(found) if isinstance(t, Tensor))
-        return found
+            self.numbers += sum(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))
+        return result

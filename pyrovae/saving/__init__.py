@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that know which files are theirs."""
+"""Files that are either whole or absent, and folders that know which files are their own."""
 
 from pyrovae.saving.files import lock, remove_stale, write_whole
 from pyrovae.saving.run_folder import MANIFEST, RunFolder

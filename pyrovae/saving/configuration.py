@@ -1,7 +1,7 @@
-"""A module's configuration is its constructor's arguments, kept as attributes of the same names.
+"""A module's configuration: its constructor's arguments, kept as attributes of the same names.
 
-From it a saved fit is rebuilt. Only what the catalogues of pyrovae list is ever built from a file, and classes of
-``torch.nn``: a file cannot name other code, nor have a module imported.
+A saved fit is rebuilt from it. Only what the catalogues of pyrovae list and classes of ``torch.nn`` are ever taken from
+a file: a file can neither name other code nor cause a module to be imported.
 """
 
 import importlib
@@ -16,16 +16,16 @@ CATALOGUES = ("models", "guides", "priors", "likelihoods", "nn")
 
 
 class NotConfigurable(ValueError):
-    """A value that no configuration describes: its owner has to bring it."""
+    """A value that no configuration describes: the user has to supply it."""
 
 
 def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
     """Describe ``value`` by JSON values, modules as ``{"class": "pyrovae.guides.Flow", "arguments": {...}}``.
 
     Args:
-        value: to be described.
-        where: it was found.
-        model: of the pair, where a guide is described: where the guide refers to it, that is noted, not the model.
+        value: value to be described.
+        where: where the value was found, for the error message.
+        model: model of the pair, when a guide is described; where the guide refers to it, only the reference is noted.
 
     Raises:
         NotConfigurable: naming the first part that is not a number, a string, a sequence or a module that a catalogue
@@ -40,9 +40,9 @@ def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
     if inspect.isclass(value) and value.__module__.startswith("torch.nn."):
         return {"type": value.__name__}
     if isinstance(value, Constraint):
-        named = next((name for name in constraints.__all__ if getattr(constraints, name) is value), None)
-        if named is not None:
-            return {"constraint": named}
+        constraint_name = next((name for name in constraints.__all__ if getattr(constraints, name) is value), None)
+        if constraint_name is not None:
+            return {"constraint": constraint_name}
     cls = type(value)
     name = _catalogued(cls) if isinstance(value, nn.Module) else None
     if name is not None:
@@ -56,10 +56,10 @@ def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
 
 
 def build(description: Any, *, model: Any = None) -> Any:
-    """Build what :func:`configuration` described, ``model`` being the one of the pair.
+    """Build what :func:`configuration` described; ``model`` is the model of the pair.
 
     Raises:
-        ValueError: when the description names anything but what a catalogue of pyrovae lists or a class of
+        ValueError: when the description names anything other than what a catalogue of pyrovae lists or a class of
             ``torch.nn``.
     """
     if isinstance(description, list):
@@ -86,25 +86,25 @@ def _catalogued(cls: type) -> str | None:
     parts = cls.__module__.split(".")
     if parts[0] != "pyrovae" or len(parts) < 2 or parts[1] not in CATALOGUES:
         return None
-    found = f"pyrovae.{parts[1]}.{cls.__name__}"
-    return found if _named(found) is cls else None
+    name = f"pyrovae.{parts[1]}.{cls.__name__}"
+    return name if _named(name) is cls else None
 
 
 def _named(name: str) -> type[nn.Module] | None:
-    """Return the class of a public name; nothing is imported but its catalogue."""
+    """Return the class of a public name; only its catalogue is imported."""
     parts = name.split(".")
     if len(parts) != 3 or parts[0] != "pyrovae" or parts[1] not in CATALOGUES:
         return None
     catalogue = importlib.import_module(f"pyrovae.{parts[1]}")
-    found = getattr(catalogue, parts[-1], None) if parts[-1] in catalogue.__all__ else None
-    return found if inspect.isclass(found) and issubclass(found, nn.Module) else None
+    member = getattr(catalogue, parts[-1], None) if parts[-1] in catalogue.__all__ else None
+    return member if inspect.isclass(member) and issubclass(member, nn.Module) else None
 
 
 def _constraint(name: str) -> Constraint:
-    found = getattr(constraints, name, None) if name in constraints.__all__ else None
-    if not isinstance(found, Constraint):
+    constraint = getattr(constraints, name, None) if name in constraints.__all__ else None
+    if not isinstance(constraint, Constraint):
         raise ValueError(f"torch has no constraint {name!r}, which the saved configuration names")
-    return found
+    return constraint
 
 
 def _member(module: Any, path: str, name: str) -> type[nn.Module]:

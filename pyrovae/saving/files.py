@@ -1,4 +1,4 @@
-"""Writing a file so that it is, at any moment, the old one or the new one; one writer at a time in a folder."""
+"""Writing a file so that at any moment it is either the old one or the new one; one writer at a time in a folder."""
 
 import os
 import secrets
@@ -13,15 +13,15 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-PATIENCE = 1.0  # seconds in which a writer that is about to end may do so
+PATIENCE = 1.0  # seconds to wait for a writer that is about to end
 _SUFFIX = ".writing"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file through a temporary one beside it, whose name nobody knows before, onto the disk.
+    """Write a file onto the disk, through a temporary file beside it whose name nobody can know in advance.
 
     Raises:
-        ValueError: when it cannot be written; a file that was there before is as it was.
+        ValueError: when it cannot be written; a file that was there before stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
     try:
@@ -38,12 +38,12 @@ def write_whole(path: Path, content: bytes) -> None:
             raise
         _on_the_disk(path.parent)
     except OSError as error:
-        kept = "; what was saved there before is kept" if path.is_file() else ""
-        raise ValueError(f"cannot write {str(path)!r} ({error.strerror}){kept}") from None
+        note = "; what was saved there before is kept" if path.is_file() else ""
+        raise ValueError(f"cannot write {str(path)!r} ({error.strerror}){note}") from None
 
 
 def remove_stale(folder: Path, names: str) -> None:
-    """Remove what writers that were killed have left of files that match ``names``, a pattern; a lock must be held."""
+    """Remove what killed writers left of files that match the pattern ``names``; the caller must hold the lock."""
     for path in folder.glob(f".{names}.{'[0-9a-f]' * 16}{_SUFFIX}"):
         with suppress(OSError):
             if stat.S_ISREG(path.lstat().st_mode):
@@ -52,12 +52,13 @@ def remove_stale(folder: Path, names: str) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Keep other writers out of a folder inside the block; a process that dies lets go.
+    """Keep other writers out of a folder inside the block; a process that dies releases the lock.
 
-    The folder itself is locked, so that no file is left in it; where the system has no such locks (Windows), none is.
+    The folder itself is locked, so that no lock file is left in it. Nothing is locked where the system has no such
+    locks (Windows).
 
     Raises:
-        ValueError: when another holds it.
+        ValueError: when another writer holds the lock.
     """
     if fcntl is None:
         yield
@@ -67,7 +68,7 @@ def lock(folder: Path) -> Iterator[None]:
         _acquire(descriptor, folder)
         yield
     finally:
-        os.close(descriptor)  # and with it the lock
+        os.close(descriptor)  # releases the lock
 
 
 def _acquire(descriptor: int, folder: Path) -> None:
@@ -88,8 +89,8 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _on_the_disk(folder: Path) -> None:
-    """Ask for a folder's new entries to be on the disk; the file is in its place, whatever comes of it."""
-    with suppress(OSError):  # as where folders cannot be opened (Windows)
+    """Ask the system to write a folder's new entries to the disk; the file is in its place even if this fails."""
+    with suppress(OSError):  # for example where folders cannot be opened (Windows)
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A folder that a command writes: it keeps a list of the files that are its own, and touches no other."""
+"""A folder that a command writes: it keeps a list of the files that are its own, and touches no others."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ class RunFolder:
     """The folder of a command's results, and the list of what was written there.
 
     Args:
-        path: of the folder; made by :meth:`begin`.
+        path: path of the folder, which :meth:`begin` creates.
 
     Raises:
         ValueError: for an empty path, and for a list that cannot be read.
     """
 
-    editable = ("config.yaml",)  # from which a run is started anew, with changes
+    editable = ("config.yaml",)  # a run can be started again from it, with changes
 
     def __init__(self, path: str | Path) -> None:
         if not str(path).strip():
@@ -50,14 +50,14 @@ class RunFolder:
         return list(self.record.get("fits", []))
 
     def check(self, names: Iterable[str] = (), inputs: Iterable[Path] = ()) -> None:
-        """See that a command can write here; nothing is made.
+        """Check that a command can write here; nothing is created.
 
         Args:
-            names: of the files that it will write.
-            inputs: files that it reads.
+            names: names of the files that the command will write.
+            inputs: files that the command reads.
 
         Raises:
-            ValueError: when the folder is a file, holds what no command wrote, or an input would be written over.
+            ValueError: when the folder is a file or holds what no command wrote, or when an input would be overwritten.
         """
         names, inputs = list(names), list(inputs)
         if self.path.exists() and not self.path.is_dir():
@@ -65,12 +65,12 @@ class RunFolder:
         strangers = [p.name for p in self.path.iterdir() if p.name[0] != "."] if self.path.is_dir() else []
         if strangers and not self.exists:
             raise ValueError(
-                f"the folder {str(self.path)!r} is not empty ({sorted(strangers)[0]!r}) and no run's: name a new or "
-                "empty folder for the results"
+                f"the folder {str(self.path)!r} is not empty ({sorted(strangers)[0]!r}) and is not of a run: name a "
+                "new or empty folder for the results"
             )
-        written = {(self.path / name).resolve() for name in names}
+        outputs = {(self.path / name).resolve() for name in names}
         for path in inputs:
-            if path.resolve() in written:
+            if path.resolve() in outputs:
                 raise ValueError(f"{str(path)!r} would be read and written over: name another folder for the results")
         for name in names:
             if (self.path / name).exists() and not self.is_own(name):
@@ -80,16 +80,16 @@ class RunFolder:
                     "the results"
                 )
 
-    def begin(self, **noted: Any) -> None:
-        """Make the folder, and note in its list what is to be known of the run."""
+    def begin(self, **notes: Any) -> None:
+        """Create the folder, and note facts about the run in its list."""
         writable_folder(self.path)
         remove_stale(self.path, "*")
         self.record.pop("instead", None)  # of a run that was refused
-        self.record = {"files": {}, "fits": [], **self.record, **noted}
+        self.record = {"files": {}, "fits": [], **self.record, **notes}
         self._save()
 
     def clear(self) -> None:
-        """Remove the files of the list, and no other; fits are removed by who knows what they consist of."""
+        """Remove the files of the list, and no others; fits are removed by the code that knows their parts."""
         for name in self.files:
             path = self.path / name
             with suppress(FileNotFoundError):
@@ -108,7 +108,7 @@ class RunFolder:
         return self.path / name
 
     def write(self, name: str, content: bytes | str) -> Path:
-        """Write a file of the run's own, which is whole or not there.
+        """Write a file of the run's own, which is either whole or absent.
 
         Raises:
             ValueError: when it cannot be written, or would take the place of a file that the run did not write.
@@ -118,15 +118,15 @@ class RunFolder:
         path = self.path / name
         writable_folder(path.parent)
         self.record["files"] = {**self.record["files"], name: ""}
-        self._save()  # a run that ends between the two knows the file, too
+        self._save()  # so that the list has the file even if the run ends before the file is whole
         write_whole(path, content)
         self.record["files"] = {**self.record["files"], name: checksum(content)}
         self._save()
         return path
 
-    def note(self, **noted: Any) -> None:
-        """Note in the list what is to be known of the run."""
-        self.record.update(noted)
+    def note(self, **notes: Any) -> None:
+        """Note facts about the run in the list."""
+        self.record.update(notes)
         self._save()
 
     def is_intact(self, name: str) -> bool:
@@ -135,12 +135,12 @@ class RunFolder:
         return path.is_file() and self.record.get("files", {}).get(name) == checksum(path.read_bytes())
 
     def is_own(self, name: str) -> bool:
-        """Whether a file is as the run wrote it, or of a run that ended as it did, or made to be edited."""
-        known = self.record.get("files", {}).get(name)
-        return self.is_intact(name) or (known is not None and (known == "" or name in self.editable))
+        """Whether a file is as the run wrote it, or the run ended while it wrote the file, or users may edit it."""
+        digest = self.record.get("files", {}).get(name)
+        return self.is_intact(name) or (digest is not None and (digest == "" or name in self.editable))
 
     def write_table(self, name: str, table: pd.DataFrame, **options: Any) -> Path:
-        """Write a table as CSV, of which no cell is a formula to a spreadsheet."""
+        """Write a table as CSV in which no cell is a formula for a spreadsheet."""
         safe = table.rename(index=_harmless, columns=_harmless).map(_harmless)
         return self.write(name, safe.to_csv(**options))
 

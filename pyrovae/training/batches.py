@@ -1,4 +1,4 @@
-"""The order of the data, and this process's shares of it, as functions of the seed and the step alone."""
+"""The order of the data, and this process's shares of it, as functions of the seed and the step only."""
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
@@ -16,13 +16,13 @@ class Batches:
     """The batches of a fit.
 
     Args:
-        data: to fit to.
-        batch_size: data in a step; the last batch of an epoch holds what is left.
-        seed: of the order.
-        group: of processes, each of which takes its share of every batch.
+        data: data to fit to.
+        batch_size: number of observations in a step; the last batch of an epoch holds the remaining ones.
+        seed: seed of the order.
+        group: group of processes, each of which takes its share of every batch.
 
     Attributes:
-        per_epoch: batches in an epoch.
+        per_epoch: number of batches in an epoch.
     """
 
     def __init__(self, data: Data, batch_size: int, seed: int, group: Group) -> None:
@@ -31,28 +31,28 @@ class Batches:
 
     @property
     def num_sizes(self) -> int:
-        """Number of the sizes that batches have: the last of every epoch may be smaller."""
+        """Number of different sizes of batches: the last batch of every epoch may be smaller."""
         return 2 if len(self.data) % self.batch_size and self.per_epoch > 1 else 1
 
     def order(self, epoch: int) -> Tensor:
-        """Return the data's order in an epoch.
+        """Return the order of the data in an epoch.
 
-        A batch that holds the whole set is in the set's own order, as under plain Pyro: there a program may have
-        parameters ``[N]`` of every observation, and take none by the plate's indices.
+        A batch that holds the whole set keeps the set's own order, as under plain Pyro. There a program may have
+        parameters ``[N]``, one per observation, and use them without the plate's indices.
         """
         device = self.data.device
         if self.per_epoch == 1:
             return torch.arange(len(self.data), device=device)
-        numbers = generator("order", self.seed, epoch)
-        return torch.randperm(len(self.data), generator=numbers, device="cpu").to(device)
+        source = generator("order", self.seed, epoch)
+        return torch.randperm(len(self.data), generator=source, device="cpu").to(device)
 
     def indices(self, step: int) -> Tensor:
-        """Return the data of a step."""
+        """Return the indices of a step's observations."""
         epoch, position = divmod(step, self.per_epoch)
         return self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
 
     def between(self, step: int, total: int) -> Iterator[tuple[int, Tensor, Batch]]:
-        """Iterate over steps: the epoch, the data's indices and this process's share of the batch, made when due."""
+        """Iterate over steps: the epoch, the indices, and this process's share of the batch, made when it is due."""
         while step < total:
             epoch, position = divmod(step, self.per_epoch)
             parts = self.order(epoch).split(self.batch_size)[position : position + total - step]

@@ -1,4 +1,4 @@
-"""Products of matrices in bfloat16, everything else in float32."""
+"""Matrix products in bfloat16, everything else in float32."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,19 +14,19 @@ _LAYERS = (nn.Linear, nn.Bilinear, CONVOLUTION, nn.RNNBase, nn.MultiheadAttentio
 
 @contextmanager
 def bfloat16_layers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside the block the layers that multiply matrices do so in bfloat16, and hand on float32.
+    """Inside the block the layers that multiply matrices do so in bfloat16, and return float32.
 
-    Everything else, every density above all, stays in float32.
+    Everything else stays in float32, above all every density.
     """
-    found = dict.fromkeys(m for module in modules for m in module.modules())
-    layers = [layer for layer in found if isinstance(layer, _LAYERS)]
-    before = [layer.__dict__.get("forward") for layer in layers]
+    candidates = dict.fromkeys(m for module in modules for m in module.modules())
+    layers = [layer for layer in candidates if isinstance(layer, _LAYERS)]
+    forwards = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
             layer.__dict__["forward"] = _in_bfloat16(layer.forward)
         yield
     finally:
-        for layer, forward in zip(layers, before, strict=True):
+        for layer, forward in zip(layers, forwards, strict=True):
             layer.__dict__["forward"] = forward
             if forward is None:
                 del layer.__dict__["forward"]

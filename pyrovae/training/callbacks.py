@@ -1,4 +1,4 @@
-"""What is told of a fit as it goes on: its history and progress bar, and objects of the caller's."""
+"""The events of a fit, and the callbacks that receive them: history, progress bar and objects of the caller's."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,14 +32,15 @@ class Step(_Stoppable):
     """A step that was taken.
 
     Attributes:
-        step: its number, from 0.
-        epoch: its epoch, from 0.
-        seconds: of training so far.
+        step: number of the step, from 0.
+        epoch: number of its epoch, from 0.
+        seconds: seconds of training so far.
         measured: ``[5]`` on the device: loss, bound, reconstruction and KL in nats per observation, and the gradient's
-            norm. The properties of these names wait for the device; now and then is enough on CUDA.
+            norm. The attributes of these names (``loss``, ``bound``, ``reconstruction``, ``kl``, ``grad_norm``) wait
+            for the device; on CUDA, read them only now and then.
         lr: learning rate.
-        weights: of the objective at this step, by name.
-        reason: for which a callback asked to stop, or "".
+        weights: weights of the objective at this step, by name.
+        reason: reason for which a callback asked to stop, or "".
     """
 
     step: int
@@ -63,9 +64,9 @@ class Validated(_Stoppable):
     Attributes:
         step: number of steps taken.
         epoch: number of epochs that have ended.
-        bound: nats per observation.
-        is_best: whether it is the highest so far.
-        reason: for which a callback asked to stop, or "".
+        bound: validation bound in nats per observation.
+        is_best: whether the bound is the highest so far.
+        reason: reason for which a callback asked to stop, or "".
     """
 
     step: int
@@ -81,7 +82,7 @@ class Saved:
 
     Attributes:
         step: number of steps that it holds.
-        folder: that it is in.
+        folder: folder of the checkpoint.
     """
 
     step: int
@@ -92,61 +93,61 @@ def checked(callback: Any) -> list[Any]:
     """Return one callback, or several, as a list.
 
     Raises:
-        ValueError: for one that has none of the methods.
+        ValueError: for an object that has none of the methods.
     """
-    given = [] if callback is None else list(callback) if isinstance(callback, list | tuple) else [callback]
-    for one in given:
-        if isinstance(one, type) or not any(callable(getattr(one, name, None)) for name in EVENTS):
+    callbacks = [] if callback is None else list(callback) if isinstance(callback, list | tuple) else [callback]
+    for candidate in callbacks:
+        if isinstance(candidate, type) or not any(callable(getattr(candidate, name, None)) for name in EVENTS):
             raise ValueError(
                 f"callback must be an object with any of the methods {', '.join(EVENTS)}, or a list of such, got "
-                f"{shown(one)}"
+                f"{shown(candidate)}"
             )
-    return given
+    return callbacks
 
 
 class Callbacks:
-    """Several callbacks, told one after the other; a callback has those of the methods that it needs.
+    """Several callbacks, called one after the other; a callback has only the methods that it needs.
 
     Args:
-        callbacks: in the order in which they are told.
+        callbacks: callbacks in the order in which they are called.
     """
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
         self.callbacks = list(callbacks)
-        self._told = {name: [getattr(c, name) for c in self.callbacks if hasattr(c, name)] for name in EVENTS}
+        self._methods = {name: [getattr(c, name) for c in self.callbacks if hasattr(c, name)] for name in EVENTS}
 
     def on_step(self, step: Step) -> str:
-        """Tell of a step; return why the fit is to stop, or ""."""
+        """Report a step; return the reason to stop the fit, or ""."""
         return self._tell("on_step", step)
 
     def on_validation(self, validated: Validated) -> str:
-        """Tell of an evaluation; return why the fit is to stop, or ""."""
+        """Report an evaluation; return the reason to stop the fit, or ""."""
         return self._tell("on_validation", validated)
 
     def on_checkpoint(self, saved: Saved) -> None:
-        """Tell of a checkpoint."""
-        for tell in self._told["on_checkpoint"]:
+        """Report a checkpoint."""
+        for tell in self._methods["on_checkpoint"]:
             tell(saved)
 
     def on_end(self, fit: "Fit") -> None:
-        """Tell that the fit has ended, however it did."""
-        for tell in self._told["on_end"]:
+        """Report the end of the fit, whatever its reason."""
+        for tell in self._methods["on_end"]:
             tell(fit)
 
     def _tell(self, name: str, event: Any) -> str:
-        for tell in self._told[name]:
+        for tell in self._methods[name]:
             tell(event)
         reason: str = event.reason
         return reason
 
 
 class ProgressBar:
-    """Shows the steps, and the bound where it is drawn anyway, so that no step waits.
+    """Shows the steps, and the bound each time that the bar is redrawn anyway, so that no step waits.
 
     Args:
-        total: steps of the fit.
-        done: steps already taken.
-        shown: whether there is anything to see.
+        total: number of steps of the fit.
+        done: number of steps already taken.
+        shown: whether the bar is visible.
     """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:

@@ -1,4 +1,4 @@
-"""A step on CUDA as one graph, replayed without the host."""
+"""A step on CUDA as one graph, which is replayed without the host."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.programs.types import Batch
 
-WARM_UP = 3  # runs on a side stream before a capture, as torch asks for
+WARM_UP = 3  # runs on a side stream before a capture, as torch requires
 
 
 class Captured:
@@ -16,13 +16,13 @@ class Captured:
     Args:
         advance: takes a step on a batch and returns a tensor; it neither reads a value back nor branches on one.
         batch: an example of its argument.
-        changed: every tensor that a step changes in place. They, and the random state, are as they were afterwards.
+        changed: every tensor that a step changes in place. The capture restores these tensors and the random state.
     """
 
     def __init__(self, advance: Callable[[Batch], Tensor], batch: Batch, changed: Iterable[Tensor]) -> None:
         device = batch[0].device
         self.batch = tuple(t.clone() for t in batch)
-        before = [(t, t.detach().clone()) for t in changed]
+        copies = [(t, t.detach().clone()) for t in changed]
         stream = torch.cuda.Stream(device)
         with torch.random.fork_rng(devices=[device], device_type="cuda"):
             stream.wait_stream(torch.cuda.current_stream(device))
@@ -34,7 +34,7 @@ class Captured:
             with torch.cuda.graph(self.graph):
                 self.row = advance(self.batch)
         with torch.no_grad():
-            for tensor, value in before:
+            for tensor, value in copies:
                 tensor.copy_(value)
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checkpoints: a saved fit, and what is needed to go on to the same result."""
+"""Checkpoints: a saved fit, and everything that is needed to continue to the same result."""
 
 import math
 from pathlib import Path
@@ -16,16 +16,16 @@ from pyrovae.training.fitting import Fitting
 from pyrovae.training.result import Fit, describe
 from pyrovae.training.tensors import fitted_tensors, history_rows, restore_pair
 
-SAMPLED = 16  # steps at which a resumed fit's schedules are looked at
+SAMPLED = 16  # number of steps at which a resumed fit's schedules are checked
 
 
 def save(fitting: Fitting, folder: Path, settings: dict[str, Any], stopped: str) -> None:
-    """Write a checkpoint, the first process alone.
+    """Write a checkpoint, in the first process only.
 
     Args:
         fitting: the fit.
-        folder: to write into, locked.
-        settings: that a resumed fit is held to.
+        folder: folder to write into, which the caller has locked.
+        settings: settings that a resumed fit must share.
         stopped: why the fit ended, or "running".
     """
     fitting.agree()
@@ -81,7 +81,7 @@ def restore(fitting: Fitting, folder: Path, settings: dict[str, Any]) -> None:
     """Continue from a checkpoint.
 
     Raises:
-        ValueError: when it is unreadable, or of another pair or other settings.
+        ValueError: when the checkpoint is unreadable, or is of another pair or other settings.
     """
     tensors, document = storage.read(folder)
     _see_that_it_goes_on(document, folder, settings)
@@ -116,31 +116,31 @@ def _see_that_it_goes_on(document: dict[str, Any], folder: Path, settings: dict[
         raise ValueError(f"{str(folder)!r} holds a saved fit that cannot be resumed: name another checkpoint folder")
     if "settings" not in resume:
         raise ValueError(
-            f"the checkpoint in {str(folder)!r} was made by an older version of pyrovae, which did not keep what "
-            "it was made with: load() it, or resume=False"
+            f"the checkpoint in {str(folder)!r} was made by an older version of pyrovae, which did not save its "
+            "settings: load() it, or resume=False"
         )
-    found = difference(resume["settings"], settings)
-    if found is not None:
-        where, saved, given = found
+    mismatch = difference(resume["settings"], settings)
+    if mismatch is not None:
+        where, old, new = mismatch
         raise ValueError(
-            f"the checkpoint in {str(folder)!r} was made with {where}={saved}, got {where}={given}: use the same, "
+            f"the checkpoint in {str(folder)!r} was made with {where}={old}, got {where}={new}: use the same, "
             "or resume=False"
         )
 
 
 def _see_same_schedules(fitting: Fitting, folder: Path, rows: pd.DataFrame) -> None:
-    """See that learning rate and weights have been, at some of the steps taken, what they are now said to be.
+    """Check, at some of the steps taken, that learning rate and weights were those of the present schedules.
 
     Raises:
-        ValueError: naming the first that has not.
+        ValueError: for the first that was not, which the message names.
     """
     for _, row in rows.iloc[np.unique(np.linspace(0, len(rows) - 1, SAMPLED).round().astype(int))].iterrows():
         step = int(row["step"])
         weights = fitting.problem.weights_at(step)
-        given = dict(zip(fitting.history.weight_columns, weights.values(), strict=True))
+        values = dict(zip(fitting.history.weight_columns, weights.values(), strict=True))
         if fitting.schedule is not None:
-            given["lr"] = float(fitting.schedule(step))
-        for name, value in given.items():
+            values["lr"] = float(fitting.schedule(step))
+        for name, value in values.items():
             if name in row and not math.isclose(row[name], value, rel_tol=1e-5, abs_tol=1e-12):
                 raise ValueError(
                     f"the checkpoint in {str(folder)!r} was made with {name}={row[name]:g} at step {step}, got "
@@ -149,7 +149,7 @@ def _see_same_schedules(fitting: Fitting, folder: Path, rows: pd.DataFrame) -> N
 
 
 def _with_weights(fitting: Fitting, rows: np.ndarray) -> np.ndarray:
-    """Return a saved history's rows with the weights, which not every version of pyrovae has kept."""
+    """Return a saved history's rows with the objective's weights, which older versions of pyrovae did not save."""
     history = fitting.history
     if rows.shape[1] == len(history.columns):
         return rows

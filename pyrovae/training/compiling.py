@@ -16,45 +16,45 @@ from pyrovae.programs.tracing import CannotCompile, Function, compiled
 from pyrovae.programs.types import Batch
 from pyrovae.programs.work import Counted, Work
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the first compiled step against the same step run eagerly
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # between the first compiled step and the same step run eagerly
 
 BFLOAT16_TOLERANCE = 0.05
-PASSES = 3  # of a step through its operations: the objective, its gradient, and the optimizer with what is recorded
+PASSES = 3  # a step's passes through its operations: the objective, its gradient, the optimizer with the record
 
 
 class Measures(Protocol):
-    """What is compiled: a step's numbers, as the programs run and as a pure function."""
+    """A step that can be compiled: it measures as the programs run, and as a pure function."""
 
     state: State
     share: Any
 
     def measure(self, batch: Batch) -> list[Tensor | None]:
-        """Return the row of measured numbers, and every parameter's gradient."""
+        """Return the row of measured numbers, and the gradient of every parameter."""
 
     def pure(self, *tensors: Tensor) -> list[Tensor | None]:
         """Return the same as a function of the programs' state and the batch."""
 
 
 class Compiler:
-    """Runs the steps of a fit, all of them eagerly or all compiled, once for each size of their batches.
+    """Runs the steps of a fit, either all eagerly or all compiled; compiles once for each batch size.
 
     Args:
         mode: True, False or "auto".
-        pair: whose steps these are.
-        left: returns the number of steps that are left, and of the sizes of their batches.
-        progress: whether to print what is chosen.
-        bfloat16: whether the step has products in bfloat16, which leave the eager step's numbers less exact.
+        pair: the pair whose steps these are.
+        counts: returns the number of remaining steps, and the number of different sizes of their batches.
+        progress: whether to print the choice.
+        bfloat16: whether the step has products in bfloat16, which make the eager step's numbers less exact.
     """
 
     def __init__(
         self,
         mode: bool | str,
         pair: Pair,
-        left: Callable[[], tuple[int, int]],
+        counts: Callable[[], tuple[int, int]],
         progress: bool,
         bfloat16: bool = False,
     ) -> None:
-        self.pair, self._left = pair, left
+        self.pair, self._counts = pair, counts
         self._bfloat16 = bfloat16
         self._work = Work(0, 0.0)
         self.runner = Runner(mode, "the step", progress)
@@ -62,7 +62,7 @@ class Compiler:
     def run(self, step: Measures, batch: Batch) -> list[Any]:
         """Return what ``step.measure(batch)`` returns."""
         if self.runner.chosen is None:
-            calls, sizes = self._left()
+            calls, sizes = self._counts()
             self.runner.decide(self._work.times(PASSES), calls, batch[0].device, functions=sizes)
         function = self.runner.function(
             (signature(batch), step.share),
@@ -76,7 +76,7 @@ class Compiler:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """See inside the block, which runs the objective on a batch, how much work that is."""
+        """Count the work of the block, which runs the objective on a batch."""
         counted = Counted()
         try:
             with counted:
@@ -85,7 +85,7 @@ class Compiler:
             self._work = counted.work
 
     def compiles(self, batch: Batch) -> bool:
-        """Whether steps on such a batch run compiled, and are known to be right."""
+        """Whether steps on such a batch run compiled, and have been checked."""
         return self.runner.is_checked((signature(batch), None))
 
     def _compiled(self, step: Measures, batch: Batch) -> Function:
@@ -99,7 +99,7 @@ class Compiler:
         return compiled(step.pure, [*step.state.copies(), *batch])
 
     def _agrees(self, function: Function, step: Measures, batch: Batch) -> bool:
-        """Whether a compiled step is the eager one, on copies of the state and with the noise to come."""
+        """Whether a compiled step equals the eager one, on copies of the state and with the noise of the next step."""
         state, device = step.state, batch[0].device
         with same_streams(device):
             expected = step.pure(*state.copies(), *batch)
@@ -109,10 +109,10 @@ class Compiler:
         return agree(measured, expected, tolerance)
 
     def state(self) -> dict[str, Any]:
-        """Return what was chosen, for a checkpoint."""
+        """Return the choice, for a checkpoint."""
         return {"chosen": self.runner.chosen}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on as it was chosen before the checkpoint."""
+        """Continue with the choice that a checkpoint holds."""
         if self.runner.mode == "auto":
             self.runner.chosen = state.get("chosen")

@@ -1,4 +1,4 @@
-"""What a fit was asked to do, written down so that a resumed fit, and every process of a group, can be held to it."""
+"""Descriptions of a fit's settings, by which a resumed fit and every process of a group are checked."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,18 @@ from pyrovae.saving.configuration import NotConfigurable, configuration
 
 NAME = "name"
 _DEPTH = 8
-_RUNNING = {"own", "optimizer", "max_plate_nesting", "max_iarange_nesting"}  # of an objective: filled in as it runs
-_HOW = {"params", "capturable", "fused", "foreach", "initial_lr"}  # of an optimizer's groups: how, not what
+_RUNNING = {"own", "optimizer", "max_plate_nesting", "max_iarange_nesting"}  # what an objective sets as it runs
+_HOW = {"params", "capturable", "fused", "foreach", "initial_lr"}  # of an optimizer's groups: how it computes, not what
 
 
 def of_a_program(program: Program, role: str, trace: Trace, *, model: Any = None) -> Any:
-    """Describe a program: the configuration that it is rebuilt from, or the modules and the sites of any other.
+    """Describe a program: by the configuration that rebuilds it where it has one, else by its modules and sites.
 
     Args:
-        program: to be described.
+        program: program to describe.
         role: "model" or "guide".
-        trace: of the program on some data.
-        model: of the pair, where the guide is described.
+        trace: trace of the program on some data.
+        model: model of the pair, where the guide is described.
     """
     program = unwrapped(program)
     try:
@@ -37,7 +37,7 @@ def of_a_program(program: Program, role: str, trace: Trace, *, model: Any = None
 
 
 def of_a_module(module: nn.Module) -> Any:
-    """Describe a module: its configuration, or the names of its parts and what torch prints of them."""
+    """Describe a module: by its configuration, or by the names of its parts and what torch prints of them."""
     try:
         return configuration(module)
     except NotConfigurable:
@@ -49,20 +49,20 @@ def of_an_optimizer(optimizer: Any, *, scheduled: bool) -> Any:
     """Describe the settings of an optimizer of torch or of Pyro, without its state.
 
     Args:
-        optimizer: to be described.
-        scheduled: whether a function of the step gives its learning rate.
+        optimizer: optimizer to describe.
+        scheduled: whether its learning rate is a function of the step.
     """
     if isinstance(optimizer, pyro.optim.PyroOptim):
         return {
             "arguments": described(optimizer.pt_optim_args),
             "schedule": described(getattr(optimizer, "kwargs", {})),
         }
-    left = _HOW | ({"lr"} if scheduled else set())
-    return {"groups": [{k: described(v) for k, v in g.items() if k not in left} for g in optimizer.param_groups]}
+    omitted = _HOW | ({"lr"} if scheduled else set())
+    return {"groups": [{k: described(v) for k, v in g.items() if k not in omitted} for g in optimizer.param_groups]}
 
 
 def described(value: Any, depth: int = 0) -> Any:
-    """Describe an objective or a setting by JSON values, the same in every process; of a function its name alone."""
+    """Describe an objective or a setting by JSON values, the same in every process; a function by its name alone."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
@@ -91,21 +91,21 @@ def _name(value: Any) -> str:
 
 
 def difference(one: Any, other: Any, where: str = "") -> tuple[str, str, str] | None:
-    """Return the first place where two descriptions differ, and what each says there; None where they agree."""
+    """Return the first place where two descriptions differ, and what each holds there; None where they agree."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         if _shown(one) != _shown(other):
             return where, _shown(one), _shown(other)
         for key in {**one, **other}:
             inside = where if key == "arguments" else f"{where}.{key}" if where else str(key)
             if key not in one or key not in other:
-                saved, given = (_shown(d[key]) if key in d else "nothing" for d in (one, other))
-                return inside, saved, given
-            if (found := difference(one[key], other[key], inside)) is not None:
-                return found
+                first, second = (_shown(d[key]) if key in d else "nothing" for d in (one, other))
+                return inside, first, second
+            if (place := difference(one[key], other[key], inside)) is not None:
+                return place
         return None
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
-        return next((found for i, (a, b) in pairs if (found := difference(a, b, f"{where}[{i}]")) is not None), None)
+        return next((place for i, (a, b) in pairs if (place := difference(a, b, f"{where}[{i}]")) is not None), None)
     same = one == other or (one != one and other != other)
     return None if same else (where, _shown(one), _shown(other))
 

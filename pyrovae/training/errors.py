@@ -1,4 +1,4 @@
-"""What a fit raises when it cannot go on."""
+"""The exceptions of a fit that cannot continue."""
 
 from pyrovae.training.result import Fit
 
@@ -8,9 +8,9 @@ class FitError(RuntimeError):
 
     Attributes:
         fit: the fit up to its last good state, or None.
-        step: at which it stopped, from 0.
-        site: with the first density that is not finite, or None.
-        indices: of the batch's data, those with a density that is not finite first.
+        step: number of the step at which it stopped, from 0.
+        site: the site with the first density that is not finite, or None.
+        indices: indices of the batch's observations; those with a density that is not finite come first.
     """
 
     def __init__(self, message: str, *, step: int, site: str | None, indices: list[int]) -> None:
@@ -20,7 +20,7 @@ class FitError(RuntimeError):
 
 
 class FitInterrupted(KeyboardInterrupt):
-    """A fit that SIGINT, SIGTERM or SIGHUP stopped, after its step was ended and its checkpoint written.
+    """A fit that SIGINT, SIGTERM or SIGHUP stopped, after it ended its step and wrote its checkpoint.
 
     Attributes:
         fit: the fit so far.

@@ -1,4 +1,4 @@
-"""Steps that fail: what was wrong, where, and for which data; the last good state is put back."""
+"""Steps that fail: what was wrong, where, and for which observations. The fit goes back to the last good state."""
 
 import math
 from contextlib import suppress
@@ -16,11 +16,11 @@ from pyrovae.training.callbacks import Step
 from pyrovae.training.errors import FitError
 from pyrovae.training.fitting import Fitting
 
-LOOK_EVERY = 64  # steps on CUDA between two looks at their losses, each of which waits for the device
+LOOK_EVERY = 64  # steps on CUDA between two checks of their losses; each check waits for the device
 
 
 class Watch:
-    """Looks at the steps of a fit, at each on the CPU and now and then on CUDA, where looking waits.
+    """Checks the steps of a fit: every step on the CPU, one in ``LOOK_EVERY`` on CUDA, where a check waits.
 
     Args:
         fitting: the fit.
@@ -31,13 +31,13 @@ class Watch:
         self._every = 1 if fitting.problem.data.device.type == "cpu" else LOOK_EVERY
 
     def on_step(self, step: Step) -> None:
-        """Look, when it is time."""
+        """Check the steps when a check is due."""
         if (step.step + 1) % self._every == 0:
             look(self.fitting)
 
 
 def look_first(fitting: Fitting, batch: Batch) -> None:
-    """Run the objective once, validated, so that a mistake gets Pyro's own message; no noise is used up."""
+    """Run the objective once with Pyro's validation, so that a mistake gets Pyro's own message; uses up no noise."""
     problem = fitting.problem
     with (
         modes(problem.modules, training=False),
@@ -45,7 +45,7 @@ def look_first(fitting: Fitting, batch: Batch) -> None:
         pyro.validation_enabled(True),
         torch.no_grad(),
     ):
-        # an objective that has gradients only has no loss
+        # an objective that only has gradients has no loss
         with suppress(NotImplementedError), fitting.compiler.counting():
             problem.loss(fitting.stepper.recorder, batch)
 
@@ -54,7 +54,7 @@ def look(fitting: Fitting) -> None:
     """See that every step so far was finite.
 
     Raises:
-        FitError: with the first that was not, and where it came from.
+        FitError: for the first step that was not; the message says where that came from.
     """
     if bool(fitting.stepper.healthy):
         return
@@ -73,11 +73,11 @@ def look(fitting: Fitting) -> None:
 
 
 def _culprit(fitting: Fitting, batch: Batch) -> tuple[str, list[int]]:
-    """Return the first site with a density that is not finite, and the positions of the batch's data where it is."""
+    """Return the first site with a density that is not finite, and the positions of its observations in the batch."""
     num_data, recorder = len(batch[0]), fitting.stepper.recorder
-    if fitting.group.size > 1:  # what was recorded is this process's share alone
+    if fitting.group.size > 1:  # the recorded traces are of this process's share alone
         recorder.clear()
-    if not recorder.model_traces:  # as where the step ran compiled: run it once more, as the program is written
+    if not recorder.model_traces:  # as after a compiled step: run the programs once more, eagerly
         with suppress(Exception), torch.no_grad():
             fitting.problem.loss(recorder, batch)
     if not recorder.model_traces or not recorder.guide_traces:
@@ -103,14 +103,14 @@ def fail(
     Args:
         fitting: the fit.
         text: what was wrong.
-        indices: of the batch's data, those that were bad first.
-        batch: of them.
-        site: with the first density that is not finite.
-        cause: what was raised.
+        indices: indices of the batch's observations, the bad ones first.
+        batch: batch of these observations.
+        site: the site with the first density that is not finite.
+        cause: the exception that was raised.
     """
     if not _still_good(fitting, len(batch[0])):
         fitting.back_to(fitting.kept.good)
-    fitting.stepper.healthy.fill_(True)  # as it is again
+    fitting.stepper.healthy.fill_(True)  # the state is good again
     step, data = fitting.position.step, indices.tolist()
     numbers = ", ".join(map(str, data[:8])) + (", ..." if len(data) > 8 else "")
     raise FitError(
@@ -122,11 +122,11 @@ def fail(
 
 
 def _still_good(fitting: Fitting, size: int) -> bool:
-    """Whether the parameters give a finite loss on some other data, so that this batch alone is to blame."""
+    """Whether the parameters give a finite loss on other data, so that this batch alone is to blame."""
     problem = fitting.problem
     others = problem.data.batch(fitting.batches.order(0)[:size])
     try:
         with torch.no_grad(), modes(problem.modules, training=False):
             return math.isfinite(problem.loss(fitting.stepper.recorder, others))
-    except Exception:  # a program may fail in any way, and then these data are no better
+    except Exception:  # a program may fail in any way, so the other data are no better
         return False

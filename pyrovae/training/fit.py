@@ -65,14 +65,14 @@ def fit(
 ) -> Fit:
     """Fit a pair by stochastic variational inference; modules are trained in place.
 
-    They stay in the mode, train or eval, that they are in; what is evaluated is evaluated in eval mode.
+    Modules stay in the mode, train or eval, that they are in. All evaluation runs in eval mode.
 
-    In an initialised default group of ``torch.distributed`` every process calls this with the same arguments; each
-    takes its share of every batch, and the gradients are added up. An observation's noise is the one that it would have
-    in one process, whose result comes out up to rounding; what is drawn from a distribution that is computed (a gamma,
-    a Poisson) comes from a stream of the process's own, and what compares the data of a batch (its
-    statistics, regularisers of the aggregate posterior) sees those of a share. The first process
-    writes the checkpoint, which any number of processes can resume.
+    In an initialised default group of ``torch.distributed`` every process calls this with the same arguments. Each
+    process takes its share of every batch, and the gradients are added up. An observation has the noise that it would
+    have in a single process, so the result is that of a single process, up to rounding. There are two exceptions. Draws
+    from a distribution that is computed (a gamma, a Poisson) come from a stream of the process's own. Whatever compares
+    the observations of a batch (batch statistics, regularisers of the aggregate posterior) sees one share alone. The
+    first process writes the checkpoint, which any number of processes can resume.
 
     Source: Hoffman, Blei, Wang and Paisley, "Stochastic variational inference", 2013; Kingma and Welling, 2014.
 
@@ -80,37 +80,38 @@ def fit(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        objective: any ``pyro.infer.ELBO``; None means ``Trace_ELBO()``. A jitted one (``JitTrace_ELBO``) runs as what
-            it jits, with the same settings: a fit compiles its steps itself.
+        objective: any ``pyro.infer.ELBO``; None means ``Trace_ELBO()``. A jitted one (``JitTrace_ELBO``) runs as the
+            objective that it jits, with the same settings: a fit compiles its steps itself.
         epochs: passes over the data; 100 when neither epochs nor steps are given.
         steps: gradient steps, instead of epochs.
-        batch_size: data in a step; the last batch of an epoch holds what is left.
+        batch_size: number of observations in a step; the last batch of an epoch holds the remaining ones.
         lr: learning rate, or a function of the step (from 0) that returns it.
         optimizer: None (Adam), a class of ``torch.optim``, a function of the parameters that returns an optimizer, an
-            optimizer, or a ``pyro.optim.PyroOptim``, with which Pyro's own ``SVI`` takes the steps; its schedulers step
-            after every epoch, ``ReduceLROnPlateau`` by minus the validation bound, or by the mean of the epoch's losses
-            where there are no validation data.
-        validation_data: evaluated after every epoch: one particle per observation, the same noise each time.
+            optimizer, or a ``pyro.optim.PyroOptim``. With the last, Pyro's own ``SVI`` takes the steps, and Pyro's
+            schedulers step after every epoch: ``ReduceLROnPlateau`` by minus the validation bound, or, without
+            validation data, by the mean of the epoch's losses.
+        validation_data: held-out data on which the bound is evaluated after every epoch, with one particle per
+            observation and the same noise each time.
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
-        compile: whether a step is traced once per batch size and compiled; "auto" does so where it saves more time than
-            it costs, going by the work of a step, which is counted, and the number of steps
-            (:class:`pyrovae.programs.compilation.Work`). Both ways draw the same random numbers and differ by rounding,
-            which grows as a fit goes on; a checkpoint keeps what was chosen. What cannot be compiled runs eagerly:
-            :attr:`Fit.compile` says what was done, and :attr:`Fit.compiled` why.
-        precision: "float64" casts modules and data to double; "float32" leaves the modules' own dtype; "bfloat16" does
-            too, and multiplies matrices in the layers of networks in bfloat16, everything else in the modules' dtype:
-            parameters, densities, and what is evaluated on validation data.
-        checkpoint: folder in which to save the fit as it goes.
+        compile: whether a step is traced once per batch size and compiled. "auto" compiles where that saves more time
+            than it costs, which it decides from the counted work of a step and the number of steps
+            (:class:`pyrovae.programs.compilation.Work`). Both ways draw the same random numbers; they differ by
+            rounding, which grows as a fit goes on. A checkpoint keeps the choice. Programs that cannot be compiled run
+            eagerly: :attr:`Fit.compile` says which way the steps ran, and :attr:`Fit.compiled` says why.
+        precision: "float64" casts modules and data to double. "float32" leaves the modules' own dtype. "bfloat16"
+            leaves it too, but the layers of networks multiply matrices in bfloat16; everything else stays in the
+            modules' dtype: parameters, densities, and the evaluation on validation data.
+        checkpoint: folder in which to save the fit while it runs.
         checkpoint_seconds: least time between two checkpoints; one is always written at the end.
         resume: continue from the checkpoint, to the same result (bit for bit on the CPU) as without the interruption;
-            starts afresh where the folder holds none.
+            a new fit starts where the folder holds none.
         callback: an object, or several in a list, with any of the methods ``on_step``, ``on_validation``,
-            ``on_checkpoint`` and ``on_end``, which are told of a :class:`~pyrovae.training.Step`, a
-            :class:`~pyrovae.training.Validated`, a :class:`~pyrovae.training.Saved` and the :class:`Fit`; the first
-            two can ask the fit to stop, by ``event.stop("reason")``. The history and the progress bar run so, too.
-        seed: of parameters that the programs declare, batches and noise.
-        device: None means CUDA where there is one.
+            ``on_checkpoint`` and ``on_end``. They are called with a :class:`~pyrovae.training.Step`, a
+            :class:`~pyrovae.training.Validated`, a :class:`~pyrovae.training.Saved` and the :class:`Fit`. In the first
+            two, ``event.stop("reason")`` asks the fit to stop. The history and the progress bar are such callbacks too.
+        seed: seed of the parameters that the programs declare, the batches and the noise.
+        device: device to fit on; None means CUDA where there is one.
         progress: whether to show a progress bar.
 
     Returns:
@@ -129,9 +130,9 @@ def fit(
             good state.
         FitInterrupted: (a KeyboardInterrupt) on SIGINT, SIGTERM or SIGHUP, after saving.
     """
-    given, group = checked(callback), Group()
+    callbacks, group = checked(callback), Group()
     with ExitStack() as stack:
-        with group.together() as noted:
+        with group.together() as common:
             data = as_data(data)
             plan = _plan(
                 len(data), epochs, steps, batch_size, patience, validation_data, checkpoint, checkpoint_seconds, resume
@@ -148,7 +149,7 @@ def fit(
             fitting = _prepared(placed, batches, objective, optimization, compile, plan.total, progress)
             if plan.checkpoint is not None or group.size > 1:
                 plan = replace(plan, settings=settings(fitting, optimization, precision))
-            noted.update(
+            common.update(
                 plan.settings, steps=plan.total, patience=plan.patience, compile=compile,
                 checkpoint=plan.checkpoint is not None,
             )  # fmt: skip
@@ -157,7 +158,7 @@ def fit(
         if group.size > 1:
             fitting.keep()
         bar = stack.enter_context(closing(ProgressBar(plan.total, fitting.position.step, progress)))
-        return _run(fitting, plan, Callbacks([fitting.history, Watch(fitting), *given, bar]))
+        return _run(fitting, plan, Callbacks([fitting.history, Watch(fitting), *callbacks, bar]))
 
 
 def _plan(
@@ -197,10 +198,10 @@ def _check_objective(objective: Any) -> None:
 
 @contextmanager
 def _isolated(placed: Placed, seed: int) -> Iterator[None]:
-    """Put back all global state; parameters that functions declare have the precision's dtype."""
+    """Restore all global state after the block; inside it, functions declare parameters in the precision's dtype."""
     dtype = nullcontext() if placed.dtype is None else default_dtype(placed.dtype)
-    aside = isolated(purpose="fit", seed=seed, device=placed.device, modules=[], training=False, params=placed.store)
-    with aside, dtype:
+    block = isolated(purpose="fit", seed=seed, device=placed.device, modules=[], training=False, params=placed.store)
+    with block, dtype:
         yield
 
 
@@ -208,15 +209,15 @@ def _prepared(
     placed: Placed, batches: Batches, objective: Any, optimization: Optimization, compile: bool | str, total: int,
     progress: bool,
 ) -> Fitting:  # fmt: skip
-    """Read the problem, and make what takes its steps."""
+    """Read the problem, and make the parts that take its steps."""
     in_parts = batches.group.size > 1 or batches.per_epoch > 1
     problem = read_problem(placed, objective, batches.batch_size, in_parts=in_parts)
     history = History(list(problem.weights_at(0)))
     for sentence in problem.objective.unfinished(total) if isinstance(problem.objective, Objective) else ():
         warnings.warn(sentence, stacklevel=3)
     position = Position()
-    left = lambda: (total - position.step, batches.num_sizes)  # noqa: E731
-    compiler = Compiler(compile, problem.pair, left, progress, problem.bfloat16)
+    counts = lambda: (total - position.step, batches.num_sizes)  # noqa: E731
+    compiler = Compiler(compile, problem.pair, counts, progress, problem.bfloat16)
     compiler.runner.lines += said_of(objective)
     stepper = stepper_of(problem, optimization, compiler, batches.group)
     schedule = optimization.lr if callable(optimization.lr) else None
@@ -227,7 +228,7 @@ def _prepared(
 
 
 def _go_on(fitting: Fitting, plan: Plan) -> None:
-    """Continue from the checkpoint, past a stop that this call would not make."""
+    """Continue from the checkpoint, and drop its reason to stop unless this call's patience is over."""
     assert plan.checkpoint is not None
     restore(fitting, plan.checkpoint, plan.settings)
     position = fitting.position
@@ -236,7 +237,7 @@ def _go_on(fitting: Fitting, plan: Plan) -> None:
 
 
 def _run(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> Fit:
-    """Run the loop, and return the fit however it ends, or raise with it."""
+    """Run the loop, and return the fit, or raise an error that holds it."""
     position, group, checkpoint = fitting.position, fitting.group, plan.checkpoint
     with pyro.validation_enabled(False), Interrupts() as interrupts:
         try:
@@ -245,15 +246,15 @@ def _run(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> Fit:
             group.fail(str(error))
             error.fit = _result(fitting, "failed", callbacks)
             if checkpoint is not None and group.size == 1:
-                with suppress(ValueError):  # where it cannot be written, what was written before stays
+                with suppress(ValueError):  # where it cannot be written, the previous checkpoint stays
                     save(fitting, checkpoint, plan.settings, "failed")
             raise
         except LostProcess as error:
-            kept = f"; the checkpoint in {str(checkpoint)!r} is whole" if checkpoint else ""
-            text = f"the fit stopped at step {position.step}: {error}{kept}"
-            lost = FitError(text, step=position.step, site=None, indices=[])
-            lost.fit = _result(fitting, "failed", callbacks)
-            raise lost from error
+            note = f"; the checkpoint in {str(checkpoint)!r} is whole" if checkpoint else ""
+            text = f"the fit stopped at step {position.step}: {error}{note}"
+            failure = FitError(text, step=position.step, site=None, indices=[])
+            failure.fit = _result(fitting, "failed", callbacks)
+            raise failure from error
     if interrupts.received is None:
         return _result(fitting, position.stopped or "finished", callbacks)
     name = interrupts.received.name
@@ -263,13 +264,13 @@ def _run(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> Fit:
 
 
 def _result(fitting: Fitting, stopped: str, callbacks: Callbacks) -> Fit:
-    """Return the fit as it stands, and tell of it."""
+    """Return the fit in its current state, and call the callbacks with it."""
     problem, runner = fitting.problem, fitting.compiler.runner
     for p in problem.params.values():
         p.grad = None
     store = pyro.get_param_store().get_state()
     programs = carrying(problem.pair.model, problem.pair.guide, dict(store), {})
-    said, frame = "; ".join(runner.lines), fitting.history.frame()
-    fit = Fit(*programs, frame, stopped, fitting.position.seconds, said, bool(runner.chosen), dict(problem.bare))
+    compilation, frame = "; ".join(runner.lines), fitting.history.frame()
+    fit = Fit(*programs, frame, stopped, fitting.position.seconds, compilation, bool(runner.chosen), dict(problem.bare))
     callbacks.on_end(fit)
     return fit

@@ -1,4 +1,4 @@
-"""A fit under way: its parts, and where it stands."""
+"""A running fit: its parts, and how far it is."""
 
 import math
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from pyrovae.training.tensors import pair_tensors
 
 @dataclass
 class Position:
-    """Where a fit stands.
+    """How far a fit is.
 
     Attributes:
         step: number of steps taken.
         epoch: number of epochs that have ended.
-        seconds: of training.
-        stopped: why it is to stop, or "".
+        seconds: seconds of training.
+        stopped: the reason to stop, or "".
         best_bound: the highest validation bound.
-        best_epoch: number of epochs after which that was; 0: none yet.
+        best_epoch: number of epochs after which the best bound was reached; 0 where there is none yet.
     """
 
     step: int = 0
@@ -42,9 +42,9 @@ class Kept:
     """Copies of the pair's tensors.
 
     Attributes:
-        good: at the last epoch's end, to go back to where a step fails.
-        best: at the highest validation bound.
-        last: at the end, where the fit went back to the best.
+        good: copies from the end of the last epoch; the fit goes back to them when a step fails.
+        best: copies from the highest validation bound.
+        last: copies from the end of a fit that went back to the best.
     """
 
     good: dict[str, Tensor] = field(default_factory=dict)
@@ -54,17 +54,17 @@ class Kept:
 
 @dataclass
 class Fitting:
-    """A fit under way.
+    """A running fit.
 
     Attributes:
-        problem: what is fitted.
-        batches: of the data.
-        compiler: runs the steps' gradients.
+        problem: the pair, its data and the objective.
+        batches: batches of the data.
+        compiler: runs the gradients of the steps.
         stepper: takes the steps.
         history: one row per step.
-        group: of processes.
-        schedule: learning rate of a step; None: the optimizer's own.
-        position: where the fit stands.
+        group: group of processes.
+        schedule: function of the step that returns the learning rate; None leaves the optimizer's own.
+        position: how far the fit is.
         kept: copies of tensors.
     """
 
@@ -84,12 +84,12 @@ class Fitting:
 
     @torch.no_grad()
     def back_to(self, tensors: dict[str, Tensor]) -> None:
-        """Put a copy of the pair's tensors back."""
+        """Set the pair's tensors back to a copy of them."""
         for key, t in self._tensors().items():
             t.copy_(tensors[key])
 
     def keep(self) -> None:
-        """Keep the tensors as the last good state, the same in every process."""
+        """Keep the tensors as the last good state, and make them the same in every process."""
         self.agree()
         self.kept.good = self.copied()
 
@@ -98,13 +98,13 @@ class Fitting:
         self.kept.best = self.kept.good
 
     def end_at_best(self) -> None:
-        """Go back to the best state, if there is one; the last is kept for a fit that goes on from here."""
+        """Go back to the best state, if there is one; keep the last state for a fit that continues from here."""
         if self.kept.best:
             self.kept.last = self.copied()
             self.back_to(self.kept.best)
 
     def agree(self) -> None:
-        """Give every process the tensors of the first: batch statistics differ, since each sees its share alone."""
+        """Give every process the tensors of the first: batch statistics differ, as each sees its own share alone."""
         self.group.same(self.problem.state.values)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -25,16 +25,17 @@ class Gradients:
     The gradient is that of the objective's loss, summed over the batch, as ``pyro.infer.SVI`` takes it.
 
     Args:
-        pair: of programs.
-        layout: of the pair.
+        pair: pair of programs.
+        layout: layout of the pair.
         objective: any ``pyro.infer.ELBO``.
-        params: that the gradient is taken for.
+        params: parameters by which the loss is differentiated.
         state: every tensor that the programs read.
         bfloat16: whether layers that multiply matrices do so in bfloat16.
 
     Attributes:
-        share: what the batch is of a larger one, whose other parts are in other processes; None: the whole.
-        seed: of the noise that processes do not share.
+        share: the part that the batch is of a larger one, whose other parts are in other processes; None where the
+            batch is the whole.
+        seed: seed of the noise that processes do not share.
     """
 
     def __init__(
@@ -45,24 +46,24 @@ class Gradients:
         self.layout, self.objective, self.state = layout, objective, state
         self.share: Share | None = None
         self.seed = 0
-        self._lowered = pair.all_modules if bfloat16 else []
+        self._bfloat16_modules = pair.all_modules if bfloat16 else []
         self.params = list(params.values())
         self.own = list(objective.own.parameters()) if isinstance(objective, Objective) else []
         self._places = [state.index(p) for p in (*self.params, *self.own)]
 
     def measure(self, batch: Batch) -> list[Tensor | None]:
-        """Return what was measured on a batch, ``[5]``, and the gradient of every parameter; nothing is changed.
+        """Return the measured numbers of a batch, ``[5]``, and the gradient of every parameter; changes nothing.
 
-        The batch's last tensor are its data's numbers.
+        The last tensor of the batch holds the numbers of its observations.
 
-        Those of the objective's own parameters come last.
+        The gradients of the objective's own parameters come last.
         """
         return self._measure(batch, [*self.params, *self.own])
 
     def pure(self, *tensors: Tensor) -> list[Tensor | None]:
         """Do what :meth:`measure` does, as a function of all that it reads: the programs' state and the batch."""
-        held = len(self.state.leaves)
-        state, batch = tensors[:held], tensors[held:]
+        num_leaves = len(self.state.leaves)
+        state, batch = tensors[:num_leaves], tensors[num_leaves:]
         with torch.enable_grad(), self.state.replaced(state):
             result = self._measure(batch, [state[i] for i in self._places])
         self.recorder.clear()
@@ -71,8 +72,8 @@ class Gradients:
     def _measure(self, batch: Batch, params: Sequence[Tensor]) -> list[Tensor | None]:
         self.recorder.clear()
         batch = self.recorder.given(batch)
-        shared = nullcontext() if self.share is None else SharedNoise(self.share, self.seed)
-        with bfloat16_layers(self._lowered), shared:
+        noise = nullcontext() if self.share is None else SharedNoise(self.share, self.seed)
+        with bfloat16_layers(self._bfloat16_modules), noise:
             loss, grads = self._gradients(batch, params)
         norm = torch.nn.utils.get_total_norm([grad for grad in grads[: len(self.params)] if grad is not None])
         size = self.recorder.loss_size(self.layout, len(batch[0]))
@@ -92,12 +93,12 @@ class Gradients:
 
 
 def beyond_bound(objective: Any) -> Any:
-    """Return what an objective's last loss held beside minus a bound, where it says so; 0 where it does not."""
+    """Return the part of an objective's last loss that is not minus a bound; 0 where the objective states none."""
     beyond = getattr(objective, "beyond_bound", None)
     return 0.0 if beyond is None else beyond
 
 
 def total_loss(loss: Any, batch: Batch) -> Tensor:
-    """Return an objective's loss as a number: of one per observation, the sum."""
+    """Return an objective's loss as one number: the sum, where there is one loss per observation."""
     total = sum(loss) if isinstance(loss, tuple) else loss
     return torch.as_tensor(total, dtype=torch.get_default_dtype(), device=batch[0].device).detach()

@@ -28,98 +28,99 @@ class Group:
     """The default group of ``torch.distributed`` where it is initialised, else this process alone.
 
     Attributes:
-        rank: of this process.
+        rank: rank of this process.
         size: number of processes.
-        agreed: what any process has told, as of the last sum: (save, interrupted, stopped).
+        agreed: what any process has announced, as of the last sum: (save, interrupted, stopped).
     """
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         self.agreed = (False, False, False)
-        self._told = (False, False, False)
+        self._flags = (False, False, False)
 
     @contextmanager
     def together(self) -> Iterator[dict[str, Any]]:
-        """Let every process of the group prepare inside the block, and see that all can go on with the same.
+        """Let every process of the group prepare inside the block, and check that all can continue with the same.
 
-        The block is given a dict, to be filled with what must be the same in all, and holds no collective operation.
+        The block receives a dict, which it fills with all that must be the same in every process. The block must not
+        contain collective operations.
 
         Raises:
-            ValueError: in every process, when one fails, with its reason, or when what was noted is not the same.
+            ValueError: in every process, when one fails, with its reason, or when the dicts are not the same.
         """
-        noted: dict[str, Any] = {}
+        common: dict[str, Any] = {}
         if self.size == 1:
-            yield noted
+            yield common
             return
-        failed: Exception | None = None
+        failure: Exception | None = None
         try:
-            yield noted
+            yield common
         except Exception as error:  # in whatever way
-            failed = error
-        said: list[Any] = [None] * self.size
-        mine = (None if failed is None else f"{type(failed).__name__}: {failed}", noted)
-        _collective(lambda: dist.all_gather_object(said, mine))
-        if failed is not None:
-            raise failed
-        for rank, (reason, _) in enumerate(said):
+            failure = error
+        reports: list[Any] = [None] * self.size
+        report = (None if failure is None else f"{type(failure).__name__}: {failure}", common)
+        _collective(lambda: dist.all_gather_object(reports, report))
+        if failure is not None:
+            raise failure
+        for rank, (reason, _) in enumerate(reports):
             if reason is not None:
                 raise ValueError(f"process {rank} of the group cannot go on: {reason}")
-        for rank, (_, other) in enumerate(said):
-            found = difference(said[0][1], other)
-            if found is not None:
-                where, first, given = found
+        for rank, (_, other) in enumerate(reports):
+            place = difference(reports[0][1], other)
+            if place is not None:
+                where, first, value = place
                 raise ValueError(
-                    f"process {rank} of the group was given {where}={given}, and process 0 {where}={first}: give all "
+                    f"process {rank} of the group was given {where}={value}, and process 0 {where}={first}: give all "
                     "the same"
                 )
 
     def fail(self, reason: str) -> None:
-        """Leave word for the others of why this process goes: they find it when they miss it."""
+        """Leave the reason why this process stops, for the others to read when they notice that it is gone."""
         if self.size > 1:
             with suppress(RuntimeError):
                 group_store().set(_REASON, f"process {self.rank}: {reason}")
 
     def share(self, total: int) -> "Share":
-        """Return this process's share of a batch of ``total`` data."""
+        """Return this process's share of a batch of ``total`` observations."""
         sizes = [total // self.size + (rank < total % self.size) for rank in range(self.size)]
         return Share(sum(sizes[: self.rank]), sizes[self.rank], total)
 
     def agree_on(self, save: bool, interrupted: bool, stopped: bool) -> tuple[bool, bool, bool]:
-        """Tell the others, with the next sum, that it is time to save or to stop; return what all were told.
+        """Announce to the others, with the next sum, that it is time to save or to stop; return the last agreement.
 
-        A process alone is answered with what it says; of several, the first alone says when to save.
+        A single process gets its own values back. In a group, only the first process decides when to save.
         """
         if self.size == 1:
             return save, interrupted, stopped
-        self._told = (save and self.rank == 0, interrupted, stopped)
+        self._flags = (save and self.rank == 0, interrupted, stopped)
         return self.agreed
 
     def sum(self, row: Tensor, grads: Sequence[Tensor | None], share: "Share", whole: bool) -> list[Tensor]:
         """Return the batch's row and gradients from those of all shares.
 
         Args:
-            row: what was measured on this share, means over its data; the gradient's norm last.
-            grads: of this share's loss.
-            share: of this process.
-            whole: whether each share's loss stands for all data, rather than for its own.
+            row: measured numbers of this share, means over its observations; the gradient's norm comes last.
+            grads: gradients of this share's loss.
+            share: share of this process.
+            whole: whether each share's loss stands for all data, rather than for its own observations.
         """
         part = share.size / share.total
         weight = part if whole else float(share.size > 0)
-        given = [torch.zeros_like(row[0]) if g is None else g for g in grads]
-        told = torch.tensor([float(flag) for flag in self._told], dtype=row.dtype, device=row.device)
-        scaled = [told, row * part, *(g.flatten() * weight for g in given)]
+        dense = [torch.zeros_like(row[0]) if g is None else g for g in grads]
+        flags = torch.tensor([float(flag) for flag in self._flags], dtype=row.dtype, device=row.device)
+        scaled = [flags, row * part, *(g.flatten() * weight for g in dense)]
         if not share.size:
-            scaled = [told, *(torch.zeros_like(t) for t in scaled[1:])]
+            scaled = [flags, *(torch.zeros_like(t) for t in scaled[1:])]
         flat = torch.cat([t.to(row.dtype) for t in scaled])
         self._all_reduce(flat)
-        told, row, *summed = flat.split([t.numel() for t in scaled])
-        save, interrupted, stopped = (bool(flag > 0) for flag in told)
+        flags, row, *summed = flat.split([t.numel() for t in scaled])
+        save, interrupted, stopped = (bool(flag > 0) for flag in flags)
         self.agreed = (save, interrupted, stopped)
-        found = [s.view_as(g).to(g.dtype) for s, g in zip(summed, given, strict=True)]
+        totals = [s.view_as(g).to(g.dtype) for s, g in zip(summed, dense, strict=True)]
         row = row.clone()
-        row[-1] = torch.nn.utils.get_total_norm(found)
-        return [row, *found]
+        row[-1] = torch.nn.utils.get_total_norm(totals)
+        return [row, *totals]
 
     def same(self, tensors: Sequence[Tensor]) -> None:
         """Give every process the tensors of the first."""
@@ -140,7 +141,7 @@ def _collective(act: Any) -> None:
 
 
 def _word_left() -> str | None:
-    """Return what a process that is gone has left word of; None where it could not, or the store went with it."""
+    """Return the reason that a lost process left; None where it left none, or the store is lost too."""
     with suppress(RuntimeError):
         store = group_store()
         if store.check([_REASON]):
@@ -150,9 +151,9 @@ def _word_left() -> str | None:
 
 @contextmanager
 def launched() -> Iterator[int]:
-    """Join the group of a process that ``torchrun`` started, inside the block; gives this process's rank, else 0.
+    """Join the group of a process that ``torchrun`` started, inside the block; yields the rank, 0 without a group.
 
-    NCCL on CUDA, each process on the device of its local rank; gloo on the CPU.
+    The group uses NCCL on CUDA, each process on the device of its local rank, and gloo on the CPU.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()) or dist.is_initialized():
         yield Group().rank
@@ -167,32 +168,32 @@ def launched() -> Iterator[int]:
 
 
 def wait_for_all() -> None:
-    """Wait until every process of the group is here."""
+    """Wait until every process of the group has called this."""
     if Group().size > 1:
         _collective(dist.barrier)
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a batch that one process holds: ``size`` data from ``start``, of ``total``."""
+    """The part of a batch that one process holds: ``size`` of ``total`` observations, from ``start`` on."""
 
     start: int
     size: int
     total: int
 
     def of(self, indices: Tensor) -> Tensor:
-        """Return this share of a batch's indices; the first of them where the share is empty, to have something."""
+        """Return this share of a batch's indices; an empty share gets the first index, as something to run."""
         return indices[self.start : self.start + self.size] if self.size else indices[:1]
 
 
 class SharedNoise(TorchDispatchMode):
-    """Draws for the whole batch, and keeps this share's rows: an observation has the noise that one process gives it.
+    """Draws for the whole batch, and keeps this share's rows: the noise is what a single process would draw.
 
-    What cannot be drawn so, from a distribution that is computed, comes from a generator of the process's own.
+    Draws from a distribution that is computed cannot be made so; they come from a generator of the process's own.
 
     Args:
-        share: of the process.
-        seed: of the process's own generator: other in every process and step.
+        share: share of the process.
+        seed: seed of the process's own generator, different in every process and step.
     """
 
     def __init__(self, share: Share, seed: int) -> None:
@@ -201,7 +202,7 @@ class SharedNoise(TorchDispatchMode):
         self.own: torch.Generator | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Enlarge a random operation; pass any other on."""
+        """Enlarge a random operation; leave any other as it is."""
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
             return func(*args, **kwargs)

@@ -13,14 +13,14 @@ from pyrovae.training.stepper import MEASURED
 
 COLUMNS = ("step", "epoch", "seconds", *MEASURED, "lr", "validation_bound")
 _PENDING = 256
-DIVERGED = 10  # times the first loss, by which the last must be above it to be called so
+DIVERGED = 10  # a fit has diverged if its last loss is above its first by more than this many times the first
 
 
 class History:
-    """Rows of a fit, kept on the device until they are read, so that a step waits for nothing.
+    """The rows of a fit. They stay on the device until they are read, so that no step waits for them.
 
     Args:
-        weights: names of the objective's weights, whose values come after all other columns.
+        weights: names of the objective's weights; their columns come after all others.
     """
 
     def __init__(self, weights: Sequence[str] = ()) -> None:
@@ -39,7 +39,7 @@ class History:
 
     @property
     def weight_columns(self) -> list[str]:
-        """Names of the weights' columns; one that has the name of another column is marked as a weight."""
+        """Names of the weights' columns; a weight with the name of another column is marked as a weight."""
         return [f"{name} (weight)" if name in COLUMNS else name for name in self.weights]
 
     def on_step(self, step: Step) -> None:
@@ -55,22 +55,22 @@ class History:
         self._rows[-1][-1, COLUMNS.index("validation_bound")] = bound
 
     def cut_at_first_not_finite(self) -> int:
-        """Drop the rows from the first whose loss or gradient is not finite; keep these two, and return its step."""
+        """Drop all rows from the first whose loss or gradient is not finite; note these two, and return its step."""
         rows = self.array()
-        looked_at = rows[:, [COLUMNS.index("loss"), COLUMNS.index("grad_norm")]]
-        bad = int(np.argmin((np.isfinite(looked_at[:, 0]) & ~np.isinf(looked_at[:, 1])).astype(int)))
-        self.failed = float(looked_at[bad, 0]), float(looked_at[bad, 1])
+        measures = rows[:, [COLUMNS.index("loss"), COLUMNS.index("grad_norm")]]
+        bad = int(np.argmin((np.isfinite(measures[:, 0]) & ~np.isinf(measures[:, 1])).astype(int)))
+        self.failed = float(measures[bad, 0]), float(measures[bad, 1])
         step = int(rows[bad, 0])
         self._rows = [rows[:bad]] if bad else []
         return step
 
     def flush(self) -> None:
-        """Fetch from the device what is pending."""
+        """Fetch the pending rows from the device."""
         if not self._pending:
             return
         measured = torch.stack([values for _, values in self._pending]).double().cpu().numpy()
-        known = np.array([row for row, _ in self._pending])
-        self._rows.append(np.hstack([known[:, :3], measured, known[:, 3:]]))
+        host_values = np.array([row for row, _ in self._pending])
+        self._rows.append(np.hstack([host_values[:, :3], measured, host_values[:, 3:]]))
         self._pending = []
 
     def last(self, name: str) -> float:
@@ -83,7 +83,7 @@ class History:
         return float(self.array()[-rows:, COLUMNS.index(name)].mean())
 
     def diverged(self, rows: int) -> str | None:
-        """Return a sentence where the last rows' mean loss is far above the first loss; None where it is not."""
+        """Return a warning where the last rows' mean loss is far above the first loss, else None."""
         losses = self.array()[:, COLUMNS.index("loss")]
         if not len(losses):
             return None
@@ -107,5 +107,5 @@ class History:
         return table.astype({"step": int, "epoch": int})
 
     def go_on_from(self, rows: np.ndarray) -> None:
-        """Continue a record, ``[steps, columns]``."""
+        """Continue from the rows ``[steps, columns]`` of an earlier fit."""
         self._rows, self._pending = [np.array(rows)] if len(rows) else [], []

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP during a fit: asked to stop, it ends its step, saves and stops."""
+"""SIGINT, SIGTERM and SIGHUP during a fit: the fit ends its step, saves and stops."""
 
 import signal
 import threading
@@ -9,11 +9,11 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class Interrupts:
-    """Inside the block the first signal to stop is only noted; a second one acts as it did before.
+    """Inside the block the first signal to stop is only noted; a second one acts as it did before the block.
 
-    One that is ignored, as ``nohup`` ignores SIGHUP, stays so.
+    A signal that is ignored, as ``nohup`` ignores SIGHUP, stays ignored.
 
-    Outside of the main thread, where Python lets nobody handle signals, it does nothing.
+    Outside of the main thread, where Python does not allow signal handlers, it does nothing.
 
     Attributes:
         received: the signal that came, or None.
@@ -21,13 +21,13 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):  # None: handled outside of Python
-                    self._before[number] = signal.signal(number, self._note)
+                    self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -40,6 +40,6 @@ class Interrupts:
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._handlers = {}

@@ -1,4 +1,4 @@
-"""Pyro's jitted objectives: a fit runs what they jit, and compiles its steps itself."""
+"""Pyro's jitted objectives: a fit runs the objectives that they jit, and compiles its steps itself."""
 
 import copy
 from typing import Any
@@ -23,13 +23,13 @@ PLAIN = {
 
 
 def without_jit(objective: Any) -> Any:
-    """Return a copy of an objective; of a jitted one, the objective that it jits, with the same settings.
+    """Return a copy of an objective; for a jitted one, the objective that it jits, with the same settings.
 
-    ``torch.jit.trace`` runs a program's Python once, so that nothing is known of later batches, and keeps the first
-    batch's length.
+    ``torch.jit.trace`` runs a program's Python only once, on the first batch: it keeps that batch's length, and nothing
+    is known of later batches.
 
     Raises:
-        ValueError: for a subclass of a jitted objective, since what it changes is not known.
+        ValueError: for a subclass of a jitted objective, as its changes are not known.
     """
     jitted = next((cls for cls in PLAIN if isinstance(objective, cls)), None)
     if jitted is None:
@@ -46,7 +46,7 @@ def without_jit(objective: Any) -> Any:
 
 
 def said_of(objective: Any) -> list[str]:
-    """Return the lines that a fit keeps about an objective that it runs without jit: one, or none."""
+    """Return what a fit notes about an objective that it runs without jit: one line, or none."""
     if type(objective) not in PLAIN:
         return []
     plain = PLAIN[type(objective)].__name__

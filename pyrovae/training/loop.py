@@ -1,4 +1,4 @@
-"""The loop of a fit: take a step, tell of it, evaluate at an epoch's end, write a checkpoint when it is due."""
+"""The loop of a fit: take a step, call the callbacks, evaluate after each epoch, write a checkpoint when it is due."""
 
 import math
 import signal
@@ -26,14 +26,14 @@ from pyrovae.training.validation import validate
 
 @dataclass(frozen=True)
 class Plan:
-    """How a fit is to go on, and when it is to end.
+    """How a fit continues, and when it ends.
 
     Attributes:
-        total: steps in all.
-        patience: epochs without a better validation bound; None: any number.
-        checkpoint: folder to save in; None: none.
+        total: number of steps in all.
+        patience: largest number of epochs without a better validation bound; None allows any number.
+        checkpoint: folder to save in, or None.
         checkpoint_seconds: least time between two checkpoints.
-        settings: that a resumed fit is held to.
+        settings: settings that a resumed fit must share.
     """
 
     total: int
@@ -44,7 +44,7 @@ class Plan:
 
 
 def run(fitting: Fitting, plan: Plan, callbacks: Callbacks, interrupts: Interrupts) -> None:
-    """Take the steps that are left.
+    """Take the remaining steps.
 
     Raises:
         FitError: for a step that fails, or a checkpoint that cannot be written.
@@ -65,7 +65,7 @@ def run(fitting: Fitting, plan: Plan, callbacks: Callbacks, interrupts: Interrup
             write(fitting, plan, callbacks, interrupts.received.name if interrupts.received else "running")
             saved = time.monotonic()
         if interrupted:
-            interrupts.received = interrupts.received or signal.SIGTERM  # another process was told
+            interrupts.received = interrupts.received or signal.SIGTERM  # another process received the signal
             return
         if position.stopped:
             break
@@ -73,7 +73,7 @@ def run(fitting: Fitting, plan: Plan, callbacks: Callbacks, interrupts: Interrup
 
 
 def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: float, *, is_first: bool) -> Step:
-    """Take a step on a batch, the data at ``indices``."""
+    """Take a step on a batch, which holds the observations at ``indices``."""
     step, stepper, group = fitting.position.step, fitting.stepper, fitting.group
     weights = _scheduled(fitting, indices, batch)
     if is_first:
@@ -85,7 +85,7 @@ def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: 
         measured = stepper.step(batch)
     except LostProcess:
         raise
-    except Exception as error:  # a program may fail in any way; what it was doing is said
+    except Exception as error:  # a program may fail in any way
         fail(fitting, f"{type(error).__name__}: {brief(error)}", indices, batch, cause=error)
     fitting.position.step += 1
     return Step(step, epoch, time.monotonic() - started, measured, stepper.lr, weights)
@@ -102,12 +102,12 @@ def _scheduled(fitting: Fitting, indices: Tensor, batch: Batch) -> dict[str, flo
         fitting.stepper.set_lr(float(lr))
     try:
         return fitting.problem.weights_at(step)
-    except ValueError as error:  # of a function of the user's
+    except ValueError as error:  # from a function of the user's
         fail(fitting, str(error), indices, batch, cause=error)
 
 
 def _end_epoch(fitting: Fitting, patience: int | None, callbacks: Callbacks) -> str:
-    """Keep the state, evaluate it on the validation data, and return why to stop, or ""."""
+    """Keep the state, evaluate it on the validation data, and return the reason to stop, or ""."""
     look(fitting)
     position = fitting.position
     position.epoch += 1
@@ -129,7 +129,7 @@ def _end_epoch(fitting: Fitting, patience: int | None, callbacks: Callbacks) -> 
 
 
 def _finish(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> None:
-    """Evaluate what is left of an epoch, go back to the best state if there is one, and write the last checkpoint."""
+    """Evaluate after an unfinished epoch, go back to the best state if there is one, and write the last checkpoint."""
     position, per_epoch = fitting.position, fitting.batches.per_epoch
     if position.step % per_epoch:
         validate(fitting)
@@ -144,10 +144,10 @@ def _finish(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> None:
 
 
 def write(fitting: Fitting, plan: Plan, callbacks: Callbacks, stopped: str) -> None:
-    """Write a checkpoint, and tell of it.
+    """Write a checkpoint, and call the callbacks.
 
     Raises:
-        FitError: where it cannot be written; what was written before stays.
+        FitError: when it cannot be written; the previous checkpoint stays.
     """
     assert plan.checkpoint is not None
     look(fitting)

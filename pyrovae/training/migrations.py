@@ -1,4 +1,4 @@
-"""Saved fits of older versions, brought to the format of today, one format at a time: they load for ever."""
+"""Conversion of saved fits of older versions to today's format, one format at a time, so that all of them load."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ Document = dict[str, Any]
 
 
 def migrated(document: Document) -> Document:
-    """Return a document of any format as one of today's."""
+    """Return a document of any format as a document of today's format."""
     for version in range(document["format"], FORMAT):
         document = {**_STEPS[version](document), "format": version + 1}
     return document
 
 
 def _to_2(document: Document) -> Document:
-    """Format 1 had no checksum of the document, and did not keep all that a resumed fit is held to."""
+    """Format 1 had no checksum of the document, and did not keep all settings that a resumed fit must share."""
     if "resume" not in document:
         return document
     return {**document, "resume": {key: value for key, value in document["resume"].items() if key != "settings"}}

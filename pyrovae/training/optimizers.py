@@ -1,4 +1,4 @@
-"""The optimizers that a fit takes: torch's, Pyro's, or none of these, in a sentence that says what to pass instead."""
+"""The optimizers that a fit takes: torch's and Pyro's. For others, an error says what to pass instead."""
 
 import inspect
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Optimization:
     Attributes:
         optimizer: None (Adam), a class, a function of the parameters, or an optimizer of torch or Pyro.
         lr: learning rate, or a function of the step.
-        clip_norm: largest norm of a gradient; None: any.
+        clip_norm: largest norm of a gradient; None sets no limit.
     """
 
     optimizer: Any
@@ -39,7 +39,7 @@ class Optimization:
 
     @classmethod
     def checked(cls, optimizer: Any, lr: Any, clip_norm: Any) -> "Optimization":
-        """Return it, all of its parts seen to.
+        """Return the settings after a check of each.
 
         Raises:
             ValueError: naming what was got and what was expected.
@@ -53,12 +53,12 @@ class Optimization:
     @property
     def has_own_lr(self) -> bool:
         """Whether the optimizer was made with its learning rates."""
-        made = isinstance(self.optimizer, torch.optim.Optimizer | pyro.optim.PyroOptim)
-        return made or (self.optimizer is not None and not isinstance(self.optimizer, type))
+        is_instance = isinstance(self.optimizer, torch.optim.Optimizer | pyro.optim.PyroOptim)
+        return is_instance or (self.optimizer is not None and not isinstance(self.optimizer, type))
 
 
 def stepper_of(problem: Problem, optimization: Optimization, compiler: Compiler, group: Group) -> Stepper:
-    """Return what takes the steps of a problem.
+    """Return the stepper of a problem.
 
     Raises:
         ValueError: for settings that the optimizer would ignore.
@@ -77,18 +77,18 @@ def stepper_of(problem: Problem, optimization: Optimization, compiler: Compiler,
             raise ValueError("Pyro's optimizers cannot add up the gradients of several processes: use torch's")
         compiler.runner.decline("Pyro's optimizers take their steps in pyro.infer.SVI")
         return PyroStepper(problem.pair, problem.layout, problem.objective, optimizer)
-    built = make_optimizer(optimizer, problem.params, float(lr(0)) if callable(lr) else lr)
+    torch_optimizer = make_optimizer(optimizer, problem.params, float(lr(0)) if callable(lr) else lr)
     gradients = Gradients(
         problem.pair, problem.layout, problem.objective, problem.params, problem.state, problem.bfloat16
     )
-    return TorchStepper(gradients, compiler, built, optimization.clip_norm, group, problem.layout.subsampled)
+    return TorchStepper(gradients, compiler, torch_optimizer, optimization.clip_norm, group, problem.layout.subsampled)
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """See that an argument can be an optimizer.
+    """Check that an argument can be an optimizer.
 
     Raises:
-        ValueError: for what is none, and for one that no gradient of one loss is enough for.
+        ValueError: for anything else, and for an optimizer that needs more than the gradient of one loss.
     """
     kind = optimizer if isinstance(optimizer, type) else type(optimizer)
     if isinstance(optimizer, pyro.optim.PyroOptim):
@@ -111,7 +111,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def _check_kind(kind: Any) -> None:
-    """See that a class of optimizers takes a step by a gradient; of a function nothing is known."""
+    """Check that a class of optimizers steps by a gradient; a function cannot be checked."""
     if not isinstance(kind, type):
         return
     if issubclass(kind, torch.optim.SparseAdam):
@@ -123,23 +123,23 @@ def _check_kind(kind: Any) -> None:
     closure = inspect.signature(step).parameters.get("closure")
     if issubclass(kind, MultiOptimizer) or (closure is not None and closure.default is inspect.Parameter.empty):
         raise ValueError(
-            f"{kind.__name__} works on the loss itself, where a fit has one gradient of a random loss to give: use an "
-            "optimizer that takes a gradient, such as torch.optim.Adam"
+            f"{kind.__name__} works on the loss itself, but a fit provides only the gradient of one random loss: use "
+            "an optimizer that takes a gradient, such as torch.optim.Adam"
         )
 
 
 def make_optimizer(optimizer: Any, params: dict[str, Tensor], lr: float) -> torch.optim.Optimizer:
-    """Return a torch optimizer over ``params``: Adam by default, the user's own, or what the user's factory makes.
+    """Return a torch optimizer over ``params``: Adam by default, the user's own, or one that the user's factory makes.
 
     Raises:
-        ValueError: when it does not cover exactly the pair's parameters.
+        ValueError: when the optimizer does not cover exactly the pair's parameters.
     """
     if optimizer is None:
         return torch.optim.Adam(params.values(), lr=lr, fused=True)
     if isinstance(optimizer, torch.optim.Optimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [name for name, p in params.items() if id(p) not in held]
-        stray = held - {id(p) for p in params.values()}
+        ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for name, p in params.items() if id(p) not in ids]
+        stray = ids - {id(p) for p in params.values()}
         if stray:
             raise ValueError(
                 f"the optimizer holds {len(stray)} parameters that are not the pair's: make it over the pair's alone"
@@ -150,9 +150,9 @@ def make_optimizer(optimizer: Any, params: dict[str, Tensor], lr: float) -> torc
                 "function of the parameters, such as lambda params: torch.optim.Adam(params, lr=1e-3)"
             )
         return optimizer
-    made: Callable[..., Any] = optimizer
-    built = made(list(params.values()), lr=lr) if isinstance(optimizer, type) else made(list(params.values()))
-    check_optimizer(built)
-    if not isinstance(built, torch.optim.Optimizer):
-        raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {type(built).__name__}")
-    return built
+    factory: Callable[..., Any] = optimizer
+    instance = factory(list(params.values()), lr=lr) if isinstance(optimizer, type) else factory(list(params.values()))
+    check_optimizer(instance)
+    if not isinstance(instance, torch.optim.Optimizer):
+        raise ValueError(f"optimizer must make a torch.optim.Optimizer, got {type(instance).__name__}")
+    return instance

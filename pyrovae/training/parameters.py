@@ -18,7 +18,10 @@ Params = dict[str, Tensor]
 
 
 def first_traces(pair: Pair, data: Data, layout: Layout) -> tuple[Trace, Trace]:
-    """Run the pair on the batch that its layout was read from, model first; a look that leaves no statistics behind."""
+    """Run the pair on the batch that its layout was read from, and return both traces, model first.
+
+    The run leaves no statistics behind.
+    """
     batch = data.numbered(assumed=True).batch(slice(0, layout.num_data))
     with modes(pair.all_modules, training=False), torch.no_grad():
         return pair.numbered(replace(layout, summed=())).traces(batch)
@@ -29,8 +32,8 @@ def find_params(
 ) -> tuple[Params, dict[str, Tensor]]:
     """Return the pair's trainable parameters by name, and those among them that belong to no module.
 
-    They are the parameters of the modules that were passed as model or guide, and all that the programs register with
-    ``pyro.module`` or declare with ``pyro.param``.
+    These are the parameters of the modules that were passed as model or guide, and all parameters that the programs
+    register with ``pyro.module`` or declare with ``pyro.param``.
     """
     owned = {id(p): f"{name}/{key}" for name, module in pair.modules.items() for key, p in module.named_parameters()}
     params: Params = {}

@@ -1,4 +1,4 @@
-"""What is fitted: a pair, its data and an objective, placed on the device and read."""
+"""The problem that a fit solves: a pair, its data and an objective, placed on the device and read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Placed:
     """Programs and data on the device, before any of them is run.
 
     Attributes:
-        pair: of the programs as their author made them.
-        data: to fit to.
-        validation: to evaluate on after every epoch; None: none.
-        device: that all of them are on.
+        pair: the programs as their author made them.
+        data: data to fit to.
+        validation: held-out data to evaluate on after every epoch, or None.
+        device: device of the programs and the data.
         precision: "float32", "float64" or "bfloat16".
-        store: bare parameters that fitted programs bring, as the state of a param store.
-        pending: those of loaded programs, which take their places when they are first met.
+        store: bare parameters that fitted programs carry, as the state of a param store.
+        pending: bare parameters of loaded programs; each gets its value when a program first declares it.
     """
 
     pair: Pair
@@ -51,23 +51,23 @@ class Placed:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of modules and data; None leaves them as they are."""
+        """The dtype of modules and data; None leaves them as they are."""
         return PRECISIONS[self.precision]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A placed pair that was read: everything that a step needs, and nothing that changes but tensors.
+    """A placed pair and what was read from it: everything that a step needs. Nothing in it changes except tensors.
 
     Attributes:
-        pair: of the programs.
-        data: to fit to.
-        validation: to evaluate on; None: none.
-        layout: of the pair.
-        objective: to be maximised, a copy of the caller's.
+        pair: pair of programs.
+        data: data to fit to.
+        validation: held-out data to evaluate on, or None.
+        layout: layout of the pair.
+        objective: objective to maximise, a copy of the caller's.
         params: trainable parameters, by name.
         bare: those among them that belong to no module.
-        programs: descriptions of both programs, which a resumed fit is held to.
+        programs: descriptions of both programs, which a resumed fit must share.
         state: every tensor that the programs read.
         bfloat16: whether layers that multiply matrices do so in bfloat16.
     """
@@ -89,11 +89,11 @@ class Problem:
         return [*self.pair.all_modules, *_own(self.objective)]
 
     def weights_at(self, step: int) -> dict[str, float]:
-        """Give the objective's weights their values at a step, and return them by name; Pyro's objectives have none."""
+        """Set the objective's weights to their values at a step; return them by name. Pyro's objectives have none."""
         return self.objective.at(step) if isinstance(self.objective, Objective) else {}
 
     def loss(self, recorder: Any, batch: tuple[Tensor, ...]) -> float:
-        """Return the objective's loss on a batch, which holds its data's numbers, summed as the objective does."""
+        """Return the objective's loss on a batch, summed as the objective sums it; the batch ends with its numbers."""
         return float(self.objective.loss(recorder.model, recorder.guide, *recorder.given(batch)))
 
 
@@ -101,7 +101,7 @@ def place(model: Program, guide: Program, data: Data, validation_data: Any, *, d
     """Move programs and data to the device.
 
     Raises:
-        ValueError: for a precision, a device or data that cannot be.
+        ValueError: for a precision, a device or data that cannot be used.
     """
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -120,7 +120,7 @@ def place(model: Program, guide: Program, data: Data, validation_data: Any, *, d
 
 
 def _unpacked(program: Program, store: dict[str, Any], pending: dict[str, Tensor]) -> Program:
-    """Unpack a fitted program, and go on from the bare parameters that it carries."""
+    """Unpack a fitted program, and collect the bare parameters that it carries."""
     while isinstance(program, WithParams):
         for name, value in program.store["params"].items():
             if store["params"].setdefault(name, value) is not value:
@@ -132,7 +132,7 @@ def _unpacked(program: Program, store: dict[str, Any], pending: dict[str, Tensor
 
 
 def _explained(act: Callable[[], Any]) -> Any:
-    """Do something with the validation data, and say of what fails that it was with these."""
+    """Call ``act``, which uses the validation data; an error then begins with the name of these data."""
     try:
         return act()
     except ValueError as error:
@@ -143,13 +143,13 @@ def read_problem(placed: Placed, objective: Any, batch_size: int, *, in_parts: b
     """Read a pair with its data and objective, and find its parameters.
 
     Args:
-        placed: programs and data.
-        objective: any ``pyro.infer.ELBO``; None: ``Trace_ELBO()``.
-        batch_size: data in a step.
-        in_parts: whether a step sees a part of the data alone.
+        placed: programs and data on the device.
+        objective: any ``pyro.infer.ELBO``; None means ``Trace_ELBO()``.
+        batch_size: number of observations in a step.
+        in_parts: whether a step sees only a part of the data.
 
     Raises:
-        ValueError: for what cannot be fitted, naming the site.
+        ValueError: for a pair that cannot be fitted; the message names the site.
     """
     pair, data, validation = placed.pair, placed.data, placed.validation
     with modes(pair.all_modules, training=False), torch.no_grad(), Restore(placed.pending):
@@ -190,7 +190,7 @@ def _see_that_scales_agree(layout: Layout, num_data: int, in_parts: bool) -> Non
     if layout.uneven:
         raise ValueError(
             f"latent site {layout.uneven[0]!r} is scaled differently in the two programs, so that its KL is "
-            "none: give the data plates of both the same size, and wrap both in the same poutine.scale"
+            "not defined: give the data plates of both the same size, and wrap both in the same poutine.scale"
         )
     if in_parts and layout.global_latents and not layout.subsampled:
         raise ValueError(
@@ -201,10 +201,10 @@ def _see_that_scales_agree(layout: Layout, num_data: int, in_parts: bool) -> Non
 
 
 def _see_that_unguided_are_summed(layout: Layout, objective: Any, model_trace: Trace) -> None:
-    """See that the objective does with latents that the guide does not sample what they are marked for.
+    """See that the objective treats each latent that the guide does not sample as the latent is marked.
 
     Raises:
-        ValueError: where one would be drawn from its prior and its density counted, which is no bound.
+        ValueError: where one would be drawn from its prior and its density counted, which gives no bound.
     """
     sites = dict(sample_sites(model_trace))
     for name in layout.unguided:
@@ -214,9 +214,9 @@ def _see_that_unguided_are_summed(layout: Layout, objective: Any, model_trace: T
                 f"latent site {name!r} of the model is not sampled by the guide: sample it in the guide, or mark "
                 'it infer={"enumerate": "parallel"} and use TraceEnum_ELBO'
             )
-        what, right = "summed out", TraceEnum_ELBO  # which takes several draws for all values
+        what, right = "summed out", TraceEnum_ELBO  # it would take several draws for all values
         if marks.get("num_samples"):
-            what, right = "drawn several times", TraceTMC_ELBO  # which takes all values for several draws
+            what, right = "drawn several times", TraceTMC_ELBO  # it would take all values for several draws
         if not isinstance(objective, right):
             raise ValueError(
                 f"latent site {name!r} of the model is marked to be {what}, which {type(objective).__name__} "

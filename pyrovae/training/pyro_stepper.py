@@ -27,12 +27,12 @@ class PyroStepper:
         self.svi = SVI(self.recorder.model, self.recorder.guide, optimizer, loss=objective)
 
     def set_lr(self, lr: float) -> None:
-        """Refuse: Pyro's optimizer has its own learning rates."""
+        """Raise an error: Pyro's optimizer has its own learning rates."""
         raise NotImplementedError
 
     @property
     def lr(self) -> float:
-        """Not a number: Pyro's optimizer has a learning rate for every parameter."""
+        """NaN: Pyro's optimizer has a learning rate for every parameter."""
         return math.nan
 
     def step(self, batch: Batch) -> Tensor:
@@ -54,7 +54,7 @@ class PyroStepper:
         self.optimizer.set_state(state)
 
     def end_epoch(self, metric: Callable[[], float]) -> None:
-        """Let a learning-rate scheduler of Pyro's take its step, by the metric where it waits for a plateau of one."""
+        """Step Pyro's learning-rate scheduler, if there is one; ``ReduceLROnPlateau`` steps by the metric."""
         if isinstance(self.optimizer, pyro.optim.PyroLRScheduler):
             schedulers = self.optimizer.optim_objs.values()
             waits = any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers)

@@ -1,4 +1,4 @@
-"""The traces that an objective makes a pair run, and what they say about the bound."""
+"""The traces of a pair that an objective runs, and the bound that follows from them."""
 
 import math
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Recorded:
     """A program that keeps its traces; any other attribute is the program's own.
 
     Attributes:
-        numbers: of the data of the batch that it is run on.
+        numbers: numbers of the observations of the batch that it runs on.
     """
 
     numbers: Tensor
@@ -49,25 +49,25 @@ class Recorded:
 
 
 class Recorder:
-    """Runs a pair for an objective and keeps the traces that the objective made it run."""
+    """Runs a pair for an objective, and keeps the traces of these runs."""
 
     def __init__(self, pair: Pair, layout: Layout, *, register: bool) -> None:
         self.model = Recorded(pair.model, "model", layout, register=register)
         self.guide = Recorded(pair.guide, "guide", layout, register=register)
 
     def given(self, batch: Batch) -> Batch:
-        """Return what of a batch the programs take, once they know the numbers of its data."""
+        """Return the tensors of a batch that the programs take; the numbers of its observations are set aside."""
         self.model.numbers = self.guide.numbers = batch[-1]
         return batch[:-1]
 
     @property
     def model_traces(self) -> list[Any]:
-        """Of the model, in the order of its runs."""
+        """Traces of the model, in the order of its runs."""
         return self.model.traces
 
     @property
     def guide_traces(self) -> list[Any]:
-        """Of the guide, in the order of its runs."""
+        """Traces of the guide, in the order of its runs."""
         return self.guide.traces
 
     def clear(self) -> None:
@@ -76,7 +76,7 @@ class Recorder:
         self.guide.traces.clear()
 
     def loss_size(self, layout: Layout, num_data: int) -> int:
-        """Return the number of data that the objective's summed loss stands for: all of them where it subsamples."""
+        """Return how many observations the summed loss stands for: all of them where the data plate subsamples."""
         trace = self.model_traces[-1]
         full = plate_size(
             trace, layout.plate
@@ -84,7 +84,7 @@ class Recorder:
         return full if layout.subsampled or full != num_rows(trace, layout.plate, num_data) else num_data
 
     def annealed(self, layout: Layout, num_data: int) -> bool:
-        """Whether a site carries a scale beyond that of a subsampled plate: another number, or a tensor."""
+        """Whether a site carries another scale than that of a subsampled plate: another number, or a tensor."""
         plate = self.loss_size(layout, num_data) / num_data
         sites = [site for trace in (*self.model_traces, *self.guide_traces) for _, site in sample_sites(trace)]
         local = [layout.plate in {frame.name for frame in data_frames(site)} for site in sites]
@@ -96,8 +96,8 @@ class Recorder:
     def decompose(self, num_data: int, layout: Layout, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the batch's mean bound, reconstruction and KL in nats per observation, given the loss of a bound.
 
-        Where latents are shared by all data or summed out, the bound is the objective's, not a number where it carries
-        a scale beyond the plate's, and its parts are not defined.
+        Where latents are shared by all data or summed out, the bound is the objective's, and its parts are NaN. That
+        bound is NaN too where a site carries a scale beyond the plate's.
         """
         nan = torch.full_like(loss, math.nan)
         if layout.global_latents or layout.unguided or _enumerated(self.guide_traces):

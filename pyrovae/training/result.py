@@ -1,4 +1,4 @@
-"""What a fit returns, and how it is saved and loaded."""
+"""The result of a fit, and how it is saved and loaded."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +29,15 @@ class Fit:
             passed together with the bare ``pyro.param`` values that it was fitted with.
         guide: the fitted recognition program, likewise.
         history: one row per step. ``loss``, ``bound``, ``reconstruction``, ``kl`` and ``validation_bound`` are in nats
-            per observation; ``loss`` is the objective's, ``bound`` is always an evidence lower bound with every scale
-            removed. Where latents are shared by all data or summed out, it is minus the loss, or not a number where a
-            scale beyond the plate's is carried (``poutine.scale``), and ``reconstruction`` and ``kl`` are not numbers.
-            Last come the weights of the objective at that step, one column each, by their names (``kl_weight``).
-        stopped: why the fit ended: "finished", "patience", "diverged" (its loss ended far above the first), or the
+            per observation. ``loss`` is that of the objective; ``bound`` is always an evidence lower bound with every
+            scale removed. Where latents are shared by all data or summed out, ``bound`` is minus the loss, or NaN where
+            a site carries a scale beyond the plate's (``poutine.scale``), and ``reconstruction`` and ``kl`` are NaN.
+            The last columns are the weights of the objective at that step, one per weight, by name (``kl_weight``).
+        stopped: why the fit ended: "finished", "patience", "diverged" (its last loss was far above its first), or the
             signal that interrupted it.
-        seconds: that training took, validation included.
-        compiled: what was said of compiling the step: when and why it ran compiled or eagerly.
-        compile: whether it ran compiled: ``fit(compile=fitted.compile)`` of the same pair and data does the same.
+        seconds: seconds that training took, validation included.
+        compiled: when and why the steps ran compiled or eagerly.
+        compile: whether the steps ran compiled: ``fit(compile=fitted.compile)`` of the same pair and data runs alike.
     """
 
     model: Program
@@ -53,8 +53,8 @@ class Fit:
         """Save the fit in ``folder``: tensors as safetensors, everything else as JSON.
 
         Raises:
-            ValueError: when the folder cannot be written, or another process writes there; what was saved there before
-                is kept.
+            ValueError: when the folder cannot be written, or another process writes there; an earlier fit there is
+                kept.
         """
         with lock(writable_folder(folder)):
             storage.write(folder, *describe(self))
@@ -77,8 +77,8 @@ def describe(fit: Fit) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model = model.program
     for role, program in (("model", fit.model), ("guide", fit.guide)):
         try:
-            described = configuration(program, f"the {role}", model=model if role == "guide" else None)
-            document[role] = {"configuration": described}
+            config = configuration(program, f"the {role}", model=model if role == "guide" else None)
+            document[role] = {"configuration": config}
         except NotConfigurable as error:
             document[role] = {"configuration": None, "why": str(error)}
     return tensors, document
@@ -88,7 +88,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     """Load a saved fit, onto the CPU. No code from the folder is run.
 
     Args:
-        folder: that :meth:`Fit.save` or a checkpoint wrote.
+        folder: folder that :meth:`Fit.save` or a checkpoint wrote.
         model: the generative program; None rebuilds it from its saved configuration, which modules of pyrovae have.
         guide: the recognition program, likewise. Modules that are passed receive the saved values in place.
 
@@ -114,15 +114,15 @@ def _loaded(tensors: dict[str, Tensor], document: dict[str, Any], source: str, m
                 programs[role] = _rebuilt(role, document, source, programs["model"])
     _attach(programs["model"], programs["guide"])
     pair = Pair(programs["model"], programs["guide"])
-    fitted = fitted_tensors(tensors)
-    bare = {key.removeprefix(f"{BARE}/"): value for key, value in fitted.items() if key.startswith(f"{BARE}/")}
-    members = {key: value for key, value in fitted.items() if not key.startswith(f"{BARE}/")}
+    own_tensors = fitted_tensors(tensors)
+    bare = {key.removeprefix(f"{BARE}/"): value for key, value in own_tensors.items() if key.startswith(f"{BARE}/")}
+    members = {key: value for key, value in own_tensors.items() if not key.startswith(f"{BARE}/")}
     _match_dtypes(pair, members)
     restore_pair(pair, {}, members, source)
     programs_with_bare = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, dict(bare))
     rows = pd.DataFrame(tensors["history"].numpy(), columns=document["columns"]).astype({"step": int, "epoch": int})
-    ended = document["stopped"], document["seconds"], document.get("compiled", ""), document.get("compile", False)
-    return Fit(*programs_with_bare, rows, *ended, bare)
+    outcome = document["stopped"], document["seconds"], document.get("compiled", ""), document.get("compile", False)
+    return Fit(*programs_with_bare, rows, *outcome, bare)
 
 
 def carrying(
@@ -135,15 +135,15 @@ def carrying(
 
 
 def _rebuilt(role: str, document: dict[str, Any], source: str, model: Any) -> Any:
-    described = document.get(role) or {}
-    if described.get("configuration") is None:
-        why = described.get("why", f"its {role} has no saved configuration")
+    entry = document.get(role) or {}
+    if entry.get("configuration") is None:
+        why = entry.get("why", f"its {role} has no saved configuration")
         raise ValueError(f"{source} cannot rebuild its {role} ({why}): pass load(..., {role}=...)")
-    return build(described["configuration"], model=model)
+    return build(entry["configuration"], model=model)
 
 
 def _attach(model: Any, guide: Any) -> None:
-    """Name the guide to the parts of a rebuilt model that refer to it."""
+    """Attach the guide to the parts of a rebuilt model that refer to it."""
     parts: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else []
     for part in parts:
         if hasattr(part, "attach") and part.guide is None:

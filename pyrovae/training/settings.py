@@ -1,4 +1,4 @@
-"""What a fit that is resumed must have been, and what all processes of a group must be asked for."""
+"""The settings that a resumed fit must share with its checkpoint, and all processes of a group with each other."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from pyrovae.training.optimizers import Optimization
 
 
 def settings(fitting: Fitting, optimization: Optimization, precision: str) -> dict[str, Any]:
-    """Describe a fit by JSON values, as they are read back from a checkpoint."""
+    """Describe a fit by JSON values, in the form in which a checkpoint returns them."""
     problem, batches = fitting.problem, fitting.batches
     described_by_name = {
         "seed": batches.seed,
@@ -32,6 +32,6 @@ def settings(fitting: Fitting, optimization: Optimization, precision: str) -> di
 def _name(value: Any, default: str) -> str:
     if value is None:
         return default
-    wrapped = [getattr(value, f"pt_{part}_constructor", None) for part in ("scheduler", "optim")]  # by one of Pyro's
-    parts = [value, *(part for part in wrapped if part is not None)]
+    constructors = [getattr(value, f"pt_{part}_constructor", None) for part in ("scheduler", "optim")]  # of Pyro's
+    parts = [value, *(part for part in constructors if part is not None)]
     return " of ".join(str(getattr(part, "__qualname__", type(part).__qualname__)) for part in parts)

@@ -1,4 +1,4 @@
-"""What takes steps, and what each step measures."""
+"""The interface of what takes the steps of a fit, and what each step measures."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from pyrovae.training.recorder import Recorder
 MEASURED = ("loss", "bound", "reconstruction", "kl", "grad_norm")
 """What a step returns as one tensor, in nats per observation except ``grad_norm``: the objective's loss with its
 scales; E_q[log p(x, z) - log q(z | x)], E_q[log p(x | z)] and E_q[log q(z | x) - log p(z)] with every scale removed;
-the norm of the gradient of the summed loss, before clipping."""
+and the norm of the gradient of the summed loss, before clipping."""
 
 
 class Stepper(Protocol):
@@ -22,7 +22,7 @@ class Stepper(Protocol):
     optimizer: Any
 
     def step(self, batch: Batch) -> Tensor:
-        """Take a step on a batch; return what was measured, in the order of ``MEASURED``."""
+        """Take a step on a batch; return the measured numbers, in the order of ``MEASURED``."""
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all parameters."""
@@ -38,4 +38,4 @@ class Stepper(Protocol):
         """Continue from a state."""
 
     def end_epoch(self, metric: Callable[[], float]) -> None:
-        """Note that an epoch has ended; ``metric`` returns how well it went, the lower the better."""
+        """Note that an epoch has ended; ``metric`` returns a measure of the epoch, the lower the better."""

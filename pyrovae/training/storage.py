@@ -1,7 +1,7 @@
-"""Folders that a fit is saved in: tensors in one safetensors file, everything else in one JSON file; no pickle.
+"""Folders of saved fits: tensors in one safetensors file, everything else in one JSON file; no pickle.
 
-The JSON file names the tensor file and its SHA-256, carries one of itself, and is replaced in one step, after the
-tensors are on the disk, so that a folder holds one whole fit at any moment.
+The JSON file names the tensor file and its SHA-256, and also holds a SHA-256 of itself. It is replaced in one step,
+after the tensors are on the disk, so that a folder holds one whole fit at any moment.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from pyrovae.training.migrations import FORMAT, migrated
 
 DOCUMENT = "fit.json"
 _TENSORS = "tensors-*.safetensors"
-_WRITTEN_AS = "written by pyrovae as"  # in the header of every tensor file, its name, by which a save knows its own
-_READS = 20  # of a folder that a writer is replacing under the reader
+_WRITTEN_AS = "written by pyrovae as"  # in each tensor file's header; its value is the name of the file
+_READS = 20  # attempts to read a folder while another process replaces its files
 
 
 def holds_fit(folder: str | Path) -> bool:
@@ -32,7 +32,7 @@ def holds_fit(folder: str | Path) -> bool:
 
 
 def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-    """Save tensors and a JSON document in ``folder``; what was there before stays until the new is whole.
+    """Save tensors and a JSON document in ``folder``; the previous fit stays there until the new one is whole.
 
     The caller holds the folder's lock.
 
@@ -40,7 +40,7 @@ def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, An
         ValueError: when the folder cannot be written.
     """
     folder = writable_folder(folder)
-    before = _named_before(folder)
+    old_name = _named_before(folder)
     name = f"tensors-{secrets.token_hex(6)}.safetensors"
     content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, {_WRITTEN_AS: name})
     document = {"format": FORMAT, **document, "tensors": {"file": name, "sha256": hashlib.sha256(content).hexdigest()}}
@@ -51,21 +51,21 @@ def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, An
     except ValueError as error:
         with suppress(OSError):
             (folder / name).unlink()
-        kept = "; what was saved there before is kept" if holds_fit(folder) else ""
-        raise ValueError(f"cannot save into {str(folder)!r}: {str(error).partition(';')[0]}{kept}") from None
-    if before is not None:
-        (folder / before).unlink(missing_ok=True)
+        note = "; what was saved there before is kept" if holds_fit(folder) else ""
+        raise ValueError(f"cannot save into {str(folder)!r}: {str(error).partition(';')[0]}{note}") from None
+    if old_name is not None:
+        (folder / old_name).unlink(missing_ok=True)
     _clear(folder, keep=name)
 
 
 def remove(folder: Path) -> None:
-    """Remove a saved fit from a folder, and the folder where nothing else is in it; the caller holds its lock."""
+    """Remove a saved fit from a folder; the caller holds the folder's lock."""
     (folder / DOCUMENT).unlink(missing_ok=True)
     _clear(folder)
 
 
 def _named_before(folder: Path) -> str | None:
-    """Return the tensor file of the fit that a folder holds, if it can be read."""
+    """Return the name of the tensor file of the fit in a folder, or None where it cannot be read."""
     try:
         return Path(_document(folder / DOCUMENT)[1]["tensors"]["file"]).name
     except ValueError:
@@ -73,7 +73,7 @@ def _named_before(folder: Path) -> str | None:
 
 
 def _clear(folder: Path, keep: str = "") -> None:
-    """Remove the tensor files of earlier saves, and what saves that were killed have left."""
+    """Remove the tensor files of earlier saves, and the files that killed saves left behind."""
     for path in folder.glob(_TENSORS):
         if path.name != keep and _is_ours(path):
             with suppress(OSError):
@@ -91,13 +91,13 @@ def _is_ours(path: Path) -> bool:
 
 
 def _checksum(document: dict[str, Any]) -> str:
-    """Return the SHA-256 of what a document says, itself left out."""
-    said = {key: value for key, value in document.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+    """Return the SHA-256 of a document's content, without the entry for this SHA-256."""
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
 def read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the document that :func:`write` saved, also while another process saves there.
+    """Return the tensors and the document that :func:`write` saved, even while another process saves there.
 
     Raises:
         ValueError: when there is no saved fit, or it is truncated, altered or of a newer format.
@@ -105,34 +105,34 @@ def read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(folder) / DOCUMENT
     for attempt in range(_READS):
         content, document = _document(path)
-        named = document["tensors"]
-        tensors = path.with_name(Path(named["file"]).name)
+        entry = document["tensors"]
+        tensor_path = path.with_name(Path(entry["file"]).name)
         try:
-            found = tensors.read_bytes()
-            if hashlib.sha256(found).hexdigest() != named["sha256"]:
+            tensor_bytes = tensor_path.read_bytes()
+            if hashlib.sha256(tensor_bytes).hexdigest() != entry["sha256"]:
                 raise ValueError("its SHA-256 is not the one that was saved, so it is truncated or altered")
-            return load(found), document
+            return load(tensor_bytes), document
         except (OSError, ValueError, SafetensorError) as error:
             if attempt < _READS - 1 and (not path.is_file() or path.read_bytes() != content):
                 time.sleep(0.01)
-                continue  # a writer has replaced it
-            raise ValueError(f"{str(tensors)!r} cannot be read: {error}") from None
+                continue  # another process has replaced it
+            raise ValueError(f"{str(tensor_path)!r} cannot be read: {error}") from None
     raise AssertionError("the last attempt returns or raises")
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """Return what the fit that a folder holds was made with, as a resumed one is held to; nothing of other saves."""
-    found = _document(folder / DOCUMENT)[1].get("resume") or {}
-    return dict(found.get("settings", {}))
+    """Return the settings of the checkpoint in a folder, which a resumed fit must share; empty for any other save."""
+    resume = _document(folder / DOCUMENT)[1].get("resume") or {}
+    return dict(resume.get("settings", {}))
 
 
 def _document(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return a document, as it is on the disk and as it is read."""
+    """Return a document twice: as the bytes on the disk, and parsed and migrated."""
     try:
         content = path.read_bytes()
         document = json.loads(content)
-        named = document["tensors"]
-        whole = {type(part) for part in (named["file"], named["sha256"])} == {str}
+        entry = document["tensors"]
+        whole = {type(part) for part in (entry["file"], entry["sha256"])} == {str}
         version, checksum = document.get("format"), document.get("sha256")
     except FileNotFoundError:
         raise ValueError(f"{str(path.parent)!r} holds no saved fit: there is no file {DOCUMENT!r}") from None

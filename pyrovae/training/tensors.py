@@ -12,7 +12,7 @@ BARE = "param"  # prefix of bare parameters among saved tensors
 def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return every tensor of a pair: its modules' state and its bare parameters, unconstrained.
 
-    Of modules that no other registers the buffers alone are the pair's: their parameters are bare ones, or not fitted.
+    A module that no other module registers contributes its buffers alone: its parameters are bare ones, or not fitted.
     """
     tensors = {
         f"{name}/{key}": value
@@ -24,16 +24,16 @@ def pair_tensors(pair: Pair, bare: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hidden_buffers(pair: Pair) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
     for name, module in pair.hidden.items():
         parameters = {key for key, _ in module.named_parameters(remove_duplicate=False)}
         state = {key: t for key, t in module.state_dict().items() if isinstance(t, Tensor) and key not in parameters}
-        found.update({f"{name}/{key}": t for key, t in state.items()})
-    return found
+        buffers.update({f"{name}/{key}": t for key, t in state.items()})
+    return buffers
 
 
 def fitted_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return those of a folder's tensors that are the fitted pair's, without history and what resuming needs."""
+    """Return the tensors of a folder that belong to the fitted pair, without the history and what resuming needs."""
     extra = ("history", "optimizer/", "second/", "objective/", "random", "best/", "last/")
     return {key: value for key, value in tensors.items() if not key.startswith(extra)}
 
@@ -42,16 +42,16 @@ def restore_pair(pair: Pair, bare: dict[str, Tensor], tensors: dict[str, Tensor]
     """Copy saved tensors into the pair's modules and bare parameters.
 
     Raises:
-        ValueError: when they do not belong to this pair, naming the first that does not fit.
+        ValueError: when the tensors do not belong to this pair; the message names the first that does not fit.
     """
     expected = pair_tensors(pair, bare)
     for key in _hidden_buffers(pair).keys() - tensors.keys():  # fits saved by version 0.1.0 do not hold them
         del expected[key]
     for key in sorted({*expected, *tensors}):
-        saved, wanted = (_shape(group.get(key)) for group in (tensors, expected))
-        if saved != wanted:
+        theirs, ours = (_shape(group.get(key)) for group in (tensors, expected))
+        if theirs != ours:
             raise ValueError(
-                f"{source} was saved from another pair: for {key!r} it holds {saved}, but this pair has {wanted}"
+                f"{source} was saved from another pair: for {key!r} it holds {theirs}, but this pair has {ours}"
             )
     with torch.no_grad():
         for key, value in expected.items():

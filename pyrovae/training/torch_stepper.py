@@ -16,21 +16,22 @@ from pyrovae.training.group import Group
 
 
 class TorchStepper:
-    """One torch optimizer over all parameters, its gradients run eagerly or compiled.
+    """One torch optimizer over all parameters; the gradients run eagerly or compiled.
 
-    On CUDA a compiled step is replayed as one graph, the optimizer's update included where it allows that.
+    On CUDA a compiled step is replayed as one graph, which includes the optimizer's update where the optimizer allows
+    that.
 
     Args:
-        gradients: of the objective.
-        compiler: runs them.
-        optimizer: of the parameters.
-        clip_norm: largest norm of a gradient; None: any.
-        group: of processes that add up their gradients.
+        gradients: gradients of the objective.
+        compiler: runs the gradients.
+        optimizer: optimizer of the parameters.
+        clip_norm: largest norm of a gradient; None sets no limit.
+        group: group of processes that add up their gradients.
         whole: whether a batch's loss stands for all data, because the data plate subsamples.
 
     Attributes:
-        healthy: whether every step so far had a finite loss and gradient. From the first that had not, parameters stay
-            as they are: on CUDA nobody waits to see a step's loss, so this is read now and then.
+        healthy: whether every step so far had a finite loss and gradient. After the first step that had not, the
+            parameters no longer change. On CUDA no step waits for its loss, so this is read only now and then.
     """
 
     def __init__(
@@ -49,17 +50,17 @@ class TorchStepper:
         self.second: torch.optim.Optimizer | None = getattr(gradients.objective, "optimizer", None)
         self.on_host = self.params[0].device.type == "cpu"
         self.healthy = torch.ones((), dtype=torch.bool, device=self.params[0].device)
-        self._captured: dict[Any, Captured] = {}
+        self._graphs: dict[Any, Captured] = {}
         self._prepare_capture()
 
     def _prepare_capture(self) -> None:
-        """Where an optimizer can run inside a CUDA graph, tell it so and keep its learning rates on the device."""
+        """Where an optimizer can run inside a CUDA graph, enable that and keep its learning rates on the device."""
         groups = self.optimizer.param_groups
         self._lr = float(groups[0]["lr"])
         self._one_lr = len({float(group["lr"]) for group in groups}) == 1
         groups = groups + ([] if self.second is None else self.second.param_groups)
-        here = not self.on_host and self.group.size == 1  # eagerly too, for the same arithmetic either way
-        self._capturable = here and all("capturable" in group for group in groups)
+        alone = not self.on_host and self.group.size == 1  # also for eager steps, so that both ways compute alike
+        self._capturable = alone and all("capturable" in group for group in groups)
         if self._capturable:
             for group in groups:
                 group["capturable"] = True
@@ -82,7 +83,7 @@ class TorchStepper:
         return self._lr
 
     def step(self, batch: Batch) -> Tensor:
-        """Take a step; a loss or gradient that is not finite changes no parameter, nor does any step after it."""
+        """Take a step. Where a loss or gradient is not finite, neither it nor any later step changes a parameter."""
         if self.on_host:
             row, *grads = self._measured(batch)
             loss, *_, norm = row.tolist()
@@ -92,18 +93,18 @@ class TorchStepper:
                 self.healthy.fill_(False)
             return row
         key = signature(batch)
-        if key in self._captured:
-            return self._captured[key](batch)
+        if key in self._graphs:
+            return self._graphs[key](batch)
         row, *grads = self._measured(batch)
         self._descend_if_healthy(row, grads)
         if self._capturable and self.compiler.compiles(batch):
-            self._captured[key] = Captured(self._advance, batch, self._changed())
+            self._graphs[key] = Captured(self._advance, batch, self._changed())
         return row
 
     def _measured(self, batch: Batch) -> list[Any]:
-        found = self.compiler.run(self.gradients, batch)
+        parts = self.compiler.run(self.gradients, batch)
         share = self.gradients.share
-        return found if share is None else self.group.sum(found[0], found[1:], share, self.whole)
+        return parts if share is None else self.group.sum(parts[0], parts[1:], share, self.whole)
 
     def _advance(self, batch: Batch) -> Tensor:
         row, *grads = self.compiler.run(self.gradients, batch)
@@ -111,7 +112,7 @@ class TorchStepper:
         return row
 
     def _descend_if_healthy(self, row: Tensor, grads: Sequence[Tensor | None]) -> None:
-        """Descend without looking: the step is taken, and taken back where a loss or gradient was not finite."""
+        """Take a step without waiting for its numbers, and undo it where a loss or gradient was not finite."""
         self.healthy.logical_and_(row[0].isfinite() & row[-1].isfinite())
         before = [p.detach().clone() for p in self.all_params]
         self._descend(row[-1], grads)

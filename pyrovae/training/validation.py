@@ -18,24 +18,24 @@ def validate(fitting: Fitting) -> float:
     """Write the validation bound into the last row of the history, and return it; NaN without validation data.
 
     Raises:
-        FitError: when it is not a number.
+        FitError: when the bound is not a number.
     """
     data, step = fitting.problem.validation, fitting.position.step
     if data is None:
         return math.nan
     try:
-        shared = torch.tensor(_bound(fitting, data), dtype=torch.float64, device=data.device)
-        fitting.group.same([shared])  # so that all processes take the same decision
+        bound = torch.tensor(_bound(fitting, data), dtype=torch.float64, device=data.device)
+        fitting.group.same([bound])  # so that all processes decide alike
     except ValueError as error:
         text = f"the fit stopped at step {step}: the validation bound cannot be computed: {error}"
         raise FitError(text, step=step, site=None, indices=[]) from error
-    fitting.history.validated(float(shared))
-    return float(shared)
+    fitting.history.validated(float(bound))
+    return float(bound)
 
 
 @torch.no_grad()
 def _bound(fitting: Fitting, data: Data) -> float:
-    """Return the mean bound, nats per observation; the same noise at every call."""
+    """Return the mean bound in nats per observation, with the same noise at every call."""
     problem, layout, seed = fitting.problem, fitting.problem.layout, fitting.batches.seed
     with modes(problem.modules, training=False), random_state("validation", seed, data.device):
         if not layout.global_latents and not layout.unguided:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrovae.programs.streams import numpy_generator
 
 REPEATS = 20_000  # of the null distribution
-MOST_POINTS = 99  # at which an empirical distribution function is looked at
+MOST_POINTS = 99  # at which an empirical distribution function is evaluated
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Ranks:
     that this holds for discrete quantities too.
 
     Attributes:
-        values: number of draws below the value, ``[n, Q]``, whole numbers from 0 to K.
-        num_draws: K.
-        names: of the quantities.
+        values: number of draws below each value, ``[n, Q]``, whole numbers from 0 to K.
+        num_draws: number of draws K.
+        names: names of the quantities.
     """
 
     values: Tensor
@@ -54,10 +54,11 @@ class Ranks:
 
     @property
     def pvalue(self) -> Tensor:
-        """P-value of uniformity of every quantity, ``[Q]``, not corrected for their number.
+        """P-value of uniformity of every quantity, ``[Q]``, not corrected for the number of quantities.
 
-        It is below alpha just where the quantity's distribution function leaves the band of level 1 - alpha: by 20,000
-        repeats of the null distribution, beyond them by the union bound over the points.
+        It is below alpha exactly where the quantity's distribution function leaves the band of level 1 - alpha. It is
+        computed from 20,000 repeats of the null distribution. Where it is too small for them to resolve, it comes from
+        the union bound over the points.
 
         Source: Säilynoja, Bürkner and Vehtari, "Graphical test for discrete uniformity and its applications in
         goodness-of-fit evaluation and multiple sample comparison", 2022.
@@ -67,11 +68,12 @@ class Ranks:
 
     @property
     def symmetry(self) -> Tensor:
-        """P-value of symmetry around one half of every quantity, ``[Q]``, not corrected for their number.
+        """P-value of symmetry around one half of every quantity, ``[Q]``, not corrected for the number of quantities.
 
-        The test of Yao and others compares p with 1 - p by a Kolmogorov-Smirnov distance. Its two samples are one, so
-        that tables for independent samples do not hold: given the distances from one half, their sides are fair coins,
-        and the distance is the largest absolute value of their random walk, whose distribution is known.
+        The test of Yao and others compares p with 1 - p by a Kolmogorov-Smirnov distance. Both samples come from the
+        same ranks, so that tables for independent samples do not hold. Given the distances from one half, the sides on
+        which the values lie are fair coins. The Kolmogorov-Smirnov distance is then the largest absolute value of a
+        random walk of these coins, and its distribution is known.
 
         Source: Yao, Vehtari, Simpson and Gelman, "Yes, but did it work? Evaluating variational inference", 2018;
         Butler, "A test for symmetry using the sample distribution function", 1969.
@@ -81,13 +83,13 @@ class Ranks:
         )
 
     def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return points, and the simultaneous band there of the empirical distribution function of uniform ranks."""
+        """Return points, and at these the simultaneous band of the distribution function of uniform ranks."""
         if not 0 < level < 1:
             raise ValueError(f"level must be a probability between 0 and 1, got {level!r}")
         return _Null.of(len(self), self.num_draws).band(level)
 
     def ecdf(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the points of :meth:`band`, and every quantity's empirical distribution function there, ``[Q, P]``."""
+        """Return the points of :meth:`band`, and at these every quantity's distribution function, ``[Q, P]``."""
         null = _Null.of(len(self), self.num_draws)
         return null.probabilities, self._counts(null.points) / len(self)
 
@@ -102,12 +104,13 @@ class Ranks:
     def table(self) -> pd.DataFrame:
         """Tabulate one row per quantity.
 
-        - ``pvalue`` of uniformity, and ``adjusted`` for the number of rows (Holm);
-        - ``bias``: mean of the transforms less one half: above 0 where values lie above the draws; its error is
-          ``bias_se``;
-        - ``spread``: their variance relative to a uniform one's: above 1 where the draws are too narrow, below 1 where
-          they are too wide; its error is ``spread_se``;
-        - ``symmetry``: p-value that ranks are as often low as high, and ``symmetry_adjusted`` (Holm).
+        - ``pvalue``: p-value of uniformity; ``adjusted``: the same, adjusted for the number of rows (Holm);
+        - ``bias``: mean of the transforms less one half, above 0 where values lie above the draws; ``bias_se``: its
+          standard error;
+        - ``spread``: variance of the transforms relative to that of a uniform variable, above 1 where the draws are too
+          narrow and below 1 where they are too wide; ``spread_se``: its standard error;
+        - ``symmetry``: p-value of ranks that are low as often as high; ``symmetry_adjusted``: the same, adjusted
+          (Holm).
         """
         centred = self.pit - 0.5
         uniform = (1 - (self.num_draws + 1) ** -2) / 12  # variance of the midpoints of K + 1 equal parts of (0, 1)
@@ -127,7 +130,7 @@ class Ranks:
 
 
 def holm(pvalues: Tensor) -> Tensor:
-    """Return p-values that hold for all of them at once.
+    """Return p-values that are adjusted to hold for all hypotheses at once.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
@@ -138,13 +141,13 @@ def holm(pvalues: Tensor) -> Tensor:
 
 
 def rank(value: Tensor, draws: Tensor, tolerance: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return how many draws ``[K, ...]`` are below a value ``[...]``, and how many equal it, up to a tolerance."""
+    """Return how many draws ``[K, ...]`` are below a value ``[...]``, and how many equal it within a tolerance."""
     equal = (draws - value).abs() <= tolerance if isinstance(tolerance, Tensor) else draws == value
     return ((draws < value) & ~equal).sum(0), equal.sum(0)
 
 
 class Tally:
-    """Ranks of values among draws that come a part at a time: batch by batch, of each batch some draws at a time."""
+    """Ranks of values among draws that come in parts: batch by batch, and some draws of each batch at a time."""
 
     def __init__(self) -> None:
         self._below: dict[int, Tensor] = {}
@@ -152,12 +155,12 @@ class Tally:
 
     def add(self, batch: int, below: Tensor, equal: Tensor) -> None:
         """Count how many more draws are below the values of a batch, and how many equal them, ``[size, Q]``."""
-        for kept, more in ((self._below, below), (self._equal, equal)):
-            kept[batch] = kept[batch] + more if batch in kept else more
+        for totals, more in ((self._below, below), (self._equal, equal)):
+            totals[batch] = totals[batch] + more if batch in totals else more
 
     def ranks(self, purpose: str, seed: int) -> Tensor:
-        """Return ranks ``[n, Q]`` in which a value that equals draws stands anywhere among them, equally likely."""
-        below, equal = (torch.cat(list(kept.values())).cpu() for kept in (self._below, self._equal))
+        """Return ranks ``[n, Q]``; a value that equals some draws takes any place among them at random."""
+        below, equal = (torch.cat(list(totals.values())).cpu() for totals in (self._below, self._equal))
         chance = torch.from_numpy(numpy_generator(purpose, seed).random(tuple(below.shape)))
         return below + (chance * (equal + 1)).long()
 
@@ -170,16 +173,16 @@ def _symmetry(ranks: Tensor, num_draws: int) -> float:
     return _beyond(int(np.abs(walk).max(initial=0)), len(side))
 
 
-def _beyond(reached: int, steps: int) -> float:
-    """Return the probability that a walk of fair steps of one is ``reached`` or more from where it began, ever."""
-    if reached <= 0:
+def _beyond(distance: int, steps: int) -> float:
+    """Return the probability that a walk of fair unit steps is ever ``distance`` or more from its start."""
+    if distance <= 0:
         return 1.0
-    if reached > steps:
+    if distance > steps:
         return 0.0
-    ends = np.arange(-reached + 1, reached)
-    folds = np.arange(-(steps // (2 * reached)) - 1, steps // (2 * reached) + 2)[:, None]
+    ends = np.arange(-distance + 1, distance)
+    folds = np.arange(-(steps // (2 * distance)) - 1, steps // (2 * distance) + 2)[:, None]
     at = lambda place: stats.binom.pmf((place + steps) / 2, steps, 0.5) * ((place + steps) % 2 == 0)  # noqa: E731
-    inside = at(ends + 4 * folds * reached) - at(2 * reached - ends + 4 * folds * reached)
+    inside = at(ends + 4 * folds * distance) - at(2 * distance - ends + 4 * folds * distance)
     return float(np.clip(1 - inside.sum(), 0, 1))
 
 
@@ -188,9 +191,9 @@ class _Null:
     """Empirical distribution functions of n uniform ranks among K draws.
 
     Attributes:
-        size: n.
-        points: ranks at which they are looked at.
-        probabilities: of a rank no larger.
+        size: number of ranks n.
+        points: ranks at which the functions are evaluated.
+        probabilities: probability of a rank no larger than each point.
         least: smallest pointwise tail probability of every repeat, sorted.
     """
 
@@ -210,19 +213,19 @@ class _Null:
         return _Null(size, points, probabilities, np.sort(null.tail(counts)))
 
     def tail(self, counts: np.ndarray) -> np.ndarray:
-        """Return the smallest two-sided tail probability over the points, of ``[R, P]`` counts: ``[R]``."""
-        found = np.ones(len(counts))
+        """Return the smallest two-sided tail probability over the points, ``[R]``, from counts ``[R, P]``."""
+        smallest = np.ones(len(counts))
         possible = np.arange(-1, self.size + 1)
         for count, p in zip(counts.T, self.probabilities, strict=True):
             low, high = (of(possible, self.size, p) for of in (stats.binom.cdf, stats.binom.sf))
-            found = np.minimum(found, 2 * np.minimum(low[count + 1], high[count]))
-        return found
+            smallest = np.minimum(smallest, 2 * np.minimum(low[count + 1], high[count]))
+        return smallest
 
     def pvalue(self, counts: np.ndarray) -> np.ndarray:
         tail = self.tail(counts)
-        at_most = np.searchsorted(self.least, tail * (1 + 1e-9), side="right")
-        found = (1 + at_most) / (1 + len(self.least))
-        return np.asarray(np.where(at_most == 0, np.minimum(found, len(self.points) * tail), found))
+        count = np.searchsorted(self.least, tail * (1 + 1e-9), side="right")
+        pvalue = (1 + count) / (1 + len(self.least))
+        return np.asarray(np.where(count == 0, np.minimum(pvalue, len(self.points) * tail), pvalue))
 
     def band(self, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         least = self.least[max(int((1 - level) * (1 + len(self.least)) + 1e-9) - 1, 0)]

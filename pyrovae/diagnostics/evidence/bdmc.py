@@ -16,14 +16,14 @@ from pyrovae.programs.types import Program
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Bounds of each simulated observation's log p(x), from chains run both ways. Nats.
+    """Bounds of each simulated observation's log p(x), from chains run in both directions. Nats.
 
     Attributes:
-        lower: from chains that ran from the guide to the posterior, ``[N]``, below log p(x) in expectation.
+        lower: bound from chains that ran from the guide to the posterior, ``[N]``, below log p(x) in expectation.
         lower_se: its standard error over the chains, ``[N]``.
-        upper: from chains that ran from the draw that the observation came from back to the guide, ``[N]``, above log
-            p(x) in expectation.
-        upper_se: its standard error over the chains, ``[N]``, given that draw.
+        upper: bound from chains that ran from the observation's true latents back to the guide, ``[N]``, above log p(x)
+            in expectation.
+        upper_se: its standard error over the chains, ``[N]``, given these latents.
         data: the simulated batch.
     """
 
@@ -37,7 +37,7 @@ class Sandwich:
         return len(self.lower)
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data, and ``width``, which both errors together do not exceed in expectation."""
+        """Return means over the observations, and ``width``, which bounds the sum of both errors in expectation."""
         width = self.upper - self.lower
         return {
             "num_data": len(self),
@@ -62,20 +62,21 @@ def bdmc(
 ) -> Sandwich:
     """Bracket log p(x) of data that the model simulates: bidirectional Monte Carlo.
 
-    The latent that a simulated observation came from is an exact draw of its posterior. Chains that start there and run
-    backwards bound log p(x) from above, as :func:`ais` bounds it from below; the width of the sandwich proves how good
-    the settings are, for data like those that the model makes.
+    The true latents of a simulated observation are an exact draw from its posterior. Chains that start there and run
+    backwards bound log p(x) from above, as :func:`ais` bounds it from below. The width of the sandwich proves how good
+    the settings are, for data like those that the model simulates.
 
     Source: Grosse, Ghahramani and Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015.
 
     Args:
         model: generative program ``model(*batch)``.
-        data: as many data are simulated as there are here; covariates are taken from it, observations are replaced.
+        data: a tensor, a tuple of tensors, or a data set. As many observations are simulated as it has; covariates are
+            taken from it, observed values are replaced.
         guide: where forward chains start, or None for the prior.
-        num_chains: chains per observation, each way.
-        num_temperatures: of the path, each way.
-        num_steps: leapfrog steps of a transition.
-        step_size: that adaptation starts from, in units of the metric.
+        num_chains: number of chains per observation in each direction.
+        num_temperatures: number of temperatures of the path in each direction.
+        num_steps: number of leapfrog steps per transition.
+        step_size: step size from which adaptation starts, in units of the metric.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
 
@@ -85,17 +86,17 @@ def bdmc(
     num_temperatures = at_least("num_temperatures", num_temperatures, 1)
     schedule = schedule_of(num_chains, num_steps, step_size, num_temperatures)
     data = as_data(data).fixed()
-    lower, upper, simulated = [], [], []
+    lower, upper, batches = [], [], []
     with annealing(model, guide, data, schedule, **options) as annealer, annealer.bar("bdmc", len(data)) as bar:
         for indices, batch in annealer.batches():
-            made, exact = annealer.simulate(indices, batch)
-            plan = annealer.plan(indices, made)
-            forwards = annealer.forwards(indices, made, plan, num_temperatures)
-            backwards = annealer.backwards(indices, made, exact, plan, num_temperatures)
+            simulation, exact = annealer.simulate(indices, batch)
+            plan = annealer.plan(indices, simulation)
+            forwards = annealer.forwards(indices, simulation, plan, num_temperatures)
+            backwards = annealer.backwards(indices, simulation, exact, plan, num_temperatures)
             lower.append(finite(forwards.log_weights.cpu(), indices))
             upper.append(finite(backwards.log_weights.cpu(), indices))
-            simulated.append(tuple(t.cpu() for t in annealer.question.pair.given(made)))
+            batches.append(tuple(t.cpu() for t in annealer.question.pair.given(simulation)))
             bar.update(len(indices))
     below, below_se = log_mean(torch.cat(lower, dim=1))
     above, above_se = log_mean(torch.cat(upper, dim=1))
-    return Sandwich(below, below_se, -above, above_se, tuple(torch.cat(t) for t in zip(*simulated, strict=True)))
+    return Sandwich(below, below_se, -above, above_se, tuple(torch.cat(t) for t in zip(*batches, strict=True)))

@@ -12,13 +12,13 @@ from pyrovae.diagnostics.evidence.evaluate import Evaluation
 
 
 def elpd(evaluation: Evaluation) -> Any:
-    """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it compares pairs.
+    """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it can compare pairs.
 
-    Its pointwise values are log p(x_i) of held-out data; nothing is left out of anything. ``pareto_k`` is that of the
-    importance weights that estimated them. Summed over the data, as ArviZ does.
+    Its pointwise values are log p(x_i) of held-out data; there is no leave-one-out step. ``pareto_k`` belongs to the
+    importance weights from which they were estimated. The total is a sum over the data, as in ArviZ.
 
     Args:
-        evaluation: of held-out data.
+        evaluation: evaluation of held-out data.
     """
     return elpd_data(
         evaluation.log_evidence.numpy(),
@@ -30,20 +30,21 @@ def elpd(evaluation: Evaluation) -> Any:
 
 
 def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]) -> pd.DataFrame:
-    """Return ``az.compare`` of held-out evaluations: ranks, differences, and the weights of their stacking.
+    """Return ``az.compare`` of held-out evaluations: ranks, differences and stacking weights.
 
-    Its columns have ArviZ's names (``elpd_loo``, and a ``p_loo`` of 0, for nothing was left out of anything), totals
-    over the data; ``warning`` says that some k-hat is above its limit, which depends on the number of particles.
+    Its columns have ArviZ's names and are totals over the data: ``elpd_loo``, and ``p_loo``, which is 0 because there
+    is no leave-one-out step. ``warning`` says that some k-hat is above its limit, which depends on the number of
+    particles.
 
     Args:
-        evaluations: of the same data, by name, at least 2; of several seeds, the mean log evidence of an observation is
-            taken.
+        evaluations: at least 2 evaluations of the same data, by name. For several seeds, the mean log evidence of each
+            observation is used.
     """
     return compared({name: elpd(_mean(one)) for name, one in evaluations.items()})
 
 
 def _mean(run: Evaluation | Sequence[Evaluation]) -> Evaluation:
-    """Return a strategy's evaluations as one: means over seeds, and the worst k-hat."""
+    """Return a strategy's evaluations as one evaluation: means over seeds, and the worst k-hat."""
     if isinstance(run, Evaluation):
         return run
     stacked = {f.name: torch.stack([getattr(e, f.name) for e in run]) for f in fields(Evaluation)[:-1]}

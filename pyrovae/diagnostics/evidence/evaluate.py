@@ -17,23 +17,23 @@ from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
 from pyrovae.importance.question import ask
 from pyrovae.programs.types import Program
 
-COARSE = 0.1  # nats to which a log weight must be held for the tail of the weights to be seen
+COARSE = 0.1  # nats; rounding of a log weight beyond which the tail of the weights cannot be seen
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Estimates for each of N data, from K particles per observation. Nats, higher is better.
+    """Estimates for each of N observations, from K particles per observation. Nats, higher is better.
 
     Attributes:
         elbo: evidence lower bound E_q[log w], ``[N]``.
         elbo_se: its Monte Carlo standard error, ``[N]``.
         log_evidence: importance-weighted estimate of log p(x), log mean w, ``[N]``; biased down by about half of
             ``log_evidence_se`` squared.
-        log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``, where ``reliable`` holds.
-        khat: Pareto tail index of the weights, ``[N]``; infinite where rounding decides them, and they tell nothing:
-            where a log weight is so large that its precision holds it to no better than 0.1 nats.
+        log_evidence_se: its Monte Carlo standard error by the delta method, ``[N]``, valid where ``reliable`` is true.
+        khat: Pareto tail index of the weights, ``[N]``; infinite where rounding dominates the weights, that is, where a
+            log weight is so large that floating point represents it to no better than 0.1 nats.
         ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
-        num_particles: K.
+        num_particles: number of particles K.
     """
 
     elbo: Tensor
@@ -49,17 +49,17 @@ class Evaluation:
 
     @property
     def khat_limit(self) -> float:
-        """The largest k-hat at which K weights are to be trusted, as :func:`pyrovae.khat_limit` has it."""
+        """The largest k-hat at which K weights are reliable, by :func:`pyrovae.khat_limit`."""
         return khat_limit(self.num_particles)
 
     @property
     def reliable(self) -> Tensor:
-        """Whether each observation's weights are to be trusted, ``[N]``: k-hat is at most ``khat_limit``."""
+        """Whether each observation's weights are reliable, ``[N]``: k-hat is at most ``khat_limit``."""
         return self.khat <= self.khat_limit
 
     @property
     def draws_needed(self) -> Tensor:
-        """How many particles each observation's k-hat asks for, ``[N]``, as :func:`pyrovae.draws_needed` has it.
+        """How many particles each observation's k-hat calls for, ``[N]``, by :func:`pyrovae.draws_needed`.
 
         No number is practical where k-hat is above 0.7.
         """
@@ -67,21 +67,21 @@ class Evaluation:
 
     @property
     def bounds(self) -> list[tuple[Tensor, Tensor]]:
-        """Lower bounds of log p(x), ELBO and importance-weighted one, each with its standard error, ``[N]``."""
+        """Lower bounds of log p(x): ELBO and importance-weighted bound, each with its standard error, ``[N]``."""
         return [(self.elbo, self.elbo_se), (self.log_evidence, self.log_evidence_se)]
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Return an interval per observation for log p(x), ``[N]`` each: the estimate less its bias, and its error.
+        """Return an interval per observation for log p(x), ``[N]`` each, by Student's t, corrected for the bias.
 
-        Trust it where ``reliable`` says so.
+        Trust it only where ``reliable`` is true.
         """
         return interval(self.log_evidence, self.log_evidence_se, self.num_particles, level)
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data, in nats per observation.
+        """Return means over the observations, in nats per observation.
 
-        ``*_se`` is the standard error of a mean over data drawn from a population; ``*_mc_se`` is the part of it that
-        more particles would remove. ``khat_over_limit`` is the share of data whose weights are not to be trusted.
+        ``*_se`` is the standard error of a mean over observations drawn from a population; ``*_mc_se`` is the part of
+        it that more particles would remove. ``khat_over_limit`` is the share of observations with unreliable weights.
         """
         return {
             "num_data": len(self),
@@ -98,15 +98,15 @@ class Evaluation:
         }
 
     def worst(self, count: int = 10) -> pd.DataFrame:
-        """List the data whose importance weights are least to be trusted: those of the highest k-hat, first.
+        """List the observations with the least reliable importance weights, the highest k-hat first.
 
         Args:
-            count: how many to list.
+            count: number of observations to list.
 
         Returns:
             One row per observation, by its number in the set: ``khat``, ``reliable`` (k-hat is within its limit),
-            ``draws_needed`` (particles that this k-hat asks for), ``ess``, ``gap`` (log evidence - ELBO, in nats),
-            ``elbo``.
+            ``draws_needed`` (number of particles that this k-hat calls for), ``ess``, ``gap`` (log evidence - ELBO, in
+            nats), ``elbo``.
         """
         count = at_least("count", count, 1)
         order = self.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count]
@@ -123,7 +123,7 @@ class Evaluation:
 
 
 def worst(evaluation: Evaluation, count: int = 10) -> pd.DataFrame:
-    """List the data whose importance weights are least to be trusted, as :meth:`Evaluation.worst` does."""
+    """List the observations with the least reliable importance weights, as :meth:`Evaluation.worst` does."""
     return evaluation.worst(count)
 
 
@@ -138,17 +138,17 @@ def combined_error(errors: Tensor) -> float:
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log of the mean weight and its standard error by the delta method, ``[N]``, of ``[K, N]``."""
+    """Return the log mean weight and its standard error by the delta method, ``[N]`` each, from ``[K, N]``."""
     weights = log_weights.double()
     largest = weights.max(0).values
-    relative = (weights - largest).exp()  # in (0, 1], so that no size of the weights loses digits
+    relative = (weights - largest).exp()  # in (0, 1], so that weights of any size keep their digits
     mean = relative.mean(0)
     spread = relative.std(0) if len(weights) > 1 else torch.full_like(mean, math.nan)
     return largest + mean.log(), spread / mean / math.sqrt(len(weights))
 
 
 def interval(estimate: Tensor, error: Tensor, count: int, level: float) -> tuple[Tensor, Tensor]:
-    """Return an interval around a log mean, ``[N]`` each: up by half the squared error, t quantiles either way."""
+    """Return an interval for a log mean, ``[N]`` each: shifted up by half the squared error, by Student's t."""
     if not 0 < level < 1:
         raise ValueError(f"level must be a probability between 0 and 1, got {level!r}")
     width = float(stats.t.ppf(0.5 + level / 2, max(count - 1, 1))) * error
@@ -192,7 +192,7 @@ def evaluate(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``, the proposal of importance sampling.
         data: a tensor, a tuple of tensors, or a data set.
-        num_particles: K.
+        num_particles: number of particles K per observation.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
 
@@ -223,8 +223,8 @@ def _say_what_rounding_decides(fields: dict[str, Tensor]) -> None:
     if bool(coarse.any()):
         size = float(fields["elbo"][coarse].abs().max())
         warnings.warn(
-            f"the log weights of {int(coarse.sum())} data are as large as {size:.2g} nats, of which float32 keeps "
-            f"{size * torch.finfo(torch.float32).eps:.2g} nats: their evidence and k-hat are not to be trusted; "
+            f"the log weights of {int(coarse.sum())} data are as large as {size:.2g} nats, which float32 keeps to "
+            f"within {size * torch.finfo(torch.float32).eps:.2g} nats: their evidence and k-hat are unreliable; "
             "standardise the data, or cast model and guide to float64",
             stacklevel=3,
         )

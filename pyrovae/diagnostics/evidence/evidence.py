@@ -1,4 +1,4 @@
-"""Log evidence per observation, cheaply where that is reliable and by annealing where it is not."""
+"""Log evidence per observation, by importance sampling where that is reliable and by annealing where it is not."""
 
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -17,15 +17,15 @@ from pyrovae.programs.types import Program
 
 @dataclass(frozen=True)
 class Evidence:
-    """Estimates for each of N data. Nats, higher is better.
+    """Estimates for each of N observations. Nats, higher is better.
 
     Attributes:
         log_evidence: estimate of log p(x), ``[N]``.
         log_evidence_se: its Monte Carlo standard error, ``[N]``.
         khat: Pareto tail index of the importance weights, ``[N]``.
         annealed: whether the observation was annealed, ``[N]``.
-        reliable: whether the estimate and its error are to be trusted, ``[N]``: by k-hat, or as
-            :class:`~pyrovae.Annealing` has it, and not below a bound that the guide gives.
+        reliable: whether the estimate and its error are reliable, ``[N]``: by k-hat, or by the conditions of
+            :class:`~pyrovae.Annealing`, and not below a bound from the guide.
     """
 
     log_evidence: Tensor
@@ -38,7 +38,7 @@ class Evidence:
         return len(self.log_evidence)
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data in nats, and the shares that were annealed and that are not to be trusted."""
+        """Return means over the observations in nats, and the shares that were annealed and that are unreliable."""
         return {
             "num_data": len(self),
             "log_evidence": float(self.log_evidence.mean()),
@@ -67,22 +67,22 @@ def evidence(
 ) -> Evidence:
     """Estimate each observation's log evidence: importance sampling first, annealed importance sampling where it fails.
 
-    The rule: an observation keeps its importance-weighted estimate when the Pareto k-hat of its weights is within its
-    limit (:func:`pyrovae.khat_limit`) and the standard error at most ``tolerance``. Every other observation is
-    annealed, and only that estimate counts: the larger of two noisy ones would be biased up. What fails in annealing
-    from one start, or ends below a bound that the guide gives (its ELBO, its importance weights), is annealed from the
-    other, too; what fails in both is not ``reliable``.
+    An observation keeps its importance-weighted estimate if the Pareto k-hat of its weights is within its limit
+    (:func:`pyrovae.khat_limit`) and the standard error is at most ``tolerance``. Every other observation is annealed,
+    and only the annealing estimate counts, because the larger of two noisy estimates would be biased up. If annealing
+    from one start fails, or ends below a bound from the guide (its ELBO, its importance-weighted bound), the
+    observation is also annealed from the other start. If both fail, the estimate is not ``reliable``.
 
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        num_particles: importance samples per observation.
-        tolerance: standard error in nats that an importance-weighted estimate may have.
-        num_chains: of annealing, an observation.
-        num_temperatures: of annealing, as :func:`pyrovae.ais` has it.
-        anneal_from_guide: start annealing from the guide, and from the prior what fails; False: the other way round, as
-            guides need that cannot score a z that they did not draw.
+        num_particles: number of importance samples per observation.
+        tolerance: largest standard error in nats that an importance-weighted estimate may have.
+        num_chains: number of annealing chains per observation.
+        num_temperatures: number of annealing temperatures, as in :func:`pyrovae.ais`.
+        anneal_from_guide: whether to anneal from the guide first, and from the prior where that fails; False: the other
+            way round, as is necessary for guides that cannot score an externally supplied z.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
@@ -92,15 +92,15 @@ def evidence(
     num_chains = at_least("num_chains", num_chains, 1)
     check_temperatures(num_temperatures)
     data = as_data(data).fixed()
-    weighted = evaluate(model, guide, data, num_particles=num_particles, **options)
-    trusted = weighted.reliable & (weighted.log_evidence_se <= tolerance)
-    log_evidence, error = weighted.log_evidence.clone(), weighted.log_evidence_se.clone()
+    evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
+    trusted = evaluation.reliable & (evaluation.log_evidence_se <= tolerance)
+    log_evidence, error = evaluation.log_evidence.clone(), evaluation.log_evidence_se.clone()
     reliable = trusted.clone()
     rest = (~trusted).nonzero().flatten()
     if len(rest):
         starts = [guide, None] if anneal_from_guide else [None, guide]
         chains: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
-        bounds = [(bound[rest], se[rest]) for bound, se in weighted.bounds]
-        found = supported(model, starts, data, rest.tolist(), bounds, **chains, **without(options, "batch_size"))
-        log_evidence[rest], error[rest], reliable[rest] = found.log_evidence, found.log_evidence_se, found.reliable
-    return Evidence(log_evidence, error, weighted.khat, ~trusted, reliable)
+        bounds = [(bound[rest], se[rest]) for bound, se in evaluation.bounds]
+        result = supported(model, starts, data, rest.tolist(), bounds, **chains, **without(options, "batch_size"))
+        log_evidence[rest], error[rest], reliable[rest] = result.log_evidence, result.log_evidence_se, result.reliable
+    return Evidence(log_evidence, error, evaluation.khat, ~trusted, reliable)

@@ -1,4 +1,4 @@
-"""A guide's own family, with parameters that are free for every observation."""
+"""A guide's own family, with free parameters for every observation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +27,11 @@ class Member:
     """q of every observation of a batch, one distribution per latent site.
 
     Attributes:
-        params: free parameters, unconstrained; the data are a dimension of each.
-        data_dims: which one, counted from the right.
-        builds: from the parameters of a site to its distribution, by site; with the numbers of those parameters.
-        masks: of the sites, ``[..., data]``; None where there is none.
+        params: free parameters, unconstrained; each has a data dimension.
+        data_dims: the data dimension of each parameter, counted from the right.
+        builds: for every site, the positions of its parameters in ``params``, and the function from these parameters to
+            its distribution.
+        masks: mask of every site, ``[..., data]``; None where there is none.
     """
 
     params: list[Tensor]
@@ -39,7 +40,7 @@ class Member:
     masks: dict[str, Any]
 
     def log_prob(self, name: str, q: dist.TorchDistribution, value: Tensor, repeats: int) -> Tensor:
-        """Return a site's log density of every row, its mask kept and further plates summed over, ``[rows]``."""
+        """Return a site's log density of every row, ``[rows]``, with its mask, and with further plates summed over."""
         mask = self.masks[name]
         if isinstance(mask, Tensor) and mask.dim() and mask.shape[-1] > 1:
             mask = mask.repeat_interleave(repeats, -1)
@@ -47,20 +48,20 @@ class Member:
         return density.flatten(0, -2).sum(0) if density.dim() > 1 else density
 
     def distributions(self, params: list[Tensor], repeats: int) -> dict[str, dist.TorchDistribution]:
-        """Return the distributions of every site, each observation standing ``repeats`` times in a row."""
+        """Return the distribution of every site, with each observation repeated ``repeats`` times in a row."""
         rows = [p.repeat_interleave(repeats, p.dim() + d) for p, d in zip(params, self.data_dims, strict=True)]
         return {name: build([rows[i] for i in which]) for name, (which, build) in self.builds.items()}
 
 
 def member(question: Question, batch: Batch) -> Member:
-    """Return where the guide puts every observation of a batch, within its own family.
+    """Return the member of its own family that the guide assigns to every observation of a batch.
 
-    The free parameters are those that the guide's head puts out (location and scale, a flow's context); of a plain Pyro
-    guide, all parameters of the distributions that it samples from.
+    The free parameters are those that the guide's head puts out (location and scale, a flow's context). For a plain
+    Pyro guide, they are all parameters of the distributions that it samples from.
 
     Raises:
         ValueError: for a guide whose latents depend on each other's draws, or whose distributions have no parameters
-            that can be told.
+            that can be read.
     """
     guide: Any = unwrapped(question.pair.guide)
     inner = getattr(guide, "family", None)
@@ -89,8 +90,7 @@ def _from_sites(question: Question, batch: Batch) -> Member:
         if not all(torch.equal(one, other) for one, other in zip(free, again, strict=True)):
             raise ValueError(
                 f"the guide's distribution of {name!r} depends on another draw, so that an observation has no "
-                "parameters of "
-                "its own: gaps are defined for guides whose latents are drawn given the data alone"
+                "parameters of its own: gaps are defined for guides whose latents are drawn given the data alone"
             )
         builds[name] = (list(range(len(params), len(params) + len(free))), build)
         batch_dims = len(traces[0].nodes[name]["fn"].batch_shape)
@@ -100,7 +100,7 @@ def _from_sites(question: Question, batch: Batch) -> Member:
 
 
 def _freed(name: str, site: Site) -> tuple[list[Tensor], Build]:
-    """Return the unconstrained parameters of a site's distribution, and how to make one of them."""
+    """Return the unconstrained parameters of a site's distribution, and the function that rebuilds it from them."""
     fn = site["fn"]
     if reparametrised(fn):
         try:

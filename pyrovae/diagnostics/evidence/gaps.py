@@ -1,4 +1,4 @@
-"""Where the bound loses: what the guide's family cannot express, and what its encoder does not find."""
+"""Gaps between the bound and the evidence: the limits of the guide's family, and those of its encoder."""
 
 import math
 from dataclasses import dataclass
@@ -26,21 +26,22 @@ from pyrovae.programs.sites import is_discrete
 from pyrovae.programs.types import Batch, Program
 
 DATA_AT_ONCE = 256
-AT_ONCE = 32  # particles of each
+AT_ONCE = 32  # particles per observation
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """Estimates for each of N data. Nats.
+    """Estimates for each of N observations. Nats.
 
     Attributes:
         log_evidence: log p(x), ``[N]``.
         log_evidence_se: its Monte Carlo standard error, ``[N]``.
-        optimal: what :func:`pyrovae.evaluate` says of the family's best member, fitted to each observation alone.
-        guide: the same of the guide.
-        reliable: whether ``log_evidence`` is to be trusted, and so the approximation gap, ``[N]``.
-        refuted: whether it lies below an ELBO or an importance-weighted bound beyond four errors of both, ``[N]``: a
-            gap is a divergence, and cannot be negative; such an observation has none, since its evidence has failed.
+        optimal: evaluation, as by :func:`pyrovae.evaluate`, of the family's best member for each observation alone.
+        guide: evaluation of the guide.
+        reliable: whether ``log_evidence``, and therefore the approximation gap, is reliable, ``[N]``.
+        refuted: whether ``log_evidence`` lies below an ELBO or an importance-weighted bound by more than four errors of
+            both, ``[N]``. A gap is a divergence and cannot be negative: the estimate of the evidence has then failed,
+            and the observation has no approximation gap.
     """
 
     log_evidence: Tensor
@@ -65,7 +66,7 @@ class Gaps:
 
     @property
     def approximation(self) -> Tensor:
-        """Log p(x) less the best member's ELBO, ``[N]``: what no member of the family can reach; NaN where refuted."""
+        """Log p(x) less the best member's ELBO, ``[N]``: what the family cannot express; NaN where refuted."""
         return torch.where(self.refuted, math.nan, self.log_evidence - self.optimal_elbo)
 
     @property
@@ -74,22 +75,23 @@ class Gaps:
         return self.optimal_elbo - self.elbo
 
     def summary(self) -> dict[str, float]:
-        """Return means over the data, each with the standard error of its PAIRED differences over the data.
+        """Return means over the observations, each with the standard error of its PAIRED differences.
 
-        ``unreliable`` is the share of data whose log evidence is not to be trusted. ``refuted``, a part of it, is the
-        share whose log evidence is below a bound: log evidence and approximation gap are means of the others.
+        ``unreliable`` is the share of observations whose log evidence is unreliable. ``refuted``, a part of it, is the
+        share whose log evidence is below a bound. These are left out of the means of log evidence and approximation
+        gap.
         """
-        found: dict[str, float] = {"num_data": len(self)}
+        means: dict[str, float] = {"num_data": len(self)}
         for name in ("log_evidence", "optimal_elbo", "elbo", "approximation", "amortization"):
             values = getattr(self, name)
             values = values[~self.refuted] if name in ("log_evidence", "approximation") else values
-            found[name], found[f"{name}_se"] = float(values.mean()), standard_error(values)
-        found["log_evidence_mc_se"] = combined_error(self.log_evidence_se[~self.refuted])
-        found["optimal_elbo_mc_se"] = combined_error(self.optimal.elbo_se)
-        found["elbo_mc_se"] = combined_error(self.guide.elbo_se)
-        found["unreliable"] = unreliable(self.reliable)
-        found["refuted"] = float(self.refuted.double().mean())
-        return found
+            means[name], means[f"{name}_se"] = float(values.mean()), standard_error(values)
+        means["log_evidence_mc_se"] = combined_error(self.log_evidence_se[~self.refuted])
+        means["optimal_elbo_mc_se"] = combined_error(self.optimal.elbo_se)
+        means["elbo_mc_se"] = combined_error(self.guide.elbo_se)
+        means["unreliable"] = unreliable(self.reliable)
+        means["refuted"] = float(self.refuted.double().mean())
+        return means
 
     def __str__(self) -> str:
         summary = self.summary()
@@ -102,7 +104,7 @@ class Gaps:
 
     @property
     def failure(self) -> str:
-        """A sentence on the data whose log evidence lies below a bound of it; empty where there are none."""
+        """A sentence about the observations whose log evidence lies below a bound; empty where there are none."""
         count = int(self.refuted.sum())
         return (
             f". The log evidence of {count} data lies below their ELBO, or below their importance-weighted bound: that "
@@ -127,13 +129,13 @@ def gaps(
 ) -> Gaps:
     """Split each observation's log p(x) - ELBO into an approximation gap and an amortization gap.
 
-    The best member of the guide's family is found for every observation by itself: from where the encoder puts it, its
-    free parameters (those that the head puts out: location and scale, a flow's context; of a plain Pyro guide, those of
-    its distributions) maximise the observation's own ELBO by Adam, with a step length that falls to 0. What a family
-    shares (the networks of a flow's steps) stays as it is.
+    The best member of the guide's family is fitted to every observation separately. Its free parameters start at the
+    encoder's values and maximise the observation's own ELBO by Adam, with a step length that falls to 0. They are the
+    parameters that the head puts out (location and scale, a flow's context) or, for a plain Pyro guide, those of its
+    distributions. Parameters that all members share (the networks of a flow's steps) stay as they are.
 
-    On training data the amortization gap says what the encoder lacks in capacity; how much larger it is on held-out
-    data, how badly it generalises.
+    On training data the amortization gap measures the encoder's lack of capacity. The amount by which it is larger on
+    held-out data measures how badly the encoder generalises.
 
     Source: Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders", 2018.
 
@@ -141,14 +143,14 @@ def gaps(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        log_evidence: what :func:`ais` or :func:`evidence` has returned, or estimates and their standard errors, ``[N]``
-            each, where they are at hand. None: by annealing from the prior, and from the guide what is not reliable
-            then. Importance weights of the best member would not do: a member fitted to one mode of a posterior knows
-            nothing of the others, so that its k-hat is fine where its gap is largest. They and the ELBOs are held
-            against the estimate as lower bounds; one that is higher refutes it.
-        num_particles: of the ELBOs and of the importance weights.
-        num_steps: of Adam; more, where an amortization gap comes out clearly below 0.
-        particles_per_step: an observation.
+        log_evidence: result of :func:`ais` or :func:`evidence`, or a tuple of estimates and their standard errors,
+            ``[N]`` each. None: annealing from the prior, and then from the guide where that is unreliable. The
+            importance weights of the best member cannot replace it: a member fitted to one mode of a posterior does not
+            see the other modes, so that its k-hat is good where its gap is largest. The ELBOs and the importance
+            weights serve only as lower bounds; a bound that is higher refutes the estimate.
+        num_particles: number of particles per observation for the ELBOs and the importance weights.
+        num_steps: number of steps of Adam; use more if an amortization gap is clearly below 0.
+        particles_per_step: number of particles per observation in each step.
         lr: Adam's first step length, in units of the parameters.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
@@ -170,45 +172,45 @@ def gaps(
     particles_per_step = at_least("particles_per_step", particles_per_step, 1)
     lr = positive("lr", lr)
     data = as_data(data).fixed()
-    given = _given(log_evidence, len(data))
-    weighed: list[list[dict[str, Tensor]]] = []
+    estimates = _given(log_evidence, len(data))
+    results: list[list[dict[str, Tensor]]] = []
     with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):
         _refuse_discrete(question)
         with question.bar("gaps") as bar:
             for indices, batch in question.data.batches(question.batch_size):
                 start = member(question, batch)
                 noise = DatumNoise("best member, fitted", question.seed, indices, question.data.device)
-                fitted = _fitted(question, batch, start, noise, num_steps, particles_per_step, lr)
-                both = fitted, start.params
-                weighed.append([_weighed(question, batch, start, params, indices, num_particles) for params in both])
+                best = _fitted(question, batch, start, noise, num_steps, particles_per_step, lr)
+                both = best, start.params
+                results.append([_weighed(question, batch, start, params, indices, num_particles) for params in both])
                 bar.update(len(indices))
     optimal, own = (
         Evaluation(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]}, num_particles=num_particles)
-        for parts in zip(*weighed, strict=True)
+        for parts in zip(*results, strict=True)
     )
     bounds = [*optimal.bounds, *own.bounds]
-    if given is None:
+    if estimates is None:
         chains: dict[str, Any] = {"num_chains": 16, "num_temperatures": "auto", **without(options, "batch_size")}
-        known = supported(model, [None, guide], data, range(len(data)), bounds, **chains)
+        evidence = supported(model, [None, guide], data, range(len(data)), bounds, **chains)
     else:
-        known = held_against(given, bounds)
-    return Gaps(known.log_evidence, known.log_evidence_se, optimal, own, known.reliable, known.refuted)
+        evidence = held_against(estimates, bounds)
+    return Gaps(evidence.log_evidence, evidence.log_evidence_se, optimal, own, evidence.reliable, evidence.refuted)
 
 
-def _given(known: Any, count: int) -> Annealing | Evidence | Supported | None:
-    """Return evidence that is at hand as an object with its reliability."""
-    if known is None:
+def _given(log_evidence: Any, count: int) -> Annealing | Evidence | Supported | None:
+    """Return the evidence that the caller supplies as an object with its reliability."""
+    if log_evidence is None:
         return None
-    found: Any = known
-    if not isinstance(known, Annealing | Evidence):
-        estimate, error = (t.double() for t in known)
+    estimates: Any = log_evidence
+    if not isinstance(log_evidence, Annealing | Evidence):
+        estimate, error = (t.double() for t in log_evidence)
         reliable = torch.ones_like(estimate, dtype=torch.bool)
-        found = Supported(estimate, error, reliable, ~reliable)
-    sizes = [len(found.log_evidence), len(found.log_evidence_se)]
+        estimates = Supported(estimate, error, reliable, ~reliable)
+    sizes = [len(estimates.log_evidence), len(estimates.log_evidence_se)]
     if set(sizes) != {count}:
         raise ValueError(f"log_evidence holds {sizes} values for {count} data")
-    checked: Annealing | Evidence | Supported = found
-    return checked
+    result: Annealing | Evidence | Supported = estimates
+    return result
 
 
 def _refuse_discrete(question: Question) -> None:
@@ -221,7 +223,7 @@ def _refuse_discrete(question: Question) -> None:
 
 
 def _log_weights(question: Question, batch: Batch, q: Member, params: list[Tensor], repeats: int, noise: Any) -> Tensor:
-    """Return log p(x, z) - log q(z) of draws of every observation's q, ``[repeats, data]``."""
+    """Return log p(x, z) - log q(z) for draws from every observation's q, ``[repeats, data]``."""
     rows = tuple(t.repeat_interleave(repeats, 0) for t in batch)
     noise.repeats = repeats
     values = {}
@@ -238,15 +240,15 @@ def _log_weights(question: Question, batch: Batch, q: Member, params: list[Tenso
 def _fitted(
     question: Question, batch: Batch, q: Member, noise: DatumNoise, num_steps: int, repeats: int, lr: float
 ) -> list[Tensor]:
-    """Return the parameters of every observation's best member, by Adam from the encoder's."""
+    """Return the parameters of every observation's best member, by Adam from the encoder's values."""
     with torch.enable_grad():
         params = [p.clone().requires_grad_() for p in q.params]
         optimizer = torch.optim.Adam(params, lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
         for _ in range(num_steps):
             bound = _log_weights(question, batch, q, params, repeats, noise).mean(0).sum()
-            for param, found in zip(params, torch.autograd.grad(-bound, params), strict=True):
-                param.grad = found.nan_to_num(0, 0, 0)
+            for param, gradient in zip(params, torch.autograd.grad(-bound, params), strict=True):
+                param.grad = gradient.nan_to_num(0, 0, 0)
             optimizer.step()
             schedule.step()
     return [p.detach() for p in params]
@@ -255,7 +257,7 @@ def _fitted(
 def _weighed(
     question: Question, batch: Batch, q: Member, params: list[Tensor], indices: range, num_particles: int
 ) -> dict[str, Tensor]:
-    """Judge every observation's q, with the same random numbers for every q."""
+    """Evaluate every observation's q, with the same random numbers for every q."""
     noise = DatumNoise("best member, weighed", question.seed, indices, question.data.device)
     sizes = [min(AT_ONCE, num_particles - first) for first in range(0, num_particles, AT_ONCE)]
     parts = [_log_weights(question, batch, q, params, repeats, noise) for repeats in sizes]
@@ -264,7 +266,6 @@ def _weighed(
     if bool(bad.any()):
         raise ValueError(
             f"a log weight of observation {indices[int(bad.nonzero()[0])]} is not a finite number: the model or the "
-            "guide "
-            "returns NaN or infinity there (evaluate names the site)"
+            "guide returns NaN or infinity there (evaluate names the site)"
         )
     return {name: values.cpu() for name, values in weigh(weights).items()}

@@ -18,9 +18,9 @@ Bounds = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Supported:
-    """Estimates of log p(x), their errors, whether to trust them, and whether a bound refutes them, ``[N]`` each.
+    """Estimates of log p(x), their errors, whether they are reliable and whether a bound refutes them, ``[N]`` each.
 
-    Where a bound refutes an estimate, the error covers the distance to it.
+    Where a bound refutes an estimate, the error covers the distance to the bound.
     """
 
     log_evidence: Tensor
@@ -29,15 +29,15 @@ class Supported:
     refuted: Tensor
 
     def where(self, chosen: Tensor, other: "Supported") -> "Supported":
-        """Return the data that are ``chosen``, ``[N]``, and those of the other elsewhere."""
+        """Return these estimates where ``chosen``, ``[N]``, and the other's elsewhere."""
         return Supported(*(torch.where(chosen, a, b) for a, b in zip(_fields(self), _fields(other), strict=True)))
 
     def at(self, which: Tensor) -> "Supported":
-        """Return some of the data."""
+        """Return the estimates of some observations."""
         return Supported(*(values[which] for values in _fields(self)))
 
     def replaced(self, which: Tensor, other: "Supported") -> "Supported":
-        """Return these with some data as the other has them."""
+        """Return these estimates with those of some observations replaced by the other's."""
         return Supported(*(a.index_copy(0, which, b) for a, b in zip(_fields(self), _fields(other), strict=True)))
 
 
@@ -48,19 +48,19 @@ def _fields(one: Supported) -> tuple[Tensor, ...]:
 def supported(
     model: Program, starts: Sequence[Program | None], data: Any, only: Sequence[int], bounds: Bounds, **options: Any
 ) -> Supported:
-    """Anneal from the first start, and what is not to be trusted then from the next ones, too.
+    """Anneal from the first start, and from the next ones those observations that are still unreliable.
 
-    Of two estimates the one that is reliable counts, not the larger: the larger of two noisy numbers would be biased
-    up. But both are lower bounds of log p(x) but for their errors, so that one that lies below the other beyond these
-    is refuted by it, as by any other bound.
+    Of two estimates the reliable one counts, not the larger: the larger of two noisy numbers would be biased up. But
+    both are lower bounds of log p(x), up to their errors. An estimate that lies below the other by more than these
+    errors is therefore refuted, as by any other bound.
 
     Args:
         model: generative program.
-        starts: guides, or None for the prior; of the later ones, what cannot score latents of elsewhere is left out.
+        starts: guides, or None for the prior. A later guide that cannot score externally supplied latents is left out.
         data: the whole set.
-        only: numbers of the data.
+        only: numbers of the observations to anneal.
         bounds: lower bounds of their log p(x), such as ELBOs, with standard errors, ``[N]`` each.
-        options: of :func:`~pyrovae.diagnostics.evidence.ais.anneal`.
+        options: options of :func:`~pyrovae.diagnostics.evidence.ais.anneal`.
     """
     first = anneal(model, data, guide=starts[0], only=only, **options)
     best, raw = held_against(first, bounds), log_mean(first.log_weights)
@@ -72,18 +72,18 @@ def supported(
             again = anneal(model, data, guide=start, only=[only[i] for i in rest.tolist()], **options)
         except CannotScore:
             continue
-        there, known = log_mean(again.log_weights), tuple(t[rest] for t in raw)
+        new, old = log_mean(again.log_weights), tuple(t[rest] for t in raw)
         other = held_against(again, [(a[rest], b[rest]) for a, b in [*bounds, raw]])
-        higher = (there[0] > known[0]) & ~agree(there[0] - known[0], there[1], known[1])
-        taken = other.reliable | higher
-        best = best.replaced(rest, other.where(taken, best.at(rest)))
-        raw = tuple(a.index_copy(0, rest, torch.where(taken, b, a[rest])) for a, b in zip(raw, there, strict=True))  # type: ignore[assignment]
+        higher = (new[0] > old[0]) & ~agree(new[0] - old[0], new[1], old[1])
+        choice = other.reliable | higher
+        best = best.replaced(rest, other.where(choice, best.at(rest)))
+        raw = tuple(a.index_copy(0, rest, torch.where(choice, b, a[rest])) for a, b in zip(raw, new, strict=True))  # type: ignore[assignment]
     return best
 
 
-def held_against(found: Annealing | Any, bounds: Bounds) -> Supported:
-    """Return estimates as they stand before lower bounds of log p(x)."""
-    raw = log_mean(found.log_weights)[1] if isinstance(found, Annealing) else found.log_evidence_se
-    below = distance_below(found.log_evidence, raw, bounds)
-    error = torch.stack([found.log_evidence_se, below]).square().sum(0).sqrt()
-    return Supported(found.log_evidence, error, found.reliable & (below == 0), below > 0)
+def held_against(estimates: Annealing | Any, bounds: Bounds) -> Supported:
+    """Return estimates after a check against lower bounds of log p(x)."""
+    raw = log_mean(estimates.log_weights)[1] if isinstance(estimates, Annealing) else estimates.log_evidence_se
+    below = distance_below(estimates.log_evidence, raw, bounds)
+    error = torch.stack([estimates.log_evidence_se, below]).square().sum(0).sqrt()
+    return Supported(estimates.log_evidence, error, estimates.reliable & (below == 0), below > 0)

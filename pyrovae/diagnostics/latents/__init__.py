@@ -1,1 +1,1 @@
-"""What a pair's latents hold: how much, in which of them, and of what."""
+"""What a pair's latents hold: how much information, in which latents, and about what."""

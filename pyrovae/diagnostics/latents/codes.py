@@ -21,21 +21,22 @@ def codes(
     num_draws: int = 100,
     **options: Unpack[Options],
 ) -> Tensor:
-    """Return the mean of q(z | x) of every observation, as plots, probes and metrics of codes take them.
+    """Return the mean of q(z | x) for every observation, as plots, probes and metrics of codes take them.
 
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
         site: latent site; None: all of them, side by side, in the model's order.
-        num_draws: that a mean is taken of; its error is sd / sqrt(num_draws).
+        num_draws: number of draws per mean; the error of a mean is sd / sqrt(num_draws).
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        Tensor ``[N, D]`` on the CPU; of a class index, its mean, of a one-hot vector, the shares of its classes.
+        Tensor ``[N, D]`` on the CPU. The code of a class index is its mean, and that of a one-hot vector the shares of
+        its classes.
 
     Raises:
-        ValueError: for a pair that breaks the contract, bad data or bad numbers, or a site that is no latent.
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, or a site that is not a latent.
 
     Example:
         >>> from pyrovae import guides, models
@@ -52,7 +53,7 @@ def codes(
         names = question.layout.latents if site is None else (site,)
         for part in question.particles(num_draws, "codes"):
             values = [part.values(part.guide_trace.nodes[name]) for name in names]
-            found = torch.cat([v.sum(0).reshape(len(part.indices), -1).double() for v in values], dim=1).cpu()
+            total = torch.cat([v.sum(0).reshape(len(part.indices), -1).double() for v in values], dim=1).cpu()
             start = part.indices.start
-            sums[start] = sums[start] + found if start in sums else found
+            sums[start] = sums[start] + total if start in sums else total
     return torch.cat(list(sums.values())) / num_draws

@@ -1,4 +1,4 @@
-"""Do single latents hold single factors? Five published metrics, of codes and the factors that made the data."""
+"""Do single latents hold single factors? Five published metrics of codes and the factors behind the data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,36 +26,37 @@ def disentanglement(
     num_permutations: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score how far every latent holds one factor, and every factor is held by one latent.
+    """Score how far every latent holds only one factor, and every factor is held by only one latent.
 
-    - ``mig``: mutual information gap. The two latents that say most of a factor: what the first says more, as a share
-      of the factor's entropy; mean over factors. Chen, Li, Grosse and Duvenaud, 2018.
-    - ``sap``: separated attribute predictability. The same gap of how well one latent alone predicts a factor: squared
-      correlation, or of a categorical factor the balanced accuracy above chance. Kumar, Sattigeri and Balakrishnan,
+    - ``mig``: mutual information gap. Take the two latents with the most mutual information with a factor. The gap is
+      the difference of the two, as a share of the factor's entropy; mean over factors. Chen, Li, Grosse and Duvenaud,
       2018.
-    - ``dci_disentanglement``, ``dci_completeness``, ``dci_informativeness``: of a forest that predicts a factor from
-      all latents, how far a latent matters to one factor only, how far a factor needs one latent only, and the accuracy
-      on data held out. Eastwood and Williams, 2018.
-    - ``factor_vae``: of data that share one factor, the latent that varies least tells which factor it is: accuracy of
-      that vote on new groups. Kim and Mnih, 2018.
-    - ``modularity``: how far every latent has mutual information with one factor only. Ridgeway and Mozer, 2018.
+    - ``sap``: separated attribute predictability. The same gap in how well one latent alone predicts a factor, by the
+      squared correlation or, for a categorical factor, the balanced accuracy above chance. Kumar, Sattigeri and
+      Balakrishnan, 2018.
+    - ``dci_disentanglement``, ``dci_completeness``, ``dci_informativeness``: from a forest that predicts a factor from
+      all latents, how far each latent matters to only one factor, how far each factor needs only one latent, and the
+      accuracy on held-out data. Eastwood and Williams, 2018.
+    - ``factor_vae``: in a group of data that share one factor, the latent that varies least votes for that factor;
+      accuracy of that vote on new groups. Kim and Mnih, 2018.
+    - ``modularity``: how far every latent has mutual information with only one factor. Ridgeway and Mozer, 2018.
 
-    All are 1 for codes that are the factors, in any order and on any linear scale, and none changes when latents are
-    permuted, scaled or mirrored (forests up to the randomness of their trees). On finite data codes of pure noise score
-    above 0: ``chance`` is the score of the same codes with their data shuffled, and ``chance_sd`` how
-    much that varies between shuffles.
+    All scores are 1 for codes that equal the factors, in any order and on any linear scale. None changes when latents
+    are permuted, scaled or mirrored (forests up to the randomness of their trees). On finite data, codes of pure noise
+    score above 0: ``chance`` is the mean score of the same codes with their rows shuffled, and ``chance_sd`` is its
+    standard deviation between shuffles.
 
     Args:
-        codes: ``[N, D]``, means of q(z | x), as :func:`pyrovae.codes` returns them.
-        factors: ``[N, F]``, integers: the level of every factor, on a scale that a linear code would have (``sap``
-            alone takes it as one); at least 2 factors, that vary.
-        categorical: numbers of the factors whose levels have no order.
-        num_permutations: shuffles that ``chance`` is the mean of; 0 leaves it out, 1 its standard deviation.
-        seed: of shuffles, groups and forests.
+        codes: means of q(z | x), ``[N, D]``, as :func:`pyrovae.codes` returns them.
+        factors: level of every factor, integers ``[N, F]``, on a scale that a linear code would have (only ``sap`` uses
+            the scale); at least 2 factors, and each must vary.
+        categorical: column numbers of the factors whose levels have no order.
+        num_permutations: number of shuffles for ``chance``; with 0 there is no ``chance``, with 1 no ``chance_sd``.
+        seed: random seed of shuffles, groups and forests.
 
     Returns:
-        One row per metric: ``value``, ``chance``, ``chance_sd``, and ``adjusted``, (value - chance) / (1 - chance): 0
-        for noise, 1 for 1.
+        One row per metric: ``value``, ``chance``, ``chance_sd``, and ``adjusted``, (value - chance) / (1 - chance),
+        which is 0 for noise and 1 where ``value`` is 1.
 
     Raises:
         ValueError: for codes and factors of other shapes, codes that are not finite, or factors that do not vary.
@@ -75,10 +76,10 @@ def disentanglement(
     levels = np.stack([np.unique(column, return_inverse=True)[1] for column in factors.T], axis=1)
     value = _scores(codes, factors, levels, categorical, seed)
     permutations = (generator.permutation(codes) for _ in range(num_permutations))
-    shuffled = [_scores(permuted, factors, levels, categorical, seed) for permuted in permutations]
+    shuffles = [_scores(permuted, factors, levels, categorical, seed) for permuted in permutations]
     table = pd.DataFrame({"value": value})
-    table["chance"] = pd.DataFrame(shuffled).mean() if shuffled else np.nan
-    table["chance_sd"] = pd.DataFrame(shuffled).std() if len(shuffled) > 1 else np.nan
+    table["chance"] = pd.DataFrame(shuffles).mean() if shuffles else np.nan
+    table["chance_sd"] = pd.DataFrame(shuffles).std() if len(shuffles) > 1 else np.nan
     table["adjusted"] = (table["value"] - table["chance"]) / (1 - table["chance"])
     return table.rename_axis("metric")
 
@@ -123,14 +124,14 @@ def _information(codes: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def _binned(code: np.ndarray, bins: int) -> np.ndarray:
-    """Return the bin of every code, of equal width; a code of no more values than bins has one for each."""
+    """Return the bin of every code. Bins have equal width, or one value each if there are no more values than bins."""
     values, place = np.unique(code, return_inverse=True)
     return place if len(values) <= bins else np.digitize(code, np.histogram_bin_edges(code, bins)[1:-1])
 
 
 def _gap(matrix: np.ndarray) -> float:
-    """Return the mean over factors of the largest of ``[D, F]`` less the second largest."""
-    ordered = np.sort(np.vstack([matrix, np.zeros(matrix.shape[1])]), axis=0)  # of one latent, the second is none
+    """Return the mean over factors of the largest entry less the second largest, from ``[D, F]``."""
+    ordered = np.sort(np.vstack([matrix, np.zeros(matrix.shape[1])]), axis=0)  # zeros: the second of a single latent
     return float((ordered[-1] - ordered[-2]).mean())
 
 
@@ -142,16 +143,16 @@ def _predictability(
     for d in np.flatnonzero(spread > 0):
         code = (codes[:, d] - codes[:, d].mean()) / spread[d]
         for k, column in enumerate(factors.T):
-            held = _separated(code, levels[:, k]) if k in categorical else np.corrcoef(code, column)[0, 1] ** 2
-            matrix[d, k] = held
+            score = _separated(code, levels[:, k]) if k in categorical else np.corrcoef(code, column)[0, 1] ** 2
+            matrix[d, k] = score
     return matrix
 
 
 def _separated(code: np.ndarray, column: np.ndarray) -> float:
-    """Return the balanced accuracy above chance of a linear classifier of one latent."""
-    fitted = LogisticRegression(C=1e4, max_iter=1000, class_weight="balanced").fit(code[:, None], column)
+    """Return the balanced accuracy above chance of a linear classifier on one latent."""
+    classifier = LogisticRegression(C=1e4, max_iter=1000, class_weight="balanced").fit(code[:, None], column)
     chance = 1 / (column.max() + 1)
-    accuracy = balanced_accuracy_score(column, fitted.predict(code[:, None]))
+    accuracy = balanced_accuracy_score(column, classifier.predict(code[:, None]))
     return float(max(accuracy - chance, 0) / (1 - chance))
 
 
@@ -169,12 +170,12 @@ def _dci(codes: np.ndarray, factors: np.ndarray, seed: int) -> Metrics:
         accuracy.append(forest.score(codes[test], column[test]))
     matrix = np.stack(importance, axis=1)  # [D, F]
     rows, columns = matrix.sum(1), matrix.sum(0)
-    disentangled = [1 - entropy(row, base=matrix.shape[1]) if row.sum() else 0.0 for row in matrix]
-    complete = [1 - entropy(c, base=max(len(c), 2)) if c.sum() else 0.0 for c in matrix.T]
+    row_scores = [1 - entropy(row, base=matrix.shape[1]) if row.sum() else 0.0 for row in matrix]
+    column_scores = [1 - entropy(c, base=max(len(c), 2)) if c.sum() else 0.0 for c in matrix.T]
     total = max(float(matrix.sum()), np.finfo(float).tiny)
     return {
-        "dci_disentanglement": float(np.dot(rows, disentangled) / total),
-        "dci_completeness": float(np.dot(columns, complete) / total),
+        "dci_disentanglement": float(np.dot(rows, row_scores) / total),
+        "dci_completeness": float(np.dot(columns, column_scores) / total),
         "dci_informativeness": float(np.mean(accuracy)),
     }
 
@@ -190,17 +191,17 @@ def _factor_vae(codes: np.ndarray, factors: np.ndarray, seed: int, groups: int =
     for group in range(groups):
         k = generator.integers(factors.shape[1])
         same = members[k][factors[generator.integers(len(codes)), k]]
-        chosen = codes[generator.choice(same, size)][:, active]
-        votes[group % 2, np.argmin(chosen.var(axis=0) / spread[active]), k] += 1
-    said = votes[0].argmax(1)
-    return float(votes[1][np.arange(len(active)), said].sum() / votes[1].sum())
+        sample = codes[generator.choice(same, size)][:, active]
+        votes[group % 2, np.argmin(sample.var(axis=0) / spread[active]), k] += 1
+    verdicts = votes[0].argmax(1)
+    return float(votes[1][np.arange(len(active)), verdicts].sum() / votes[1].sum())
 
 
 def _modularity(information: np.ndarray) -> float:
-    """Return the mean of 1 - (what other factors share of a latent) / (the most they could), over latents in use."""
+    """Return the mean over latents in use of 1 - (information on other factors) / (largest possible)."""
     most = information.max(1)
-    held = information[most > 1e-12]
-    if not len(held):
+    rows = information[most > 1e-12]
+    if not len(rows):
         return 0.0
-    others = np.square(held).sum(1) - np.square(held.max(1))
-    return float((1 - others / (np.square(held.max(1)) * (held.shape[1] - 1))).mean())
+    others = np.square(rows).sum(1) - np.square(rows.max(1))
+    return float((1 - others / (np.square(rows.max(1)) * (rows.shape[1] - 1))).mean())

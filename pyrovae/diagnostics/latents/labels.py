@@ -1,4 +1,4 @@
-"""What codes say of labels that they have not seen: clusters, neighbours, a linear probe."""
+"""What codes tell about labels that they were not fitted to: clusters, neighbours, a linear probe."""
 
 from typing import Any
 
@@ -20,24 +20,24 @@ FOLDS, NEIGHBOURS = 5, 5
 
 
 def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Score codes against labels: of clusters found without them, and of classifiers trained on part of them.
+    """Score codes against labels, by clusters found without them and by classifiers trained on some of them.
 
-    - ``cluster_ari``, ``cluster_nmi``, ``cluster_accuracy``: of k-means with as many clusters as there are labels:
-      adjusted Rand index, normalised mutual information, and the share of data in the cluster matched to their label;
-    - ``neighbour_accuracy``: of the 5 nearest codes, cross-validated;
-    - ``probe_accuracy``: of a logistic regression, cross-validated;
-    - ``majority``: the share of the commonest label, which an accuracy is to be held against.
+    - ``cluster_ari``, ``cluster_nmi``, ``cluster_accuracy``: adjusted Rand index, normalised mutual information, and
+      the share of observations in the cluster matched to their label, for k-means with as many clusters as labels;
+    - ``neighbour_accuracy``: accuracy of the 5 nearest codes, cross-validated;
+    - ``probe_accuracy``: accuracy of a logistic regression, cross-validated;
+    - ``majority``: share of the commonest label, the baseline for an accuracy.
 
-    Codes are standardised, so that their scale does not count.
+    Codes are standardised, so that their scale does not matter.
 
     Source: Hubert and Arabie, "Comparing partitions", 1985; Alain and Bengio, "Understanding intermediate layers using
     linear classifier probes", 2016.
 
     Args:
-        codes: ``[N, D]``, as :func:`pyrovae.codes` returns them.
-        labels: ``[N]``, at least 2 of them, each of at least 5 data.
-        num_resamples: of the bootstrap that errors come from, given clusters and predictions.
-        seed: of clusters, folds and resamples.
+        codes: codes ``[N, D]``, as :func:`pyrovae.codes` returns them.
+        labels: label of every observation, ``[N]``; at least 2 different labels, each of at least 5 observations.
+        num_resamples: number of bootstrap resamples for the errors, given clusters and predictions.
+        seed: random seed of clusters, folds and resamples.
 
     Returns:
         One row per score: ``value`` and ``se``, its standard error over the data.
@@ -57,30 +57,30 @@ def label_scores(codes: Any, labels: Any, *, num_resamples: int = 200, seed: int
         raise ValueError(f"at least 2 labels of at least {FOLDS} data each are needed, got counts {counts.tolist()}")
     scaled = StandardScaler().fit_transform(codes)
     clusters = KMeans(len(names), n_init=10, random_state=library_seed("clusters", seed)).fit_predict(scaled)
-    matched = _matched(clusters, truth)
+    cluster_labels = _matched(clusters, truth)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=library_seed("folds of labels", seed))
-    near = cross_val_predict(KNeighborsClassifier(NEIGHBOURS), scaled, truth, cv=folds)
-    probed = cross_val_predict(LogisticRegression(max_iter=2000), scaled, truth, cv=folds)
+    neighbour_labels = cross_val_predict(KNeighborsClassifier(NEIGHBOURS), scaled, truth, cv=folds)
+    probe_labels = cross_val_predict(LogisticRegression(max_iter=2000), scaled, truth, cv=folds)
 
     def scores(rows: np.ndarray) -> dict[str, float]:
         true = truth[rows]
         return {
             "cluster_ari": adjusted_rand_score(true, clusters[rows]),
             "cluster_nmi": normalized_mutual_info_score(true, clusters[rows]),
-            "cluster_accuracy": float((matched[rows] == true).mean()),
-            "neighbour_accuracy": float((near[rows] == true).mean()),
-            "probe_accuracy": float((probed[rows] == true).mean()),
+            "cluster_accuracy": float((cluster_labels[rows] == true).mean()),
+            "neighbour_accuracy": float((neighbour_labels[rows] == true).mean()),
+            "probe_accuracy": float((probe_labels[rows] == true).mean()),
             "majority": float(np.bincount(true).max() / len(true)),
         }
 
     generator = numpy_generator("resampled labels", seed)
-    resampled = pd.DataFrame([scores(generator.integers(len(truth), size=len(truth))) for _ in range(num_resamples)])
-    table = pd.DataFrame({"value": scores(np.arange(len(truth))), "se": resampled.std()})
+    resamples = pd.DataFrame([scores(generator.integers(len(truth), size=len(truth))) for _ in range(num_resamples)])
+    table = pd.DataFrame({"value": scores(np.arange(len(truth))), "se": resamples.std()})
     return table.rename_axis("score")
 
 
 def _matched(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return every observation's cluster as the label that the best one-to-one match gives it."""
+    """Return for every observation the label that the best one-to-one match gives to its cluster."""
     table = contingency_matrix(truth, clusters)
     rows, columns = linear_sum_assignment(-table)
     label = np.full(table.shape[1], -1)

@@ -1,4 +1,4 @@
-"""The aggregate posterior beside the prior: by coordinate, and as a whole."""
+"""The aggregate posterior compared with the prior: by coordinate, and as a whole."""
 
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -30,9 +30,9 @@ def prior_against_posterior(
     data: Any,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare the aggregate posterior, one draw of q(z | x) an observation, with as many draws of the prior.
+    """Compare the aggregate posterior, one draw of q(z | x) per observation, with as many draws of the prior.
 
-    Where they differ, what is generated from the prior is not like what is encoded, and a richer prior gains by it.
+    Where they differ, draws from the prior do not resemble the codes of the data, and a richer prior helps.
 
     Source: Hoffman and Johnson, "ELBO surgery", 2016.
 
@@ -44,14 +44,14 @@ def prior_against_posterior(
 
     Returns:
         One row per latent coordinate: means and standard deviations of both, the Kolmogorov-Smirnov distance (between 0
-        and 1) and its two-sample p-value, uncorrected for the number of rows.
+        and 1) and its two-sample p-value, not corrected for the number of rows.
 
     Raises:
         ValueError: for a pair that breaks the contract, or bad data.
     """
-    drawn = _drawn(model, guide, as_data(data), **options)
+    samples = _drawn(model, guide, as_data(data), **options)
     rows = {}
-    for name, (q, p) in drawn.items():
+    for name, (q, p) in samples.items():
         for d in range(q.shape[1]):
             test = stats.ks_2samp(q[:, d], p[:, d])
             rows[f"{name}[{d}]" if q.shape[1] > 1 else name] = {
@@ -67,14 +67,15 @@ def prior_against_posterior(
 
 @dataclass(frozen=True)
 class PriorTest:
-    """Whether the aggregate posterior is the prior, from one draw per observation of each.
+    """Whether the aggregate posterior equals the prior, from one draw of each per observation.
 
     Attributes:
-        distance: energy distance of both samples, in standard deviations of both together; 0 in expectation for
+        distance: energy distance of both samples, in standard deviations of the pooled samples; 0 in expectation for
             equal distributions.
-        pvalue: of the permutation test by that distance.
-        accuracy: with which a classifier tells their draws apart, cross-validated: 0.5 where it cannot.
-        kl: KL(q(z) || p(z)) by the classifier's density ratio, in nats; too small where it cannot follow the ratio.
+        pvalue: p-value of the permutation test with that distance.
+        accuracy: cross-validated accuracy of a classifier that tells the draws apart; 0.5 where it cannot.
+        kl: KL(q(z) || p(z)) from the classifier's density ratio, in nats; too small where the classifier cannot
+            represent the ratio.
         kl_se: its standard error over the draws.
     """
 
@@ -96,11 +97,12 @@ def prior_test(
     max_data: int = 2000,
     **options: Unpack[Options],
 ) -> PriorTest:
-    """Test whether codes, one draw of q(z | x) an observation, are distributed as the prior is: all latents together.
+    """Test whether codes, one draw of q(z | x) per observation, have the prior's distribution, all latents together.
 
-    The p-value is exact whatever the distributions, also where the prior depends on the observation, for data that the
-    guide was not fitted to: labels are exchanged within an observation. The classifier says how far apart they are.
-    Where the guide can score any z, :func:`pyrovae.aggregate` has the divergence without a classifier.
+    The p-value is exact for data to which the guide was not fitted, for any distributions, even where the prior
+    depends on the observation, because the labels are exchanged within an observation. The classifier measures how far
+    apart the distributions are. Where the guide can score an externally supplied z, :func:`pyrovae.aggregate` computes
+    the divergence without a classifier.
 
     Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013; Rosca,
     Lakshminarayanan and Mohamed, "Distribution matching in variational inference", 2018, for the density ratio.
@@ -108,11 +110,13 @@ def prior_test(
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
-        data: a tensor, a tuple of tensors, or a data set; at least 20 data.
-        num_permutations: the p-value is at least 1 / (num_permutations + 1).
-        classifier: of scikit-learn's, with probabilities; None: gradient-boosted trees, their leaves by the number of
-            data; their odds end at about 40, a KL of 3.7 nats, for what lies further apart.
-        max_data: of larger sets, this many data are taken at random, since distances take its square in memory.
+        data: a tensor, a tuple of tensors, or a data set; at least 20 observations.
+        num_permutations: number of permutations; the p-value is at least 1 / (num_permutations + 1).
+        classifier: a scikit-learn classifier with probabilities. None: gradient-boosted trees with a leaf size that
+            depends on the number of observations. Their odds reach at most about 40, a KL of 3.7 nats, however far
+            apart the distributions are.
+        max_data: largest number of observations. From a larger set this many are taken at random, because the memory
+            for the distances grows with the square of the number.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
@@ -124,9 +128,9 @@ def prior_test(
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
     seed = options["seed"]
-    drawn = _drawn(model, guide, whole.numbered(assumed=True).sampled(max_data, seed), **options)
-    q, p = (np.concatenate([pair[i] for pair in drawn.values()], axis=1) for i in (0, 1))
-    scale = np.concatenate([q, p]).std(axis=0)  # of both: the labels must not be in it
+    samples = _drawn(model, guide, whole.numbered(assumed=True).sampled(max_data, seed), **options)
+    q, p = (np.concatenate([pair[i] for pair in samples.values()], axis=1) for i in (0, 1))
+    scale = np.concatenate([q, p]).std(axis=0)  # of both samples, so that it does not depend on the labels
     scaled = np.concatenate([q, p]) / np.where(scale > 0, scale, 1)
     label = np.repeat([1, 0], len(q))
     distance, pvalue = _energy(scaled, len(q), num_permutations, seed)
@@ -144,7 +148,7 @@ def prior_test(
 
 
 def _trees(size: int, seed: int) -> HistGradientBoostingClassifier:
-    """Return gradient-boosted trees for ``size`` draws of either kind: of few, a leaf holds a fifth as many."""
+    """Return gradient-boosted trees for ``size`` draws of each kind; with few, a leaf holds a fifth of them."""
     leaf = min(20, size // 5)
     return HistGradientBoostingClassifier(
         max_iter=60, learning_rate=0.05, min_samples_leaf=leaf, random_state=library_seed("trees", seed)
@@ -152,30 +156,30 @@ def _trees(size: int, seed: int) -> HistGradientBoostingClassifier:
 
 
 def _energy(points: np.ndarray, count: int, num_permutations: int, seed: int) -> tuple[float, float]:
-    """Return the energy distance of the first ``count`` points and the rest, and its permutation p-value."""
+    """Return the energy distance between the first ``count`` points and the rest, and its permutation p-value."""
     distances = pairwise_distances(points)
     labels = np.repeat([1.0, -1.0], count)[None] / count
     swaps = numpy_generator("exchanged draws", seed).choice([-1.0, 1.0], size=(num_permutations, count))
-    found = -np.einsum("ri,ri->r", (labels * np.tile(swaps, 2)) @ distances, labels * np.tile(swaps, 2))
+    statistics = -np.einsum("ri,ri->r", (labels * np.tile(swaps, 2)) @ distances, labels * np.tile(swaps, 2))
     own = -float((labels @ distances @ labels.T)[0, 0])
     within = distances[:count, :count].sum() + distances[count:, count:].sum()
-    unbiased = own - float(within) / (count**2 * (count - 1))  # a point is no distance from itself
-    return unbiased, float((1 + (found >= own * (1 - 1e-12)).sum()) / (1 + num_permutations))
+    unbiased = own - float(within) / (count**2 * (count - 1))  # the distance of a point from itself is 0
+    return unbiased, float((1 + (statistics >= own * (1 - 1e-12)).sum()) / (1 + num_permutations))
 
 
 def _drawn(
     model: Program, guide: Program, data: Any, **options: Unpack[Options]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return a draw of q(z | x) and one of the prior for every observation, by site, ``[N, D]`` each."""
-    kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    """Return for every observation a draw of q(z | x) and one of the prior, by site, ``[N, D]`` each."""
+    samples: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with ask(model, guide, data, **options) as question:
         for part in draw(question, 1, ("posterior", "prior"), "draws"):
             refuse_masked(question.layout.latents, *part.traces)
             for name in question.layout.latents:
                 pair = (part.groups["posterior"][name][0], part.groups["prior"][name][0])
-                kept.setdefault(name, []).append(pair)
-    codes = {name: _rows(torch.cat([q for q, _ in pairs])) for name, pairs in kept.items()}
-    return {name: (codes[name], _rows(torch.cat([p for _, p in pairs]))) for name, pairs in kept.items()}
+                samples.setdefault(name, []).append(pair)
+    codes = {name: _rows(torch.cat([q for q, _ in pairs])) for name, pairs in samples.items()}
+    return {name: (codes[name], _rows(torch.cat([p for _, p in pairs]))) for name, pairs in samples.items()}
 
 
 def _rows(values: Tensor) -> np.ndarray:

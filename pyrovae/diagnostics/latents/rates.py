@@ -1,4 +1,4 @@
-"""The rate of every latent site: where a model of several latents keeps what it knows of the data."""
+"""The rate of every latent site: which latents hold the information about the data."""
 
 from typing import Any, Unpack
 
@@ -24,10 +24,10 @@ def rates(
 ) -> pd.DataFrame:
     """Return E_q[log q(z_l | ...) - log p(z_l | ...)] of every latent site, in nats per observation.
 
-    All of them add up to the whole KL, and the reconstruction less that is the ELBO. With a guide that samples the
-    layers in the model's order, from the top (``guides.Ladder``), each is the KL of that layer given those above, and
-    one next to zero is not used. With another order (``guides.Hierarchical``, ``guides.Clustered``) the sum alone is a
-    KL: what one site is charged another is credited, and a single rate may be negative.
+    The rates add up to the whole KL; the reconstruction less the whole KL is the ELBO. With a guide that samples the
+    layers in the model's order, from the top (``guides.Ladder``), each rate is the KL of that layer given those above,
+    and a layer with a rate close to zero is not used. With another order (``guides.Hierarchical``,
+    ``guides.Clustered``) only the sum is a KL: terms move from one site to another, and a single rate may be negative.
 
     Source: Sonderby et al., "Ladder variational autoencoders", 2016, figure 4.
 
@@ -35,7 +35,7 @@ def rates(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        num_particles: draws per observation.
+        num_particles: number of draws per observation.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
@@ -63,12 +63,12 @@ def rates(
             size = len(part.rows[0])
             for name in question.layout.latents:
                 log_q, log_p = (per_datum(t.nodes[name], size) for t in (part.guide_trace, part.model_trace))
-                found = (log_q - log_p).double().unflatten(0, (len(part.indices), -1)).sum(1).cpu()
-                kept = sums.setdefault(name, [])
+                ratio = (log_q - log_p).double().unflatten(0, (len(part.indices), -1)).sum(1).cpu()
+                totals = sums.setdefault(name, [])
                 if part.start:
-                    kept[-1] += found
+                    totals[-1] += ratio
                 else:
-                    kept.append(found)
-    means = {name: torch.cat(kept) / num_particles for name, kept in sums.items()}
+                    totals.append(ratio)
+    means = {name: torch.cat(totals) / num_particles for name, totals in sums.items()}
     rows = {name: {"rate": float(m.mean()), "rate_se": standard_error(m)} for name, m in means.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")

@@ -1,4 +1,4 @@
-"""Guides run at latents that they did not draw, and those whose q(z | x) is not one distribution."""
+"""Guides evaluated at externally supplied latents, and guides whose q(z | x) is not one distribution."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.sites import counted, site_rows
 from pyrovae.programs.types import Batch, Program
 
-FEW = 32  # data by which it is seen whether a guide draws numbers of its own
+FEW = 32  # observations that show whether a guide draws numbers of its own
 
 
 def refuse_masked(names: Iterable[str], *traces: Any) -> None:
-    """Refuse latents that a mask leaves without a density: for these data nothing says what they are.
+    """Refuse latents that a mask leaves without a density: for these data they are undetermined.
 
     Raises:
         ValueError: naming the latent.
@@ -26,27 +26,26 @@ def refuse_masked(names: Iterable[str], *traces: Any) -> None:
         cells = [counted(trace.nodes[name]) for trace in traces]
         if not all(one is None or bool(one.all()) for one in cells):
             raise ValueError(
-                f"latent site {name!r} is masked for some data, of which then nothing says what it is: leave these "
-                "data out"
+                f"latent site {name!r} is masked for some data, so that it is undetermined there: leave these data out"
             )
 
 
 def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping[str, int], rows: Batch) -> Any:
-    """Run a program with its latents given, and return its trace.
+    """Run a program with externally supplied latents, and return its trace.
 
     Args:
         program: model or guide.
-        latents: by site, ``[rows, ...]``, plates left of the data plate next.
+        latents: values by site, ``[rows, ...]``; the plates left of the data plate come right after the rows.
         plates: number of plates left of the data plate, by site.
         rows: the batch.
 
     Raises:
-        ValueError: where it cannot score them.
+        ValueError: for a program that cannot score the latents.
     """
-    held = {name: value.movedim(0, plates[name]) for name, value in latents.items()}
+    values = {name: value.movedim(0, plates[name]) for name, value in latents.items()}
     try:
         with Repeated():
-            trace = poutine.trace(poutine.condition(program, data=held)).get_trace(*rows)
+            trace = poutine.trace(poutine.condition(program, data=values)).get_trace(*rows)
             unknown = bool(log_density(trace, len(rows[0])).isnan().any())
             reason = "its density is NaN"
     except (RuntimeError, ValueError, KeyError, NotImplementedError) as error:
@@ -61,7 +60,7 @@ def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping
 def draws_of_its_own(question: Question, batch: Batch) -> bool:
     """Whether a guide draws numbers of its own before it samples, so that its q(z | x) differs from run to run.
 
-    Two runs score the same latents; a guide that cannot score them, or not outside of its own draws, is not asked.
+    Two runs score the same latents and are compared. The answer is no for a guide that cannot score them.
     """
     rows = tuple(t[:FEW] for t in batch)
     with Repeated():
@@ -78,10 +77,10 @@ def draws_of_its_own(question: Question, batch: Batch) -> bool:
 
 
 def refuse_unscored(question: Question) -> None:
-    """Refuse a guide that cannot score a z that it did not draw, by those that it draws for other data.
+    """Refuse a guide that cannot score an externally supplied z, by a test with its draws for other observations.
 
     Raises:
-        ValueError: saying why it cannot.
+        ValueError: with the reason.
     """
     question.layout.require_latents()
     rows = tuple(t[:FEW] for t in question.data.batch(slice(0, FEW)))

@@ -1,4 +1,4 @@
-"""Which latents a pair uses: rates, information and activity by coordinate, and what has collapsed onto the prior."""
+"""Which latents a pair uses: rates, information and activity by coordinate, and collapse onto the prior."""
 
 import math
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ class Usage:
     """What each latent holds of the data.
 
     Attributes:
-        latents: one row per coordinate (``z[0]``, ...), columns ``layer`` (its site), ``rate``, ``information`` and
-            ``activity``, each with its standard error (``rate_se``, ...), ``code_variance``, ``state``, ``collapsed``;
-            see :func:`usage`.
+        latents: one row per coordinate (``z[0]``, ...), with the columns ``layer`` (its site), ``rate``,
+            ``information`` and ``activity``, each with its standard error (``rate_se``, ...), ``code_variance``,
+            ``state`` and ``collapsed``; see :func:`usage`.
         layers: one row per site: ``rate`` and ``information`` of all its coordinates together, in nats per observation,
-            with their standard errors; how many coordinates they are (``latents``), how many are in use (``used``), and
-            how many Burda and others would count as active (``active_units``); ``state``, ``collapsed``.
+            with their standard errors; the number of coordinates (``latents``), of those in use (``used``), and of
+            those that Burda and others would count as active (``active_units``); ``state`` and ``collapsed``.
     """
 
     latents: pd.DataFrame
@@ -59,33 +59,33 @@ class Usage:
         for name, layer in self.layers.iterrows():
             own = self.latents[self.latents["layer"] == name]
             others = {state: list(own.index[own["state"] == state]) for state in _STATES}
-            named = "".join(f", {state}: {', '.join(names)}" for state, names in others.items() if names)
-            said = _STATES.get(layer["state"], f"{layer['used']} of {layer['latents']} latents in use{named}")
-            lines.append(f"{name}: {layer['rate']:.3g} nats per observation (se {layer['rate_se']:.2g}), {said}")
+            details = "".join(f", {state}: {', '.join(names)}" for state, names in others.items() if names)
+            text = _STATES.get(layer["state"], f"{layer['used']} of {layer['latents']} latents in use{details}")
+            lines.append(f"{name}: {layer['rate']:.3g} nats per observation (se {layer['rate_se']:.2g}), {text}")
         return "\n".join(lines)
 
 
 _STATES = {
     "collapsed": "collapsed: no latent holds anything of the data",
     "idle": "idle: no latent moves with the data, though q is not the prior",
-    "follows": "follows its prior: no latent holds more than what the prior is given",
+    "follows": "follows its prior: no latent holds more than the input of its prior",
     "unclear": "unclear: whether a latent holds anything of the data cannot be told from so few data or draws",
 }
 
 
 @dataclass(frozen=True)
 class _Number:
-    """An estimate and its standard error; NaN where it is not known."""
+    """An estimate and its standard error; NaN where not known."""
 
     value: float
     error: float
 
     def below(self, threshold: float) -> bool:
-        """Whether it is surely below; one whose error is not known is not."""
+        """Whether it is below a threshold by two standard errors; false where the error is not known."""
         return abs(self.value) + ERRORS * self.error < threshold
 
     def above(self, threshold: float) -> bool:
-        """Whether it is surely above, likewise."""
+        """Whether it is above a threshold by two standard errors; false where the error is not known."""
         return self.value - ERRORS * self.error > threshold
 
     @property
@@ -99,9 +99,9 @@ class _Number:
 
 
 def _state(rate: _Number, most: _Number, moves: _Number, threshold: float) -> str:
-    """Return what is said of a latent, given its rate, what its rate is at most, and how it moves with the data."""
+    """Return the state of a latent, given its rate, an upper limit of its rate, and how it moves with the data."""
     low = rate.below(threshold) or most.below(threshold)
-    still = _Number(max(moves.value, 0.0), moves.error).below(threshold)  # what is none may be estimated below 0
+    still = _Number(max(moves.value, 0.0), moves.error).below(threshold)  # an estimate of 0 may be negative
     if low and (still or not moves.known):
         return "collapsed"
     if still:
@@ -121,34 +121,40 @@ def usage(
     threshold: float = 0.01,
     **options: Unpack[Options],
 ) -> Usage:
-    """Report which latents, and which layers of them, hold anything of the data, and which have collapsed.
+    """Report which latents, and which layers of latents, hold information about the data, and which have collapsed.
 
-    Of every coordinate, given the layers that the programs draw before it, each with its standard error over the data:
+    For every coordinate, given the layers that the programs draw before it, with standard errors over the data:
 
-    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per observation, of q's marginal. Rates of coordinates
-      add up to the layer's for a factorised q; of a correlated one the layer's holds the correlation too. NaN where the
-      family has no marginals in closed form (flows); the layer's rate is then what it is at most;
-    - ``information``: mutual information of z_d with what q is given, from q's marginals and 500 data taken at random
-      (at most the log of their number); NaN likewise, and where a guide draws numbers of its own before it samples
-      (``guides.SemiAmortized``), which would count as information;
-    - ``activity``: variance over the data of the mean of q, as a share of the whole variance of z_d, free of the bias
-      of few draws; NaN for discrete latents. ``code_variance`` is that variance itself: Burda and others call a unit
-      active where it is above 0.01, which means something for a standard normal prior.
+    - ``rate``: E[log q(z_d | ...) - log p(z_d | ...)] in nats per observation, with q's marginal. For a factorised q
+      the rates of the coordinates add up to the layer's rate. For a correlated q the layer's rate also contains the
+      correlation. NaN where the family's marginals have no closed form (flows); the layer's rate is then its upper
+      limit.
+    - ``information``: mutual information of z_d and the input of q, from q's marginals and 500 observations taken at
+      random (at most the log of their number). NaN where the family's marginals have no closed form, and for a guide
+      that draws numbers of its own before it samples (``guides.SemiAmortized``), because these would count as
+      information.
+    - ``activity``: variance over the data of the mean of q, as a share of the whole variance of z_d, corrected for the
+      bias from few draws; NaN for discrete latents. ``code_variance`` is that variance itself. Burda and others call a
+      unit active where it is above 0.01, which is meaningful for a standard normal prior.
 
-    ``state`` weighs the rate against how z_d moves with the data: the information, and where that is not known the
-    activity, which sees means alone. A number is below ``threshold``, or above, if it is by two standard errors.
+    ``state`` combines the rate with the movement of z_d with the data. The movement is the information or, where that
+    is not known, the activity, which depends only on means. A number counts as below or above ``threshold`` only if it
+    is so by two standard errors.
 
-    - "collapsed": both are below: q is the prior;
-    - "idle": it does not move with the data, but q is not the prior, as where the guide's family does not contain it (a
-      Gaussian q of a Laplace prior), or is not known to be;
-    - "follows": it moves, as its prior does with the layer above or with covariates: it holds nothing beyond these;
-    - "used": both are above; "unclear": neither can be told from these data and draws.
+    - "collapsed": both are below: q equals the prior.
+    - "idle": z_d does not move with the data, but q differs from the prior, or is not known to equal it. This happens
+      where the guide's family does not contain the prior (a Gaussian q and a Laplace prior).
+    - "follows": z_d moves only as its prior moves with the layer above or with covariates, and holds no further
+      information.
+    - "used": both are above.
+    - "unclear": these data and draws are too few to decide.
 
-    ``collapsed`` is whether the state is that. A layer is classified likewise, by its own rate and information and
-    ``threshold`` times the number of its latents, where no latent of it is used: they see what single latents do not.
+    ``collapsed`` says whether the state is "collapsed". A layer without used latents is classified in the same way, by
+    its own rate and information and by ``threshold`` times the number of its latents, because these detect what single
+    latents do not show.
 
-    With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only a layer's rate
-    and that of the topmost layer's coordinates are to be read as divergences: see :func:`pyrovae.rates`.
+    With a guide that samples the layers in another order than the model (``guides.Hierarchical``), only the rates of
+    layers and those of the topmost layer's coordinates are divergences: see :func:`pyrovae.rates`.
 
     Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016, for active units; Lucas, Tucker,
     Grosse and Norouzi, "Understanding posterior collapse in generative latent variable models", 2019; Hoffman and
@@ -157,9 +163,9 @@ def usage(
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
-        data: a tensor, a tuple of tensors, or a data set; at least 2 data.
-        num_draws: of every observation's posterior; at least 2.
-        threshold: in nats per observation for rates and information, a share of the variance for activity.
+        data: a tensor, a tuple of tensors, or a data set; at least 2 observations.
+        num_draws: number of draws from every observation's posterior; at least 2.
+        threshold: limit in nats per observation for rates and information, and as a share of the variance for activity.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
@@ -184,16 +190,18 @@ def usage(
             raise ValueError("which latents are used cannot be told from one observation: give at least 2")
         for part in question.particles(num_draws, "usage"):
             refuse_masked(question.layout.latents, part.guide_trace, part.model_trace)
-            found = {name: _Sums.of(part, name) for name in question.layout.latents}
-            kept = parts.get(part.indices.start)
-            parts[part.indices.start] = found if kept is None else {n: kept[n] + f for n, f in found.items()}
+            current = {name: _Sums.of(part, name) for name in question.layout.latents}
+            previous = parts.get(part.indices.start)
+            parts[part.indices.start] = (
+                current if previous is None else {n: previous[n] + f for n, f in current.items()}
+            )
         width = max(sums.single.shape[1] for sums in next(iter(parts.values())).values())
-        held = _information(question, width)
+        gains = _information(question, width)
     rows: dict[str, dict[str, Any]] = {}
     layers: dict[str, dict[str, Any]] = {}
     for site in next(iter(parts.values())):
         sums = _Sums.joined([part[site] for part in parts.values()])
-        table, layers[site] = sums.tables(site, num_draws, threshold, held[site])
+        table, layers[site] = sums.tables(site, num_draws, threshold, gains[site])
         rows.update(table)
     return Usage(
         pd.DataFrame.from_dict(rows, orient="index").rename_axis("latent"),
@@ -202,10 +210,10 @@ def usage(
 
 
 @dataclass(frozen=True)
-class _Held:
-    """Gains of information, ``[n]`` in nats: of a site's draw as a whole, and of each of its D coordinates, ``[n, D]``.
+class _Gains:
+    """Gains of information in nats: of a site's whole draw, ``[n]``, and of each of its D coordinates, ``[n, D]``.
 
-    Their means estimate mutual information with what q is given; NaN where it is not known.
+    Their means estimate the mutual information with the input of q; NaN where it is not known.
     """
 
     together: Tensor
@@ -214,14 +222,14 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums over the draws of each of N data, of one site.
+    """Sums over the draws of each of N observations, for one site.
 
     Attributes:
-        names: of the coordinates.
-        rate: of the whole site's log ratio, ``[N]``.
-        single: of every coordinate's, ``[N, D]``; NaN where it is not known.
-        first: of values, ``[N, D]``; NaN for discrete ones.
-        second: of squared values, ``[N, D]``.
+        names: names of the coordinates.
+        rate: sum of the whole site's log ratio, ``[N]``.
+        single: sum of every coordinate's log ratio, ``[N, D]``; NaN where it is not known.
+        first: sum of the values, ``[N, D]``; NaN for discrete ones.
+        second: sum of the squared values, ``[N, D]``.
     """
 
     names: list[str]
@@ -238,11 +246,11 @@ class _Sums:
         flat = values.reshape(*values.shape[:2], -1).double()
         if is_discrete(q["fn"]):
             flat = torch.full_like(flat[..., :1] if q["fn"].event_shape else flat, torch.nan)
-        known = [marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 else None for site in (q, p)]
+        densities = [marginals(site["fn"]) if len(site["fn"].batch_shape) == 1 else None for site in (q, p)]
         single = torch.full_like(flat, torch.nan)
-        if known[0] is not None and known[1] is not None and q["mask"] is None:
+        if densities[0] is not None and densities[1] is not None and q["mask"] is None:
             rows = q["value"].reshape(size, -1)
-            ratio = (known[0](rows) - known[1](rows)).double()
+            ratio = (densities[0](rows) - densities[1](rows)).double()
             single = ratio.unflatten(0, (len(part.indices), -1)).transpose(0, 1)
         rate = (per_datum(q, size) - per_datum(p, size)).double().unflatten(0, (len(part.indices), -1))
         names = coordinates(name, values[0, 0]) if flat.shape[-1] > 1 or values[0, 0].numel() == 1 else [name]
@@ -259,12 +267,12 @@ class _Sums:
         return _Sums(parts[0].names, *fields)
 
     def tables(
-        self, site: str, num_draws: int, threshold: float, held: _Held
+        self, site: str, num_draws: int, threshold: float, gains: _Gains
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Return one row per coordinate, and the layer's; a discrete vector has one, as it has no coordinates."""
+        """Return one row per coordinate, and the layer's row; a discrete vector counts as one coordinate."""
         layer_rate, size = _mean(self.rate / num_draws), len(self.names)
         single = self.rate[:, None] if size == 1 else self.single
-        rates, informations = ([_mean(column) for column in t.T] for t in (single / num_draws, held.single))
+        rates, informations = ([_mean(column) for column in t.T] for t in (single / num_draws, gains.single))
         activities, variances = self._activity(num_draws)
         rows = {}
         for name, rate, information, activity, variance in zip(
@@ -281,7 +289,7 @@ class _Sums:
                 "collapsed": state == "collapsed",
             }
         used = sum(row["state"] == "used" for row in rows.values())
-        together = _mean(held.together)
+        together = _mean(gains.together)
         state = "used" if used else _state(layer_rate, layer_rate, together, threshold * size)
         layer = {
             **layer_rate.columns("rate"),
@@ -298,24 +306,25 @@ class _Sums:
         """Return every coordinate's activity, its error by the delta method, and the variance of its codes."""
         means = self.first / num_draws
         within = (self.second / num_draws - means.square()).clamp(min=0) * num_draws / (num_draws - 1)
-        apart = (means - means.mean(0)).square() * len(means) / (
+        spread = (means - means.mean(0)).square() * len(means) / (
             len(means) - 1
-        ) - within / num_draws  # draws spread means
-        between, total = apart.mean(0), (apart + within).mean(0).clamp(min=1e-30)
+        ) - within / num_draws  # the part from draws
+        between, total = spread.mean(0), (spread + within).mean(0).clamp(min=1e-30)
         share = between.clamp(min=0) / total
-        influence = (apart - share * (apart + within)) / total
-        found = [_Number(float(s), _mean(column).error) for s, column in zip(share, influence.T, strict=True)]
-        return found, [float(variance) for variance in between.clamp(min=0)]
+        influence = (spread - share * (spread + within)) / total
+        activities = [_Number(float(s), _mean(column).error) for s, column in zip(share, influence.T, strict=True)]
+        return activities, [float(variance) for variance in between.clamp(min=0)]
 
 
 def _mean(values: Tensor) -> _Number:
     return _Number(float(values.mean()), standard_error(values))
 
 
-def _information(question: Question, num_latents: int) -> dict[str, _Held]:
-    """Estimate what every site holds, from a draw of each of 500 data (fewer, if that many do not fit), at random.
+def _information(question: Question, num_latents: int) -> dict[str, _Gains]:
+    """Estimate the information at every site, from one draw for each of 500 random observations (fewer if too large).
 
-    Scored under all of them: log q(z | own) - log mean_j q(z | j), in the mean at most the log of their number.
+    Each draw is scored under all of them: log q(z | own) - log mean_j q(z | j), on average at most the log of their
+    number.
     """
     size = min(len(question.data), INFORMATION_OF, max(int(math.sqrt(NUMBERS / num_latents)), 2))
     batch = question.data.sampled(size, question.seed).batch(slice(0, size))
@@ -323,24 +332,24 @@ def _information(question: Question, num_latents: int) -> dict[str, _Held]:
     with noise, Repeated():
         trace = poutine.trace(question.pair.guide).get_trace(*batch)
     unknown = draws_of_its_own(question, batch)
-    found = {}
+    gains = {}
     for name in question.layout.latents:
         site = trace.nodes[name]
         fn, value = site["fn"], site["value"]
-        whole = is_discrete(fn) and bool(fn.event_shape)  # a vector of which no coordinate stands by itself
+        whole = is_discrete(fn) and bool(fn.event_shape)  # a vector that has no separate coordinates
         single = (lambda values: fn.log_prob(values)[..., None]) if whole else marginals(fn)  # noqa: B023 called here
         count = 1 if whole else value.numel() // size
-        held = _Held(torch.full((size,), torch.nan), torch.full((size, count), torch.nan))
+        site_gains = _Gains(torch.full((size,), torch.nan), torch.full((size, count), torch.nan))
         if single is not None and len(fn.batch_shape) == 1 and site["mask"] is None and not unknown:
             flat = value if whole else value.reshape(size, -1)
             together = fn.log_prob(value[:, None])[..., None]
-            held = _Held(_gain(together)[:, 0], _gain(single(flat[:, None])))
-        found[name] = held
-    return found
+            site_gains = _Gains(_gain(together)[:, 0], _gain(single(flat[:, None])))
+        gains[name] = site_gains
+    return gains
 
 
 def _gain(logs: Tensor) -> Tensor:
-    """Return log q(z | own) - log mean_j q(z | j), ``[n, D]``, from log densities ``[n, n, D]``, draws by data."""
+    """Return log q(z | own) - log mean_j q(z | j), ``[n, D]``, from log densities ``[draws, data, D]``."""
     logs = logs.double()
     own = logs.diagonal(dim1=0, dim2=1)  # [D, n]
     return (own.T - logs.logsumexp(1) + math.log(logs.shape[1])).cpu()

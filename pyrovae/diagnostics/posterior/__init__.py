@@ -1,1 +1,1 @@
-"""The guide beside the posterior, and both as ArviZ objects."""
+"""The guide compared with the posterior, and both as ArviZ objects."""

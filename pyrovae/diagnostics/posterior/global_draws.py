@@ -1,4 +1,4 @@
-"""Draws of what all data share, and how likely they make each observation."""
+"""Draws of the global latents, and the likelihood of each observation given them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class Shared:
     """S draws of the global latents from their guide.
 
     Attributes:
-        values: by site, ``[S, ...]``.
+        values: draws by site, ``[S, ...]``.
         log_likelihood: log p(x_i | w_s), local latents integrated out by importance sampling, ``[S, N]``, nats.
         log_p: log p(w_s) + sum_i log p(x_i | w_s), ``[S]``.
         log_q: log q(w_s), ``[S]``.
@@ -48,8 +48,8 @@ def shared(
     """Draw the global latents of a pair, and evaluate the data under every draw.
 
     Raises:
-        ValueError: for a guide without ``draw()``, ``posterior(name)`` and ``local``, as
-            :class:`~pyrovae.guides.WithGlobals` has them.
+        ValueError: for a guide without the ``draw()``, ``posterior(name)`` and ``local`` of
+            :class:`~pyrovae.guides.WithGlobals`.
     """
     num_draws = at_least("num_draws", num_draws, 2)
     if not all(hasattr(guide, name) for name in ("draw", "posterior", "local")):
@@ -60,11 +60,16 @@ def shared(
     with random_state("draws of globals", seed), torch.no_grad():
         draws = [guide.draw() for _ in range(num_draws)]
     options: dict[str, Any] = {"seed": seed, "device": device}
-    evaluating: dict[str, Any] = {"num_particles": num_particles, "compile": False, "progress": False, **options}
+    settings: dict[str, Any] = {
+        "num_particles": num_particles,
+        "compile": False,
+        "progress": False,
+        **options,
+    }
     rows = []
     with progress_bar(total=len(draws), label="global draws" if progress else None, unit="draw") as bar:
         for weights in draws:
-            rows.append(evaluate(given(model, weights), guide.local, data, **evaluating).log_evidence)
+            rows.append(evaluate(given(model, weights), guide.local, data, **settings).log_evidence)
             bar.update()
     log_likelihood = torch.stack(rows)
     with ask(given(model, draws[0]), guide.local, data, **options) as question:
@@ -80,8 +85,8 @@ def shared(
     )
 
 
-def _log_prior(model: Program, drawn: dict[str, Tensor], batch: tuple[Tensor, ...]) -> float:
-    held = {name: value.to(batch[0].device) for name, value in drawn.items()}
+def _log_prior(model: Program, latents: dict[str, Tensor], batch: tuple[Tensor, ...]) -> float:
+    values = {name: value.to(batch[0].device) for name, value in latents.items()}
     with Repeated():
-        trace = poutine.trace(poutine.condition(model, data=held)).get_trace(*batch)
-    return sum(float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in held.items())
+        trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*batch)
+    return sum(float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in values.items())

@@ -1,4 +1,4 @@
-"""The guide beside a reference posterior, observation by observation."""
+"""The guide compared with a reference posterior, observation by observation."""
 
 from typing import Any, Unpack
 
@@ -31,47 +31,50 @@ def guide_error(
 ) -> pd.DataFrame:
     """Compare draws of q(z | x) with a reference sample of p(z | x), for every observation.
 
-    All latents of an observation are taken together, in their own supports; those that never move are left out.
+    All latents of an observation are compared together, in their own supports; constant ones are left out.
 
-    Source: of the classifier test, Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017.
+    Source: Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017, for the classifier test.
 
     Args:
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
-        data: a tensor, a tuple of tensors, or a data set: the same, in the same order, as ``reference`` was made with.
-        reference: what :func:`pyrovae.hmc` returned, or any ArviZ object whose ``posterior`` has the latents by name,
-            with dimensions ``chain``, ``draw``, ``datum``, ....
-        num_draws: of the guide, an observation; the reference is thinned to at most as many for the classifier.
-        classifier: of scikit-learn's; None: quadratic discriminant analysis, which sees means, scales and correlations.
+        data: a tensor, a tuple of tensors, or a data set: the same data, in the same order, as for ``reference``.
+        reference: result of :func:`pyrovae.hmc`, or any ArviZ object whose ``posterior`` has the latents by name, with
+            dimensions ``chain``, ``draw``, ``datum``, ....
+        num_draws: number of draws of the guide per observation; for the classifier the reference is thinned to at most
+            this number.
+        classifier: a scikit-learn classifier; None: quadratic discriminant analysis, which detects differences in
+            means, scales and correlations.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         One row per observation:
 
         - ``mean``: root mean square over the latents of (guide's mean - reference's) / reference's standard deviation;
-        - ``scale``: geometric mean of the guide's standard deviation / the reference's; below 1 it is overconfident;
+        - ``scale``: geometric mean of the guide's standard deviation / the reference's; below 1 the guide is
+          overconfident;
         - ``correlation``: root mean square difference of the correlations; NaN for one latent;
-        - ``accuracy``: of the classifier that tells draws apart, by cross-validation: 0.5 where it cannot, 1 where it
-          always can.
+        - ``accuracy``: cross-validated accuracy of the classifier that tells the draws apart: 0.5 where it cannot, 1
+          where it always can.
 
-        Means of n draws differ by about sqrt(2 / n) standard deviations where both come from one distribution.
+        Means of n draws differ by about sqrt(2 / n) standard deviations if both come from the same distribution.
 
     Raises:
-        ValueError: for a reference of other data or other latents, and for what :func:`pyrovae.evaluate` refuses.
+        ValueError: for a reference of other data or other latents, and as :func:`pyrovae.evaluate` does.
     """
     at_least("num_draws", num_draws, 2 * FOLDS)
     parts: dict[int, list[np.ndarray]] = {}
     with ask(model, guide, data, **options) as question:
         exact = _reference(reference, question.layout.latents, len(question.data))
-        known = getattr(reference, "observed_data", None)
+        observed = getattr(reference, "observed_data", None)
         for part in draw(question, num_draws, ("posterior",), "draws"):
-            _same_data(known, part)
+            _same_data(observed, part)
             sites = [part.groups["posterior"][name] for name in question.layout.latents]
             flat = [site.reshape(*site.shape[:2], -1).double().numpy() for site in sites]
             parts.setdefault(part.indices.start, []).append(np.concatenate(flat, axis=2))
     approximate = np.concatenate([np.concatenate(own, axis=0) for own in parts.values()], axis=1)
-    found = classifier or QuadraticDiscriminantAnalysis(reg_param=1e-3)
-    rows = [_compared(approximate[:, i], exact[:, i], clone(found), question.seed) for i in range(exact.shape[1])]
+    estimator = classifier or QuadraticDiscriminantAnalysis(reg_param=1e-3)
+    rows = [_compared(approximate[:, i], exact[:, i], clone(estimator), question.seed) for i in range(exact.shape[1])]
     return pd.DataFrame(rows, columns=["mean", "scale", "correlation", "accuracy"]).rename_axis("datum")
 
 
@@ -91,12 +94,12 @@ def _reference(reference: Any, latents: tuple[str, ...], size: int) -> np.ndarra
     return np.concatenate([v.reshape(v.shape[0] * v.shape[1], size, -1) for v in values], axis=2).astype(float)
 
 
-def _same_data(known: Any, part: Draws) -> None:
-    """Refuse a reference that was made with other data, where it says which."""
+def _same_data(observed: Any, part: Draws) -> None:
+    """Refuse a reference that was made with other data, if it contains its data."""
     for name, value in part.observed.items():
-        if known is None or name not in known:
+        if observed is None or name not in observed:
             continue
-        expected = np.asarray(known[name])[part.indices.start : part.indices.stop]
+        expected = np.asarray(observed[name])[part.indices.start : part.indices.stop]
         if expected.shape != tuple(value.shape) or not np.allclose(expected, value.numpy(), atol=1e-5, equal_nan=True):
             raise ValueError(
                 f"the reference was made with other data than data {part.indices.start} to {part.indices.stop - 1} "
@@ -106,7 +109,7 @@ def _same_data(known: Any, part: Draws) -> None:
 
 def _compared(guide: np.ndarray, exact: np.ndarray, classifier: Any, seed: int) -> tuple[float, float, float, float]:
     """Compare the draws of one observation, ``[draws, latents]`` each."""
-    moving = exact.std(0) > 0  # not the entries of a matrix that are what they are
+    moving = exact.std(0) > 0  # leaves out constant entries, such as those of a matrix
     guide, exact = guide[:, moving], exact[:, moving]
     scale = exact.std(0)
     mean = np.sqrt((((guide.mean(0) - exact.mean(0)) / scale) ** 2).mean())

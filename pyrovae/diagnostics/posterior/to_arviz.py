@@ -34,22 +34,21 @@ def to_arviz(
 ) -> Any:
     """Return draws, densities and diagnostics of a pair on data as an ArviZ object.
 
-    Variables are named by their sites; dimensions are ``chain`` (one), ``draw``, ``datum``, then the names of further
-    plates, then ``<site>_dim`` (or ``<site>_dim_0``, ``<site>_dim_1``, ...).
+    Variables have the names of their sites. Dimensions are ``chain`` (of length one), ``draw``, ``datum``, then the
+    names of further plates, then ``<site>_dim`` (or ``<site>_dim_0``, ``<site>_dim_1``, ...).
 
     - ``posterior``: draws of the guide, q(z | x).
-    - ``posterior_predictive``, ``prior``, ``prior_predictive``: new draws of each observation.
-    - ``marginal_log_likelihood``: log p(x_i) of every observation, estimated by importance sampling. Named by the
-      observed site, or ``data`` when there are several, whose joint density it is. It has no draws, for the parameters
-      are
-      points: :func:`pyrovae.elpd` hands it to ``az.compare``, and there is nothing for ``az.loo`` to leave out.
+    - ``posterior_predictive``, ``prior``, ``prior_predictive``: new draws for each observation.
+    - ``marginal_log_likelihood``: log p(x_i) of every observation, estimated by importance sampling. It has the name of
+      the observed site, or ``data`` if there are several and it is their joint density. It has no draws, because the
+      parameters are points: :func:`pyrovae.elpd` passes it to ``az.compare``, and ``az.loo`` has nothing to leave out.
     - ``observed_data``.
     - ``sample_stats``: ``log_weight`` of every posterior draw; ``khat``, ``ess``, ``elbo``, ``log_evidence`` and
       ``log_evidence_se`` of every observation. R-hat says nothing about independent draws of a guide: look at ``khat``.
-    - ``log_likelihood``, where ``groups`` name it: the CONDITIONAL log p(x_i | z_i) of every posterior draw, by
-      observed site, which is what ArviZ takes it for. With latents of its own for every observation, leaving x_i out
-      leaves nothing that tells about z_i but the prior, so that ``az.loo`` of it is unreliable however good the fit,
-      and takes the guide's draws for the posterior's: compare models by :func:`pyrovae.elpd`.
+    - ``log_likelihood``, if ``groups`` contains it: the CONDITIONAL log p(x_i | z_i) of every posterior draw, by
+      observed site, as ArviZ expects. Every observation has its own latents. Without x_i only the prior says anything
+      about z_i, so that ``az.loo`` of this group is unreliable however good the fit. It also treats the guide's draws
+      as posterior draws. Compare models by :func:`pyrovae.elpd` instead.
 
     Source: Merkle, Furr and Rabe-Hesketh, "Bayesian comparison of latent variable models: conditional versus marginal
     likelihoods", 2019.
@@ -58,13 +57,13 @@ def to_arviz(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set, whose feature names become coordinates.
-        num_draws: draws per observation in each group.
-        num_particles: importance samples per observation for ``marginal_log_likelihood`` and the diagnostics.
-        groups: which of the groups of draws to make: those above, or ``(*GROUPS, "log_likelihood")``.
-        corrected: whether posterior and posterior predictive draws are drawn again among themselves, by their
-            Pareto-smoothed importance weights, so that they follow p(z | x) instead of q(z | x). An observation whose
-            ``khat`` is above :func:`pyrovae.khat_limit` is not put right by that.
-        max_bytes: refuse to build groups of draws larger than this in memory.
+        num_draws: number of draws per observation in each group.
+        num_particles: number of importance samples per observation for ``marginal_log_likelihood`` and the diagnostics.
+        groups: groups of draws to make: some of those above, or ``(*GROUPS, "log_likelihood")``.
+        corrected: whether to resample the posterior and posterior predictive draws by their Pareto-smoothed importance
+            weights, so that they follow p(z | x) instead of q(z | x). This does not correct an observation whose
+            ``khat`` is above :func:`pyrovae.khat_limit`.
+        max_bytes: largest size in memory of the groups of draws; larger ones are refused.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
@@ -76,36 +75,36 @@ def to_arviz(
     """
     for name, count in {"num_draws": num_draws, "num_particles": num_particles}.items():
         at_least(name, count, 1)
-    known = (*GROUPS, CONDITIONAL)
-    unknown = set(groups) - set(known)
+    available = (*GROUPS, CONDITIONAL)
+    unknown = set(groups) - set(available)
     if unknown:
-        raise ValueError(f"groups must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
+        raise ValueError(f"groups must be among {', '.join(available)}, got {', '.join(sorted(unknown))}")
     with ask(model, guide, data, **options) as question:
-        collected = _Collected(question, num_draws, groups, max_bytes)
+        buffers = _Buffers(question, num_draws, groups, max_bytes)
     evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
     with ask(model, guide, data, **options) as question:
         for part in draw(question, num_draws, groups, "draws"):
-            collected.add(part)
+            buffers.add(part)
     if corrected:
-        collected.resample(options["seed"])
-    return assemble(collected.datasets(evaluation))
+        buffers.resample(options["seed"])
+    return assemble(buffers.datasets(evaluation))
 
 
-class _Collected:
-    """Arrays that draws are written into as they come.
+class _Buffers:
+    """Arrays into which draws are written as they come.
 
     Args:
-        question: the pair and its data, of which a draw of one observation is made to see what the arrays are.
-        num_draws: of every observation.
-        groups: of draws.
-        max_bytes: that the arrays may take.
+        question: the pair and its data. One draw for one observation shows the shapes of the arrays.
+        num_draws: number of draws per observation.
+        groups: groups of draws.
+        max_bytes: largest size of the arrays.
 
     Raises:
-        ValueError: for arrays that take more, or names that they cannot have.
+        ValueError: for arrays that are larger, or names that variables cannot have.
     """
 
     def __init__(self, question: Question, num_draws: int, groups: tuple[str, ...], max_bytes: int) -> None:
-        self.data, self.num_draws, self.filled = question.data, num_draws, 0
+        self.data, self.num_draws, self.position = question.data, num_draws, 0
         (one,) = draw(replace(question, data=question.data.subset(slice(0, 1)), batch_size=1), 1, groups, None)
         self.plates = one.plates
         self.features = {name: feature_names(question, name) for name in one.observed}
@@ -122,24 +121,24 @@ class _Collected:
         self.arrays = {group: {name: np.empty(*s) for name, s in sites.items()} for group, sites in shapes.items()}
 
     def add(self, part: Draws) -> None:
-        """Write a part."""
-        if self.filled >= self.num_draws:
-            self.filled = 0
+        """Write one part of the draws into the arrays."""
+        if self.position >= self.num_draws:
+            self.position = 0
         count, rows = len(part.log_weight), slice(part.indices.start, part.indices.stop)
         for group, sites in _groups(part).items():
             for name, value in sites.items():
-                self.arrays[group][name][self.filled : self.filled + count, rows] = value.numpy()
+                self.arrays[group][name][self.position : self.position + count, rows] = value.numpy()
         for name, value in part.observed.items():
             self.arrays["observed_data"][name][rows] = value.numpy()
-        self.filled += count
+        self.position += count
 
     def resample(self, seed: int) -> None:
-        """Draw each observation's posterior draws again, by their importance weights."""
+        """Resample each observation's posterior draws by their importance weights."""
         weights = np.exp(smoothed(self.arrays["sample_stats"]["log_weight"]))
-        chosen = _systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed))
+        indices = _systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed))
         for group in ("posterior", "posterior_predictive", CONDITIONAL, "sample_stats"):
             for name, values in self.arrays.get(group, {}).items():
-                index = chosen.reshape(*chosen.shape, *(1,) * (values.ndim - 2))
+                index = indices.reshape(*indices.shape, *(1,) * (values.ndim - 2))
                 self.arrays[group][name] = np.take_along_axis(values, index, axis=0)
 
     @importing()
@@ -169,8 +168,8 @@ class _Collected:
     def _dataset(self, variables: dict[str, Any]) -> xr.Dataset:
         dataset = labelled(variables, self.data.index)
         features = {f"{name}_dim": self.features[name] for name in self.arrays["observed_data"]}
-        known = {dim: names for dim, names in features.items() if names and dataset.sizes.get(dim) == len(names)}
-        return dataset.assign_coords(known)
+        coordinates = {dim: names for dim, names in features.items() if names and dataset.sizes.get(dim) == len(names)}
+        return dataset.assign_coords(coordinates)
 
 
 def _groups(part: Draws) -> dict[str, dict[str, Any]]:
@@ -178,9 +177,9 @@ def _groups(part: Draws) -> dict[str, dict[str, Any]]:
 
 
 def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw as many indices as there are weights, by them, in random order, for every column of ``[draws, data]``."""
+    """Draw one index per weight, by the weights ``[draws, data]``, in random order within every column."""
     count, size = weights.shape
     marks = (np.arange(count)[:, None] + generator.random(size)) / count
     edges = weights.cumsum(0)
-    found = np.stack([np.searchsorted(edges[:, i], marks[:, i]) for i in range(size)], axis=1)
-    return generator.permuted(found.clip(max=count - 1), axis=0)
+    indices = np.stack([np.searchsorted(edges[:, i], marks[:, i]) for i in range(size)], axis=1)
+    return generator.permuted(indices.clip(max=count - 1), axis=0)

@@ -1,1 +1,1 @@
-"""Draws from prior, posterior and both predictive distributions, beside the data."""
+"""Draws from prior, posterior and both predictive distributions, compared with the data."""

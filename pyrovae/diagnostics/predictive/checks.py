@@ -1,4 +1,4 @@
-"""The user's data beside data that the model draws: statistics of whole sets, and every feature's marginal."""
+"""The user's data compared with data that the model draws: statistics of whole sets, and every feature's marginal."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
@@ -34,17 +34,18 @@ def prior_predictive_check(
 
     Args:
         model: generative program ``model(*batch)``.
-        guide: recognition program, by which the pair is read; nothing is drawn from it.
+        guide: recognition program; it is used only to read the pair, and nothing is drawn from it.
         data: a tensor, a tuple of tensors, or a data set.
-        statistics: by name, each a function of a set ``[N, ...]`` that returns one number, such as
+        statistics: statistics by name, each a function from a set ``[N, ...]`` to one number, such as
             ``lambda x: x.std()``.
-        site: observed site that is looked at, to be named where there are several.
-        num_sets: sets drawn, each as large as the data.
+        site: observed site to check; required if there are several.
+        num_sets: number of sets to draw, each as large as the data.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        One row per statistic: ``observed``; ``mean`` and ``sd`` over the drawn sets; ``pvalue``, two-sided, of the
-        observed value's rank among them, at least 2 / (num_sets + 1): small where the prior does not expect such data.
+        One row per statistic: ``observed``; ``mean`` and ``sd`` over the drawn sets; ``pvalue``, the two-sided p-value
+        of the observed value's rank among them. It is at least 2 / (num_sets + 1), and small where the prior does not
+        expect such data.
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
@@ -63,11 +64,11 @@ def posterior_predictive_check(
     num_sets: int = 200,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare statistics of the data with those of replicated sets: z ~ q(z | x) for every observation, x anew given z.
+    """Compare statistics of the data with those of replicated sets: z ~ q(z | x) per observation, then x ~ p(x | z).
 
-    Each replicate has seen its own observation, so that p-values crowd around one half when the model is right: a small
-    one is strong evidence, a middling one is none. For a check that is not conservative, see :func:`pyrovae.pit` and
-    :func:`pyrovae.prior_predictive_check` on held-out data.
+    Each replicate depends on its own observation, so that p-values concentrate around one half if the model is right. A
+    small p-value is strong evidence against the model, but a medium one is no evidence for it. For a check that is not
+    conservative, see :func:`pyrovae.pit` and :func:`pyrovae.prior_predictive_check` on held-out data.
 
     Source: Gelman, Meng and Stern, "Posterior predictive assessment of model fitness via realized discrepancies", 1996.
 
@@ -75,14 +76,14 @@ def posterior_predictive_check(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, or a data set.
-        statistics: by name, each a function of a set ``[N, ...]`` that returns one number, such as
+        statistics: statistics by name, each a function from a set ``[N, ...]`` to one number, such as
             ``lambda x: x.std()``.
-        site: observed site that is looked at, to be named where there are several.
-        num_sets: sets drawn, each as large as the data.
+        site: observed site to check; required if there are several.
+        num_sets: number of sets to draw, each as large as the data.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        One row per statistic, as :func:`pyrovae.prior_predictive_check` has them.
+        One row per statistic, as in :func:`pyrovae.prior_predictive_check`.
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
@@ -113,8 +114,8 @@ def _check(
         simulated = np.array([_number(label, statistic, one) for one in sets])
         if not (np.isfinite(value) and np.isfinite(simulated).all()):
             raise ValueError(
-                f"the statistic {label!r} is not a finite number (of the data: {value}): use one that is, and that "
-                "leaves NaN out, such as torch.nanmean, where values are missing"
+                f"the statistic {label!r} is not a finite number (of the data: {value}): use one that is; where "
+                "values are missing, use one that leaves NaN out, such as torch.nanmean"
             )
         above = (1 + (simulated >= value).sum(), 1 + (simulated <= value).sum())
         pvalue = min(1.0, 2 * min(above) / (num_sets + 1))
@@ -125,8 +126,8 @@ def _check(
 def _sets(
     group: str, model: Program, guide: Program, data: Any, site: str | None, num_sets: int, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """Return drawn sets ``[num_sets, N, ...]`` and the observed one; what is missing of it is missing of them."""
-    seen: list[Tensor] = []
+    """Return drawn sets ``[num_sets, N, ...]`` and the observed set; the same values are missing in all of them."""
+    observations: list[Tensor] = []
     parts: dict[int, list[Tensor]] = {}
     with ask(model, guide, data, **options) as question:
         name = _observed_site(question, site)
@@ -134,15 +135,15 @@ def _sets(
             own = parts.setdefault(part.indices.start, [])
             own.append(part.groups[group][name])
             if len(own) == 1:
-                seen.append(part.observed[name])
-    sets, observed = torch.cat([torch.cat(own) for own in parts.values()], dim=1), torch.cat(seen)
+                observations.append(part.observed[name])
+    sets, observed = torch.cat([torch.cat(own) for own in parts.values()], dim=1), torch.cat(observations)
     if observed.is_floating_point():
         sets = torch.where(observed.isnan(), torch.nan, sets)
     return sets, observed
 
 
 def _number(label: str, statistic: Statistic, one: Tensor) -> float:
-    found = statistic(one)
-    if isinstance(found, Tensor) and found.numel() != 1:
-        raise ValueError(f"the statistic {label!r} must return one number of a set, got {tuple(found.shape)}")
-    return float(found)
+    value = statistic(one)
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"the statistic {label!r} must return one number of a set, got {tuple(value.shape)}")
+    return float(value)

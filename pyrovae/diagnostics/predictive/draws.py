@@ -28,13 +28,13 @@ class Draws:
     """Draws of a batch of data, by group and site, each ``[K, len(indices), ...]``.
 
     Attributes:
-        indices: of the data.
+        indices: numbers of the observations.
         groups: posterior, posterior_predictive, prior and prior_predictive, each by site; log_likelihood, by observed
             site, log p(x | z) of the posterior draws, ``[K, len(indices)]``, nats.
-        observed: what was observed, ``[len(indices), ...]`` by site; NaN where a mask leaves it out.
-        log_weight: of the posterior draws, ``[K, len(indices)]``, nats.
+        observed: observed values by site, ``[len(indices), ...]``; NaN where a mask leaves them out.
+        log_weight: log weights of the posterior draws, ``[K, len(indices)]``, nats.
         plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
-        traces: of the guide and of the model, that the draws of the posterior come from.
+        traces: traces of the guide and of the model from which the posterior draws come.
     """
 
     indices: range
@@ -46,9 +46,9 @@ class Draws:
 
 
 def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str | None) -> Iterator[Draws]:
-    """Iterate over draws, a part of the data and of the draws at a time.
+    """Iterate over draws, one part of the data and of the draws at a time.
 
-    The posterior group holds the guide's draws; the predictive groups draw every observed site anew.
+    The posterior group holds the guide's draws. The predictive groups hold new draws of every observed site.
 
     Raises:
         ValueError: for log_likelihood of a model with latents that are summed out.
@@ -63,8 +63,8 @@ def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str
         if question.layout.summed:
             traces["posterior"] = _with_drawn_back(question, part)
         if "posterior_predictive" in groups:
-            replayed = poutine.replay(released(question.pair.model), trace=traces["posterior"])
-            traces["posterior_predictive"] = _run(question, replayed, part, "posterior predictive")
+            program = poutine.replay(released(question.pair.model), trace=traces["posterior"])
+            traces["posterior_predictive"] = _run(question, program, part, "posterior predictive")
         if {"prior", "prior_predictive"} & set(groups):
             traces["prior"] = traces["prior_predictive"] = _run(
                 question, released(question.pair.model), part, "prior predictive"
@@ -73,16 +73,16 @@ def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str
         observed = {name: site for name, site in observed.items() if site["value"].numel()}
         latents = question.layout.latents + question.layout.summed
         sites = {"posterior": latents, "prior": latents}
-        found = {
+        values = {
             group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
             for group in groups
             if group != CONDITIONAL
         }
         if CONDITIONAL in groups:
-            found[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in question.layout.observed}
+            values[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in question.layout.observed}
         yield Draws(
             indices=part.indices,
-            groups=found,
+            groups=values,
             observed={name: _seen(part, site) for name, site in observed.items()},
             log_weight=part.log_weight.cpu(),
             plates={name: outer_plates(site) for name, site in sample_sites(part.model_trace)},
@@ -91,33 +91,33 @@ def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str
 
 
 def _seen(part: Particles, site: Any) -> Tensor:
-    """Return what was observed at a site, NaN where it is masked."""
+    """Return the observed values of a site, NaN where they are masked."""
     return part.values({**site, "value": with_holes(site, site["value"])})[0].cpu()
 
 
 def _with_drawn_back(question: Question, part: Particles) -> Any:
-    """Return the guide's draws together with those of the latents that are summed out, from their posterior."""
-    drawn_by_guide = {name: part.guide_trace.nodes[name]["value"] for name in question.layout.latents}
-    conditioned = poutine.condition(question.pair.model, data=drawn_by_guide)
+    """Return the guide's draws together with posterior draws of the latents that are summed out."""
+    latents = {name: part.guide_trace.nodes[name]["value"] for name in question.layout.latents}
+    program = poutine.condition(question.pair.model, data=latents)
     noise = DatumNoise(
         "summed out", stream_seed("summed out", question.seed, part.start), part.indices, question.data.device
     )
     noise.repeats = part.log_weight.shape[0]
     with noise, Repeated(), torch.no_grad():
-        drawn = drawn_back(conditioned, part.rows, question.layout.summed, question.layout.nesting)
+        trace = drawn_back(program, part.rows, question.layout.summed, question.layout.nesting)
     both = part.guide_trace.copy()
     for name in question.layout.summed:
-        both.add_node(name, **drawn.nodes[name])
+        both.add_node(name, **trace.nodes[name])
     return both
 
 
 def _log_likelihood(part: Particles, name: str) -> Tensor:
-    found = per_datum(part.model_trace.nodes[name], len(part.rows[0]))
-    return found.unflatten(0, (len(part.indices), -1)).T.cpu()
+    density = per_datum(part.model_trace.nodes[name], len(part.rows[0]))
+    return density.unflatten(0, (len(part.indices), -1)).T.cpu()
 
 
 def _run(question: Question, program: Any, part: Particles, purpose: str) -> Any:
-    seed = stream_seed(purpose, question.seed, part.start)  # every part of an observation's draws has its own
+    seed = stream_seed(purpose, question.seed, part.start)  # a separate seed for every part of an observation's draws
 
     def noise() -> DatumNoise:
         own = DatumNoise(purpose, seed, part.indices, question.data.device)
@@ -129,7 +129,7 @@ def _run(question: Question, program: Any, part: Particles, purpose: str) -> Any
 
 
 def observed_sites(question: Question, site: str | None) -> list[str]:
-    """Return the names of the observed sites, or the one that was asked for.
+    """Return the names of all observed sites, or only ``site`` if it is given.
 
     Raises:
         ValueError: for a site that is not observed.
@@ -141,7 +141,7 @@ def observed_sites(question: Question, site: str | None) -> list[str]:
 
 
 def feature_names(question: Question, name: str) -> list[str] | None:
-    """Return the names of an observed site's columns, where the data have names for them."""
+    """Return the names of an observed site's columns, or None where the data have no names for them."""
     reading = next(site.reading for site in question.layout.observed if site.name == name)
     names = None if reading is None else question.data.fields[reading.source].feature_names
     if reading is None or names is None or reading.columns is None:
@@ -151,7 +151,7 @@ def feature_names(question: Question, name: str) -> list[str] | None:
 
 
 def coordinates(site: str, one: Tensor) -> list[str]:
-    """Return names of the numbers that an observation has at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
+    """Return names for the coordinates of an observation at a site: ``z``, or ``z[0]``, ``z[1]``, ..., ``z[0, 1]``."""
     if one.numel() == 1:
         return [site]
     return [f"{site}[{', '.join(map(str, index))}]" for index in np.ndindex(*one.shape)]

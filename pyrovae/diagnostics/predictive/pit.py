@@ -1,4 +1,4 @@
-"""Held-out data among draws of their marginals: probability integral transforms."""
+"""Ranks of held-out data among draws of the model's marginals: probability integral transforms."""
 
 from typing import Any, Unpack
 
@@ -24,24 +24,24 @@ def pit(
     num_draws: int = 199,
     **options: Unpack[Options],
 ) -> Ranks:
-    """Rank every feature of every observation among draws of its marginal p(x_d), latents integrated out.
+    """Rank every feature of every observation among draws of its marginal p(x_d), with latents integrated out.
 
-    Where the model's marginals are those of held-out data, ranks are uniform (probability integral transforms); a
-    U shape means that the model is too narrow there, a hump that it is too wide. Given covariates, marginals are given
-    them too. Ties of discrete features are broken at random; a missing value gets a random rank, so that it speaks
-    neither for the model nor against it.
+    If the model has the marginals of the held-out data, the ranks are uniform (probability integral transforms). A U
+    shape means that the model is too narrow, a hump that it is too wide. With covariates, the marginals are conditional
+    on them. Ties of discrete features are broken at random. A missing value gets a random rank and is therefore
+    evidence neither for the model nor against it.
 
     Source: Czado, Gneiting and Held, "Predictive model assessment for count data", 2009.
 
     Args:
         model: generative program ``model(*batch)``.
         data: held-out data: a tensor, a tuple of tensors, or a data set.
-        site: observed site that is looked at; None: all of them, side by side.
-        num_draws: K, of the marginal, for every observation anew.
+        site: observed site to rank; None: all of them, side by side.
+        num_draws: number K of draws of the marginal, new draws for every observation.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
-        Ranks ``[N, D]``, one column per feature; ``.table()`` has their p-values, ``plots.ranks`` draws them.
+        Ranks ``[N, D]``, one column per feature; ``.table()`` has their p-values, ``plots.ranks`` plots them.
 
     Raises:
         ValueError: for a model that breaks the contract, bad data or bad numbers.
@@ -74,7 +74,7 @@ def pit(
 
 
 def _labels(question: Question, site: str, count: int, num_sites: int) -> list[str]:
-    """Return the names of a site's features: the data's own where they have a name each."""
+    """Return the names of a site's features: those of the data if every feature has one."""
     names = feature_names(question, site)
     if names is None or len(names) != count:
         return [f"{site}[{d}]" for d in range(count)]
@@ -82,7 +82,7 @@ def _labels(question: Question, site: str, count: int, num_sites: int) -> list[s
 
 
 def _rounding(value: Tensor) -> Tensor | float:
-    """Return how far values may be from a tie: a grey level may be k / 255 here, and k times 1 / 255 there."""
+    """Return the rounding difference that counts as a tie, such as that of k / 255 and k times 1 / 255."""
     if not value.is_floating_point():
         return 0.0
     return (4 * torch.finfo(value.dtype).eps * value.abs()).clamp(max=0.25)  # counts are whole numbers, however large

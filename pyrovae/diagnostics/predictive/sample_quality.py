@@ -1,4 +1,4 @@
-"""How close drawn data are to the user's: precision, recall, density, coverage, Fréchet distance."""
+"""How close draws are to the user's data: precision, recall, density, coverage, Fréchet distance."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -31,17 +31,19 @@ def sample_quality(
     neighbours: int = 5,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Compare draws of the model with data that it was not fitted to, in a space of features.
+    """Compare draws of the model with held-out data in a space of features.
 
-    Half of the data, ``m``, are compared with as many draws (``model``) and with the other half (``data``), which is
-    what a perfect model would come to at this number of data: no score is to be read without it.
+    One half of the data, ``m`` observations, is compared with as many draws (``model``) and with the other half
+    (``data``). The second comparison shows the score of a perfect model at this number of data; read no score without
+    it. The ball of an observation reaches to its k-th nearest observation, and the ball of a draw to its k-th nearest
+    draw.
 
-    - ``precision``: share of draws that lie in the ball of some observation's k nearest data; ``recall``: share of data
-      that lie in the ball of some draw's k nearest draws;
-    - ``density``: mean number of data's balls that a draw lies in, over k: 1 for a perfect model, more where draws
-      crowd; ``coverage``: share of data whose ball holds a draw;
-    - ``frechet``: squared Fréchet distance of Gaussians fitted to both; 0 is equal. Even a perfect model's is above 0
-      on finite data.
+    - ``precision``: share of draws that lie in the ball of some observation; ``recall``: share of observations that lie
+      in the ball of some draw;
+    - ``density``: mean number of observations' balls that contain a draw, divided by k: 1 for a perfect model, more
+      where draws are crowded; ``coverage``: share of observations whose ball contains a draw;
+    - ``frechet``: squared Fréchet distance between Gaussians fitted to both: 0 if equal, and above 0 on finite data
+      even for a perfect model.
 
     Source: Kynkäänniemi et al., "Improved precision and recall metric for assessing generative models", 2019; Naeem et
     al., "Reliable fidelity and diversity metrics for generative models", 2020; Dowson and Landau, "The Fréchet distance
@@ -49,20 +51,21 @@ def sample_quality(
 
     Args:
         model: generative program ``model(*batch)``.
-        data: held-out data: a tensor, a tuple of tensors, or a data set; what the model draws takes the place of
-            the tensors that it observes, the others are given.
+        data: held-out data: a tensor, a tuple of tensors, or a data set. Draws replace the tensors that the model
+            observes; the other tensors stay as they are.
         features: function from the observed tensors ``[n, ...]`` to features ``[n, P]``, such as a classifier's last
-            layer, made without these data (features fitted to either half would favour it); None: the columns
-            themselves, of more than 32 their projection onto as many random directions, which keeps distances.
-        neighbours: k.
+            layer. It must be made without these data, because features fitted to one half would favour it. None: the
+            columns themselves or, if there are more than 32, their projection onto 32 random directions, which
+            keeps distances.
+        neighbours: number of neighbours k.
         **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         One row per score: ``model`` and its standard error ``model_se`` over draws and data, ``data`` and ``data_se``.
 
     Raises:
-        ValueError: for a model that breaks the contract, bad data or bad numbers, fewer than 4 k data, or features that
-            are not finite numbers, one row per observation.
+        ValueError: for a model that breaks the contract, bad data or bad numbers, fewer than 4 k observations, or
+            features that are not finite numbers with one row per observation.
 
     Example:
         >>> from pyrovae import models
@@ -79,24 +82,24 @@ def sample_quality(
     if half < 2 * neighbours:
         raise ValueError(f"at least {4 * neighbours} data are needed for {neighbours} neighbours, got {len(whole)}")
     order = torch.randperm(len(whole), generator=generator("halves", seed), device="cpu")
-    compared, other = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
-    apart = stream_seed("quality", seed)  # data that were themselves simulated with this seed must not come again
-    simulating: Options = {**options, "seed": apart}
-    drawn, masked = (simulate(model, one, **simulating) for one in (other, compared))
-    real, *others = _features(features, _sets(compared, other, drawn, masked), seed)
+    first, second = whole.subset(order[:half]), whole.subset(order[half : 2 * half])
+    apart = stream_seed("quality", seed)  # else data simulated with this seed would be drawn again
+    settings: Options = {**options, "seed": apart}
+    draws, masks = (simulate(model, one, **settings) for one in (second, first))
+    real, *others = _features(features, _sets(first, second, draws, masks), seed)
     columns = {}
-    for name, made in zip(("model", "data"), others, strict=True):
-        columns[name], columns[f"{name}_se"] = _scores(real, made, neighbours, seed)
+    for name, candidate in zip(("model", "data"), others, strict=True):
+        columns[name], columns[f"{name}_se"] = _scores(real, candidate, neighbours, seed)
     return pd.DataFrame(columns).rename_axis("score")
 
 
-def _sets(compared: Data, other: Data, drawn: Simulation, masked: Simulation) -> list[tuple[Tensor, ...]]:
-    """Return what is observed of the data, the draws and the other data, 0 where it is missing or masked."""
-    whole, sets = slice(0, len(compared)), []
-    for batch, seen in (
-        (compared.batch(whole), masked.seen), (drawn.seen, drawn.seen), (other.batch(whole), drawn.seen)
+def _sets(first: Data, second: Data, draws: Simulation, masks: Simulation) -> list[tuple[Tensor, ...]]:
+    """Return the observed tensors of the data, the draws and the other data, 0 where missing or masked."""
+    whole, sets = slice(0, len(first)), []
+    for batch, values in (
+        (first.batch(whole), masks.seen), (draws.seen, draws.seen), (second.batch(whole), draws.seen)
     ):  # fmt: skip
-        sets.append(tuple(batch[k].masked_fill(seen[k].isnan(), 0) for k in drawn.observed))
+        sets.append(tuple(batch[k].masked_fill(values[k].isnan(), 0) for k in draws.observed))
     return sets
 
 
@@ -108,44 +111,47 @@ def _features(features: Features | None, sets: list[tuple[Tensor, ...]], seed: i
             return flat
         projection = GaussianRandomProjection(MOST_FEATURES, random_state=library_seed("projection", seed)).fit(
             flat[0]
-        )  # takes the width alone
+        )  # uses only the width
         return [projection.transform(one) for one in flat]
     with torch.no_grad():
-        found = [np.asarray(torch.as_tensor(features(*one)).detach().cpu(), dtype=float) for one in sets]
-    for values, one in zip(found, sets, strict=True):
+        arrays = [np.asarray(torch.as_tensor(features(*one)).detach().cpu(), dtype=float) for one in sets]
+    for values, one in zip(arrays, sets, strict=True):
         if values.ndim != 2 or len(values) != len(one[0]) or not np.isfinite(values).all():
             raise ValueError(
                 f"features must be finite numbers [{len(one[0])}, P], got an array of shape {values.shape}"
             )
-    return found
+    return arrays
 
 
-def _scores(real: np.ndarray, made: np.ndarray, k: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def _scores(real: np.ndarray, candidate: np.ndarray, k: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     """Return the scores and their standard errors, by halves of both sets.
 
-    Around the whole set's, scores of random halves spread just as the whole set's do around the truth: the variance of
-    a mean of half of n without replacement, given the n, is (2 / n - 1 / n) sigma^2.
+    Scores of random halves vary around the score of the whole set as much as that score varies around the truth: the
+    variance of a mean over half of n values, drawn without replacement and given the n values, is
+    (2 / n - 1 / n) sigma^2.
     """
-    distances = [pairwise_distances(*pair) for pair in ((real, made), (real, real), (made, made))]
+    distances = [pairwise_distances(*pair) for pair in ((real, candidate), (real, real), (candidate, candidate))]
     resample = numpy_generator("resamples", seed)
 
     def of(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
         between, one, other = (d[np.ix_(i, j)] for d, (i, j) in zip(
             distances, ((rows, columns), (rows, rows), (columns, columns)), strict=True))  # fmt: skip
-        return {**_balls(between, one, other, k), "frechet": _frechet(real[rows], made[columns])}
+        return {**_balls(between, one, other, k), "frechet": _frechet(real[rows], candidate[columns])}
 
-    half = [max(len(x) // 2, k + 1) for x in (real, made)]
+    half = [max(len(x) // 2, k + 1) for x in (real, candidate)]
     halves = [
-        of(*(resample.permutation(len(x))[:size] for x, size in zip((real, made), half, strict=True)))
+        of(*(resample.permutation(len(x))[:size] for x, size in zip((real, candidate), half, strict=True)))
         for _ in range(RESAMPLES)
     ]
     errors = pd.DataFrame(halves).std().to_dict()
-    return of(np.arange(len(real)), np.arange(len(made))), {str(name): float(error) for name, error in errors.items()}
+    return of(np.arange(len(real)), np.arange(len(candidate))), {
+        str(name): float(error) for name, error in errors.items()
+    }
 
 
-def _balls(between: np.ndarray, real: np.ndarray, made: np.ndarray, k: int) -> dict[str, float]:
-    """Return precision, recall, density and coverage, from distances ``[data, draws]`` and within either set."""
-    radius, own = (np.partition(d, k, axis=1)[:, k] for d in (real, made))  # the first is itself
+def _balls(between: np.ndarray, real: np.ndarray, candidate: np.ndarray, k: int) -> dict[str, float]:
+    """Return precision, recall, density and coverage, from distances ``[data, draws]`` and within each set."""
+    radius, own = (np.partition(d, k, axis=1)[:, k] for d in (real, candidate))  # the first is itself
     inside = between <= radius[:, None]
     return {
         "precision": float(inside.any(0).mean()),
@@ -156,7 +162,7 @@ def _balls(between: np.ndarray, real: np.ndarray, made: np.ndarray, k: int) -> d
 
 
 def _frechet(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the squared Fréchet distance of fitted Gaussians."""
+    """Return the squared Fréchet distance between fitted Gaussians."""
     first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
     values, vectors = np.linalg.eigh(first)
     root = vectors * np.sqrt(values.clip(min=0))  # root root' = first

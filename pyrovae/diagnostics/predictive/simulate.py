@@ -1,4 +1,4 @@
-"""Data that the model makes, together with the latents that they came from."""
+"""Data that the model simulates, together with the latents that they came from."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,10 @@ class Simulation:
     """S draws (z, x) of the model.
 
     Attributes:
-        data: x, and what the model is given beside it: a set of S data. What is missing of the template is missing
-            of them; cells that the model masks hold what the template has there.
+        data: x and the other inputs of the model, as a set of S observations. Values that are missing in the template
+            are missing here, too. Cells that the model masks keep the template's values.
         latents: z by site, ``[S, plates, ..., event]``.
-        seen: the tensors of a batch, all S rows, NaN where the model masks them.
+        seen: the tensors of a batch with all S rows, NaN where the model masks them.
         observed: positions in a batch of the tensors that the model observes.
     """
 
@@ -58,9 +58,10 @@ def simulate(
 
     Args:
         model: generative program ``model(*batch)``.
-        data: a tensor, a tuple of tensors, or a data set: their shapes, their covariates and which values are missing
-            are taken, every row as often as another, up to once, and the rest at random; observations are replaced.
-        num_simulations: S; None: as many as there are data.
+        data: a tensor, a tuple of tensors, or a data set, as a template: its shapes, its covariates and the positions
+            of its missing values are used, and observed values are replaced. All rows are used equally often, up to a
+            difference of one; the extra rows are chosen at random.
+        num_simulations: number of simulations S; None: as many as there are data.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
@@ -77,7 +78,7 @@ def simulate(
     count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
     template = template.subset(_rows(len(template), count, options["seed"]))
     batches: list[tuple[Tensor, ...]] = []
-    seen: list[tuple[Tensor, ...]] = []
+    observations: list[tuple[Tensor, ...]] = []
     latents: dict[str, list[Tensor]] = {}
     with (
         ask(model, PriorGuide(model), template, **options) as question,
@@ -86,29 +87,29 @@ def simulate(
     ):
         for indices, batch in question.data.batches(question.batch_size):
             noise = partial(DatumNoise, "simulation", question.seed, indices, question.data.device)
-            made, trace = simulated(question, batch, noise)
-            batches.append(tuple(t.cpu() for t in question.pair.given(made)))
-            seen.append(tuple(t.cpu() for t in question.pair.given(_seen(question, made, trace))))
+            new_batch, trace = simulated(question, batch, noise)
+            batches.append(tuple(t.cpu() for t in question.pair.given(new_batch)))
+            observations.append(tuple(t.cpu() for t in question.pair.given(_seen(question, new_batch, trace))))
             for name in question.layout.latents:
                 latents.setdefault(name, []).append(site_rows(trace.nodes[name]).cpu())
             bar.update(len(indices))
-    tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, seen))
-    made_data = Data(*(field.with_values(t) for field, t in zip(template.fields, tensors, strict=True)))
+    tensors, whole = (tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in (batches, observations))
+    dataset = Data(*(field.with_values(t) for field, t in zip(template.fields, tensors, strict=True)))
     assert template.numbers is not None
-    made_data.numbers, made_data.assumed = template.numbers.cpu(), template.assumed
+    dataset.numbers, dataset.assumed = template.numbers.cpu(), template.assumed
     observed = tuple(sorted({site.required_reading().source for site in question.layout.observed}))
-    return Simulation(made_data, {name: torch.cat(parts) for name, parts in latents.items()}, whole, observed)
+    return Simulation(dataset, {name: torch.cat(parts) for name, parts in latents.items()}, whole, observed)
 
 
 def _rows(size: int, count: int, seed: int) -> Tensor:
-    """Return rows of the template: whole rounds of it, in its order, and a part of one drawn at random, in order."""
+    """Return row numbers of the template: whole rounds in its order, then a random subset in its order."""
     rounds, rest = divmod(count, size)
     part = torch.randperm(size, generator=generator("rows of the template", seed), device="cpu")[:rest].sort().values
     return torch.cat([torch.arange(size, device="cpu").repeat(rounds), part])
 
 
 def _seen(question: Question, batch: tuple[Tensor, ...], trace: Any) -> tuple[Tensor, ...]:
-    """Return a batch with NaN where the model masks what it observes."""
+    """Return a batch with NaN where the model masks the tensors that it observes."""
     for site in question.layout.observed:
         if site.reading is not None:
             batch = site.reading.into(batch, with_holes(trace.nodes[site.name], site.reading.of(batch)))

@@ -1,1 +1,1 @@
-"""The questions that a comparison asks: a file each, found by being here."""
+"""The questions that a comparison asks, one file per question; files in this folder are found automatically."""

@@ -15,24 +15,24 @@ class CalibrationOfGuides(Diagnostic):
     """Simulation-based calibration of every guide."""
 
     name, title, option, default, rank = "calibration", "Calibration", "simulations", 500, 30
-    help = "data that each fitted model simulates to see whether its guide is calibrated; 0 leaves that out."
+    help = "observations that each fitted model simulates to check its guide's calibration; 0 leaves that out."
     text = (
-        "Latents and data simulated from each fitted model; the latents ranked among the guide's draws given the data. "
-        "sbc_pvalue: the smallest of all quantities, corrected for their number: small where the guide is not the "
-        "posterior on average. symmetry: the same for ranks that lean to one side. coverage: share of simulations "
-        "inside the guide's 50% and 90% regions of highest density (central intervals where the guide has no density), "
-        "and within as probable balls around a reference point (TARP)."
+        "Latents and data are simulated from each fitted model, and the latents are ranked among the guide's draws "
+        "given the data. sbc_pvalue: the smallest p-value of all quantities, corrected for their number; small where "
+        "the guide is not the posterior on average. symmetry: the same for ranks that lean to one side. coverage: "
+        "share of simulations inside the guide's 50% and 90% regions of highest density (central intervals where the "
+        "guide has no density), and inside balls of the same probability around a reference point (TARP)."
     )
 
     def check(self, size: int) -> int:
-        """Return the number of simulations: none, or enough to rank among."""
+        """Return the number of simulations: 0, or at least 2."""
         size = super().check(size)
         if size == 1:
             raise ValueError("simulations must be 0 or at least 2, got 1")
         return size
 
     def ask(self, fitted: Fitted) -> Calibration:
-        """Return the ranks of so many simulations."""
+        """Return the ranks of ``fitted.size`` simulations."""
         return sbc(*fitted.pair, fitted.data, num_simulations=fitted.size, **fitted.options)
 
     def columns(self, answers: Sequence[Calibration]) -> dict[str, float]:
@@ -64,12 +64,12 @@ class CalibrationOfGuides(Diagnostic):
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def figures(self, answers: Mapping[str, Calibration]) -> dict[str, Figure]:
-        """Draw each guide's ranks and coverage."""
+        """Plot each guide's ranks and coverage."""
         return {f"calibration-{name}": one.plot() for name, one in answers.items()}
 
     def caption(self, figure: str) -> str:
-        """Return what a guide's figure shows."""
+        """Return the caption of a guide's figure."""
         return (
-            f"{figure.removeprefix('calibration-')}: left, ranks less what uniform ranks would give, with simultaneous "
-            "95% bands; right, how often regions of a stated probability hold the latents that data came from."
+            f"{figure.removeprefix('calibration-')}: left, distribution of the ranks less the uniform one, with "
+            "simultaneous 95% bands; right, how often regions of a stated probability contain the true latents."
         )

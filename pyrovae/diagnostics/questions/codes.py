@@ -1,4 +1,4 @@
-"""The codes of held-out data, and what they say of labels that no fit has seen."""
+"""The codes of held-out data, and what they tell about labels that no fit has seen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Codes:
     """Codes of held-out data.
 
     Attributes:
-        values: ``[N, D]``.
-        classes: of the data; None where they have no labels.
-        scores: of codes against labels; None where there are none, or too few.
+        values: codes ``[N, D]``.
+        classes: classes of the data; None where they have no labels.
+        scores: scores of codes against labels; None where there are none, or too few.
     """
 
     values: Tensor
@@ -35,8 +35,8 @@ class CodesOfData(Diagnostic):
 
     name, title, option, default, rank = "codes", "Labels", "latents_of", 1000, 40
     text = (
-        "Of codes and labels that no fit has seen: clusters by k-means, nearest neighbours, a linear probe; majority "
-        "is the share of the commonest label."
+        "Scores of codes against labels that no fit has seen, by clusters of k-means, nearest neighbours and a linear "
+        "probe; majority is the share of the commonest label."
     )
     captions = {  # noqa: RUF012
         "codes": "Codes of test data: the first two principal components of the posterior means, coloured by label.",
@@ -50,8 +50,8 @@ class CodesOfData(Diagnostic):
         scores = None
         if some.labels is not None:
             labels = some.labels.cpu()
-            known = labels >= 0
-            scores = label_scores(values[known], labels[known], seed=fitted.seed)
+            mask = labels >= 0
+            scores = label_scores(values[mask], labels[mask], seed=fitted.seed)
         return Codes(values, some.classes, scores)
 
     def table(self, answers: Mapping[str, Codes]) -> pd.DataFrame | None:
@@ -60,7 +60,7 @@ class CodesOfData(Diagnostic):
         return score_table(scores) if scores else None
 
     def figures(self, answers: Mapping[str, Codes]) -> dict[str, Figure]:
-        """Draw the codes, and their scores."""
+        """Plot the codes, and their scores."""
         classes = next(iter(answers.values())).classes
         figures = {"codes": plots.codes({name: one.values for name, one in answers.items()}, classes)}
         scores = {name: one.scores for name, one in answers.items() if one.scores is not None}

@@ -1,4 +1,4 @@
-"""Draws of each model beside held-out data."""
+"""Draws of each model compared with held-out data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pyrovae.plots.axes import Figure
 
 @dataclass(frozen=True)
 class Draws:
-    """What a model draws, beside held-out data: scores of its draws, and the data's ranks in its marginals."""
+    """A model's draws compared with held-out data: scores of the draws, and ranks of the data in its marginals."""
 
     quality: pd.DataFrame
     marginals: Ranks
@@ -29,15 +29,15 @@ class DrawsOfModels(Diagnostic):
 
     name, title, option, default, rank = "draws", "Draws", "latents_of", 1000, 50
     text = (
-        "Draws of each model beside held-out data, by nearest neighbours; the row data compares one half of the "
-        "held-out data with the other, which is what a perfect model would come to. marginal_pvalue: the smallest over "
-        "all features of a test that held-out data have the model's marginals, corrected for their number."
+        "Draws of each model compared with held-out data, by nearest neighbours. The row data compares one half of the "
+        "held-out data with the other: these are the scores of a perfect model. marginal_pvalue: the smallest p-value "
+        "over all features of a test that held-out data have the model's marginals, corrected for their number."
     )
     captions = {  # noqa: RUF012
         "quality": "Scores of each model's draws, and (grey) of held-out data against other held-out data; bars are "
         "two standard errors.",
-        "marginals": "Ranks of every feature of the test data in the best model's marginals, less what uniform ranks "
-        "would give; features that leave their own 95% band are named (the table's p-value is corrected for their "
+        "marginals": "Distribution of the ranks of every feature of the test data in the best model's marginals, less "
+        "the uniform one; features that leave their own 95% band are named (the table's p-value is corrected for their "
         "number).",
     }
 
@@ -47,7 +47,7 @@ class DrawsOfModels(Diagnostic):
         return Draws(sample_quality(fitted.model, some, **options), pit(fitted.model, some, **options))
 
     def table(self, answers: Mapping[str, Draws]) -> pd.DataFrame:
-        """Tabulate the quality of draws, and of held-out data beside themselves."""
+        """Tabulate the quality of draws, and that of held-out data compared with other held-out data."""
         table = score_table({name: one.quality for name, one in answers.items()}, "model", "model_se")
         smallest = {name: float(one.marginals.table()["adjusted"].min()) for name, one in answers.items()}
         table["marginal_pvalue"] = pd.Series({name: f"{value:.3g}" for name, value in smallest.items()})
@@ -55,7 +55,7 @@ class DrawsOfModels(Diagnostic):
         return pd.concat([table, data]).fillna("")
 
     def figures(self, answers: Mapping[str, Draws]) -> dict[str, Figure]:
-        """Draw the scores, and the ranks of the first strategy, which is the best."""
+        """Plot the scores, and the ranks of the first strategy, which is the best."""
         best = next(iter(answers.values()))
         scores = {name: one.quality.drop(index="frechet") for name, one in answers.items()}
         return {"quality": plots.scores(scores), "marginals": plots.ranks(best.marginals)}

@@ -1,4 +1,4 @@
-"""Where the bound loses: what the guide's family cannot express, and what its encoder does not find."""
+"""Gaps between the bound and the evidence: the limits of the guide's family, and those of its encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,20 +19,19 @@ class GapsOfGuides(Diagnostic):
     """Approximation and amortization gap of every guide."""
 
     name, title, option, default, rank = "gaps", "Where the bound loses", "gaps_of", 0, 10
-    help = "of this many test data, taken at random, also find the guide's approximation and amortization gaps."
+    help = "number of test data, taken at random, for which to also find the approximation and amortization gaps."
     text = (
         "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each observation: what the "
-        "family "
-        "cannot express (approximation), and what the encoder does not find (amortization). Of the first num_data test "
-        "data; log_evidence is by annealing from the prior, which does not trust the guide, and from the guide where "
-        "that fails. unreliable: share of the data whose log_evidence is not to be trusted, which is too low then, and "
-        "the approximation gap too small; NO under reliable: more than one in ten. refuted: share whose log_evidence "
-        "lies below a lower bound, a failure of the estimate, and no gap: left out of the means of log_evidence and "
-        "approximation."
+        "family cannot express (approximation), and what the encoder does not find (amortization). These are means "
+        "over the first num_data test data. log_evidence is by annealing from the prior, which does not trust the "
+        "guide, and from the guide where that fails. unreliable: share of the data with an unreliable "
+        "log_evidence, which is then too low, and the approximation gap too small; NO under reliable: more than one in "
+        "ten. refuted: share whose log_evidence lies below a lower bound: that is a failure of the estimate, not a "
+        "gap, and these data are left out of the means of log_evidence and approximation."
     )
     captions = {  # noqa: RUF012
         "gaps": "Mean gaps of each guide; whiskers are two standard errors of paired differences. Hollow: the evidence "
-        "is not to be trusted, and the gap too small."
+        "is unreliable, and the gap too small."
     }
 
     def ask(self, fitted: Fitted) -> Gaps:
@@ -42,9 +41,9 @@ class GapsOfGuides(Diagnostic):
     def columns(self, answers: Sequence[Gaps]) -> dict[str, float]:
         """Return columns in nats per observation: means over data and seeds, and their standard errors.
 
-        The approximation gap is of the data whose evidence no bound refutes, ``gaps_refuted`` the share of the others;
-        ``gaps_unreliable`` the share of data whose evidence is not to be trusted, and ``gaps_reliable`` whether that is
-        few enough (:func:`~pyrovae.importance.psis.trusted_on_average`).
+        The approximation gap is the mean over observations whose evidence no bound refutes; ``gaps_refuted`` is the
+        share of the others. ``gaps_unreliable`` is the share of observations whose evidence is unreliable, and
+        ``gaps_reliable`` says whether these are few enough (:func:`~pyrovae.importance.psis.trusted_on_average`).
         """
         columns: dict[str, Any] = {}
         refuted = torch.stack([one.refuted for one in answers])
@@ -59,9 +58,9 @@ class GapsOfGuides(Diagnostic):
         return columns
 
     def table(self, answers: Mapping[str, Gaps]) -> pd.DataFrame:
-        """Tabulate both gaps, with the standard errors of their paired differences, and what they lie between.
+        """Tabulate both gaps, with the standard errors of their paired differences, and the bounds they lie between.
 
-        ``reliable``: whether the evidence of nine data in ten, at least, is to be trusted.
+        ``reliable``: whether the evidence of at least nine in ten observations is reliable.
         """
         names = ["num_data", "log_evidence", "optimal_elbo", "elbo"]
         names += [f"{kind}{end}" for kind in ("approximation", "amortization") for end in ("", "_se")]
@@ -77,9 +76,9 @@ class GapsOfGuides(Diagnostic):
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def figures(self, answers: Mapping[str, Gaps]) -> dict[str, Figure]:
-        """Draw the mean gaps."""
+        """Plot the mean gaps."""
         return {"gaps": plots.gaps(answers)}
 
     def notes(self, answers: Mapping[str, Gaps]) -> str:
-        """Say whose evidence lies below a bound of it."""
+        """Return a sentence on every guide for which some evidence lies below a bound."""
         return " ".join(f"{name}{one.failure}." for name, one in answers.items() if one.failure)

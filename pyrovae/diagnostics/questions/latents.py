@@ -1,4 +1,4 @@
-"""What the latents hold: which are used, and what their rate is made of."""
+"""What the latents hold: which of them are used, and the parts of their rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pyrovae.diagnostics.latents.aggregate import Aggregate, aggregate
 from pyrovae.diagnostics.latents.usage import Usage, usage
 from pyrovae.plots.axes import Figure
 
-AGGREGATE_OF = 1000  # data at most, since the aggregate posterior takes the square of their number
+AGGREGATE_OF = 1000  # observations at most, since the cost of the aggregate posterior grows with their square
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class LatentsOfPairs(Diagnostic):
         "that out."
     )
     text = (
-        "The rate, and what it is made of: mutual information of observation and code (with an upper bound for the "
-        "population; the first is at most the log of the number of data), total correlation of the latents, and their "
-        "distances to the prior one by one. used: latents whose rate is not next to 0."
+        "The rate and its parts: mutual information of observation and code (at most the log of the number of data; "
+        "with an upper bound for the population), total correlation of the latents, and the distance of each latent to "
+        "the prior. used: latents whose rate is not close to 0."
     )
     captions = {  # noqa: RUF012
-        "usage": "Latents by what they hold of the data. Left: rates; right: variance over the data of a code, as a "
-        "share of the whole.",
-        "aggregate": "What the rates are made of; whiskers are two standard errors.",
+        "usage": "Information of each latent about the data. Left: rates; right: variance of a code over the data, as "
+        "a share of the whole variance.",
+        "aggregate": "Parts of the rates; whiskers are two standard errors.",
     }
 
     def ask(self, fitted: Fitted) -> Latents:
-        """Return the usage of some data, and their aggregate posterior, of 1,000 at most."""
+        """Return the usage on some data, and their aggregate posterior, on at most 1,000 observations."""
         some = fitted.some
         few = some.numbered(assumed=True).sampled(AGGREGATE_OF, fitted.seed)
         return Latents(usage(*fitted.pair, some, **fitted.options), aggregate(*fitted.pair, few, **fitted.options))
@@ -58,7 +58,7 @@ class LatentsOfPairs(Diagnostic):
         return {**means, "latents_used": float(np.mean(used))}
 
     def table(self, answers: Mapping[str, Latents]) -> pd.DataFrame:
-        """Tabulate what latents hold, in nats per observation, with standard errors, and how many are in use."""
+        """Tabulate the rate and its parts in nats per observation, with standard errors, and the latents in use."""
         names = ["distortion", "rate", "mutual_information", "mutual_information_upper", "marginal_kl"]
         names += ["total_correlation", "dimension_wise"]
         rows = {}
@@ -71,7 +71,7 @@ class LatentsOfPairs(Diagnostic):
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def figures(self, answers: Mapping[str, Latents]) -> dict[str, Figure]:
-        """Draw usage and rates."""
+        """Plot usage and rates."""
         return {
             "usage": plots.usage({name: one.usage for name, one in answers.items()}),
             "aggregate": plots.aggregate({name: one.aggregate for name, one in answers.items()}),
