@@ -221,7 +221,7 @@ def fit_bayesian() -> Any:
 @call("history and parameters: values missing, Missing and Observed")
 def fit_missing() -> Any:
     holes = torch.rand(32, 6) < 0.3
-    holes[:, 0] = False  # no datum may be missing as a whole
+    holes[:, 0] = False  # no observation may be missing as a whole
     holed = data.Data(torch.randn(32, 6).masked_fill(holes, torch.nan), missing=True)
     likelihood = likelihoods.Missing(likelihoods.Gaussian())
     guide = guides.MeanField(nn.Observed(nn.MLP(12, WIDTH, hidden=(WIDTH,))), LATENT)
@@ -452,7 +452,7 @@ def log_weights() -> Any:
     return [pyrovae.log_weights(*one, num_particles=5, batch_size=10, **EAGER) for one in asked]
 
 
-@call("all estimates of a datum, their summary and interval")
+@call("all estimates of a observation, their summary and interval")
 def evaluate() -> Any:
     found = pyrovae.evaluate(*vae(), digits(), num_particles=100, **EAGER)
     estimates = [getattr(found, name) for name in ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "ess")]

@@ -109,13 +109,13 @@ def growth() -> pd.DataFrame:
     for particles in (250, 1000, 4000, 16_000):
         command = [sys.executable, "-W", "ignore", __file__, str(particles)]
         seconds, memory = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-        rows.append([f"judging, particles = {particles}", seconds, 1e6 * seconds / (EVALUATED * particles), memory])
-    columns = ["what", "seconds an epoch or a call", "microseconds a datum (and particle)", "most memory, MB"]
+        rows.append([f"evaluating, particles = {particles}", seconds, 1e6 * seconds / (EVALUATED * particles), memory])
+    columns = ["what", "seconds an epoch or a call", "microseconds a observation (and particle)", "most memory, MB"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def judge(particles: int) -> None:
-    """Judge images with so many particles; print seconds, and the most memory that this process has held."""
+    """Evaluate images with so many particles; print seconds, and the most memory that this process has held."""
     pair, _ = networks_pair(CASES["mnist"], networks)
     x = bits(replace(CASES["mnist"], size=6000))[0][:EVALUATED].to(DEVICE)
     act = partial(evaluate, *pair, x, num_particles=particles, compile=False, progress=False)

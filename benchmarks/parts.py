@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     inductor.cpp.enable_kernel_profile = True
     text = [f"Machine: {machine()}. Made by `benchmarks/parts.py`. Profiling itself lengthens every small call."]
-    calls = {"Training, the case digits: 20 epochs": training("digits"), "Judging 128 images": judging()}
+    calls = {"Training, the case digits: 20 epochs": training("digits"), "Evaluating 128 images": judging()}
     for title, act in calls.items():
         act()
         text.append(f"## {title}\n\n{markdown(parts(act))}")

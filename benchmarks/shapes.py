@@ -129,7 +129,7 @@ def main() -> None:
     frame = pd.DataFrame(rows, columns=["posterior", "guide", "KL, nats", "standard error"])
     text = (
         f"Made by `benchmarks/shapes.py` with pyrovae {pyrovae.__version__}: {options.steps} steps of the ELBO on one "
-        f"datum, KL(q, p) from {DRAWS:,} draws.\n\n{markdown(frame)}\n"
+        f"observation, KL(q, p) from {DRAWS:,} draws.\n\n{markdown(frame)}\n"
     )
     (options.out / "shapes.md").write_text(text)
     print(text)

@@ -218,7 +218,7 @@ def test_labels_have_names():
     assert Data(values, labels=numbers).classes.codes.tolist() == [1, 0, -1, 1]
     named = Data(values, labels=numbers, label_names=["a", "b", "c"]).classes
     assert (named.tolist()[:2], list(named.categories), named.codes.tolist()) == (["c", "a"], ["a", "c"], [1, 0, -1, 1])
-    with pytest.raises(ValueError, match="a name a label: got 2 names for labels up to 2"):
+    with pytest.raises(ValueError, match="one name per label: got 2 names for labels up to 2"):
         Data(values, labels=numbers, label_names=["a", "b"])
     with pytest.raises(ValueError, match="got 1 names for no labels"):
         Data(values, label_names=["a"])

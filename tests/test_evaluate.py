@@ -378,5 +378,5 @@ def test_a_program_that_returns_nan_is_named():
 
     x = torch.zeros(200)
     x[150] = 10
-    with pytest.raises(ValueError, match=r"datum 150 is not a finite number, first at site 'z'"):
+    with pytest.raises(ValueError, match=r"observation 150 is not a finite number, first at site 'z'"):
         evaluate(model, guide, x, num_particles=10, progress=False)

@@ -804,7 +804,7 @@ def test_bad_input_is_refused_in_a_sentence(data, options, message):
 def test_a_bad_value_far_into_the_data_is_found_before_any_step():
     x = bits(1000)
     x[777, 3] = 3
-    with pytest.raises(ValueError, match=r"datum 777 has values from 0 to 3, outside the likelihood's support"):
+    with pytest.raises(ValueError, match=r"observation 777 has values from 0 to 3, outside the likelihood's support"):
         quick(*make_vae(), x)
 
 

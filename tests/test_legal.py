@@ -272,7 +272,7 @@ def test_a_support_that_depends_on_the_batch():
     few, many = (math.comb(n, k) * 0.5**n for n, k in ((5, 2), (20, 10)))
     found = log_weights(p, q, x, num_particles=2, batch_size=10, **QUIET)
     torch.testing.assert_close(found[0].exp(), torch.tensor([few] * 40 + [many] * 10))
-    with pytest.raises(ValueError, match="datum 49"):
+    with pytest.raises(ValueError, match="observation 49"):
         log_weights(p, q, x - 20 * (torch.arange(50) == 49)[:, None], num_particles=1, batch_size=10, **QUIET)
 
 

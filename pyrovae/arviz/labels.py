@@ -43,8 +43,8 @@ def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
         for name in names:
             if name in DIMS or events.fullmatch(name):
                 raise ValueError(
-                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays (chain, draw, datum, or a "
-                    "site's name with _dim after it), which cannot be told apart: rename it"
+                    f"the {kind} {name!r} has the name of a dimension of ArviZ's arrays ('chain', 'draw', 'datum', or "
+                    "a site's name with _dim after it), which cannot be told apart: rename it"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Log evidence per observation by annealed importance sampling, and a sandwich of it on simulated data."""
+"""Log evidence per observation by annealed importance sampling."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -23,8 +23,8 @@ class GapsOfGuides(Diagnostic):
     text = (
         "log p(x) less the guide's ELBO, split at the ELBO of the family's best member for each observation: what the "
         "family cannot express (approximation), and what the encoder does not find (amortization). These are means "
-        "over the first num_data test data. log_evidence is by annealing from the prior, which does not trust the "
-        "guide, and from the guide where that fails. unreliable: share of the data with an unreliable "
+        "over num_data test data, taken at random. log_evidence is by annealing from the prior, which does not trust "
+        "the guide, and from the guide where that fails. unreliable: share of the data with an unreliable "
         "log_evidence, which is then too low, and the approximation gap too small; NO under reliable: more than one in "
         "ten. refuted: share whose log_evidence lies below a lower bound: that is a failure of the estimate, not a "
         "gap, and these data are left out of the means of log_evidence and approximation."
