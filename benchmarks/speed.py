@@ -93,7 +93,7 @@ def plot(result: pd.DataFrame, path: Path, title: str) -> None:
         rows = result[(result["case"] == case) & result["seconds an epoch"].notna()][::-1]
         ratio = rows["times pyrovae's"]
         unit = ratio / rows["seconds an epoch"]
-        errors = [ratio - rows["least"] * unit, rows["most"] * unit - ratio]
+        errors = [(ratio - rows["least"] * unit).clip(lower=0), (rows["most"] * unit - ratio).clip(lower=0)]
         colours = ["#1f4e79" if peer.startswith("pyrovae") else "#b0b7bf" for peer in rows["peer"]]
         ax.barh(rows["peer"], ratio, xerr=errors, color=colours, error_kw={"lw": 0.8})
         for at, (value, end) in enumerate(zip(ratio, rows["most"] * unit, strict=True)):
