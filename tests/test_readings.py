@@ -55,6 +55,8 @@ VIEWS = {
     "joined": lambda x: torch.cat([x[:, 3], x[:, 0]], -1),
     "filled": lambda x: x.nan_to_num(),
     "unbound": lambda x: x.unbind(1)[2],
+    "masked": lambda x: torch.where(x > 0, x, 0.0),
+    "hidden": lambda x: x.masked_fill(x < 0, 0.0),
 }
 
 
@@ -84,6 +86,8 @@ def test_what_moves_cells_is_followed(name):
         (lambda x: torch.ones_like(x), "of the batch, so that no data can take its place"),
         (lambda x: torch.cat([x, x], -1), "reads a cell of the batch twice"),
         (lambda x: torch.stack([row.roll(k, 0) for k, row in enumerate(x)]), "other cells of the batch for one"),
+        (lambda x: x.gather(1, x.argsort(1)), r"is a function \(gather\) of tensor 0"),
+        (lambda x: x.clone().mul_(2), r"is a function \(mul_\) of tensor 0"),
     ],
 )
 def test_what_computes_is_not_and_says_so(make, reason):

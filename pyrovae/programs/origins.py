@@ -16,6 +16,7 @@ _MOVES = {  # operations whose result holds cells of their first argument, moved
     _aten.masked_fill.Scalar, _aten.nan_to_num.default, _aten.constant_pad_nd.default, _aten._unsafe_view.default,
     _aten.lift_fresh.default, _aten.detach.default,
 }  # fmt: skip
+_INDEXED = {_aten.index.Tensor, _aten.index_select.default, _aten.gather.default, _aten.take.default}
 _JOINS = {_aten.cat.default, _aten.stack.default}
 _NOWHERE = -1
 
@@ -156,29 +157,39 @@ class Origins(TorchDispatchMode):
             return any(id(t) in self._cells for t in args[1:])
         first = args[0] if args else None
         moving = func.is_view or func in _MOVES or func is _aten._to_copy.default
-        return moving and isinstance(first, Tensor) and id(first) in self._cells
+        if not moving or not isinstance(first, Tensor) or id(first) not in self._cells:
+            return False
+        return func not in _INDEXED or not any(map(self._is_of_batch, tree_leaves(args[1:])))
+
+    def _is_of_batch(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and (id(value) in self._cells or id(value) in self._results)
 
     def _as_cells(self, func: Any, args: Any) -> Any:
-        """Return the arguments of an operation that moves cells, with each cell replaced by its number."""
+        """Return the arguments of an operation that moves cells, with each cell replaced by its number.
 
-        def numbers(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return (
-                self._cells[id(value)][1] if id(value) in self._cells else torch.full_like(value, -1, dtype=torch.int64)
-            )
-
+        A mask that fills hides cells, whichever they are in this batch, and moves none.
+        """
         if func in _JOINS:
-            return ([numbers(t) for t in args[0]], *args[1:])
+            return ([self._numbers(t) for t in args[0]], *args[1:])
         if func is _aten.where.self:
-            return (args[0], *map(numbers, args[1:]))
-        if func is _aten.masked_fill.Scalar:
-            return (numbers(args[0]), args[1], _NOWHERE)
+            condition, one, other = args
+            if self._is_of_batch(one) and not self._is_of_batch(other):
+                condition = torch.ones_like(condition, dtype=torch.bool)
+            elif self._is_of_batch(other) and not self._is_of_batch(one):
+                condition = torch.zeros_like(condition, dtype=torch.bool)
+            return condition, self._numbers(one), self._numbers(other)
         if func is _aten.constant_pad_nd.default:
-            return (numbers(args[0]), args[1], _NOWHERE)
-        if func is _aten.nan_to_num.default:
-            return (numbers(args[0]),)
-        return (numbers(args[0]), *args[1:])
+            return (self._numbers(args[0]), args[1], _NOWHERE)
+        if func is _aten.masked_fill.Scalar:
+            return self._numbers(args[0]), torch.zeros_like(args[1]), _NOWHERE
+        return (self._numbers(args[0]), *(() if func is _aten.nan_to_num.default else args[1:]))
+
+    def _numbers(self, value: Any) -> Any:
+        """Return the numbers of a tensor's cells; those of a tensor that is not of the batch are nowhere."""
+        if not isinstance(value, Tensor):
+            return value
+        kept = self._cells.get(id(value))
+        return torch.full_like(value, _NOWHERE, dtype=torch.int64) if kept is None else kept[1]
 
     def _compute(self, func: Any, inputs: list[Tensor], results: list[Tensor]) -> None:
         """Note that something was computed with cells of the batch."""
@@ -188,9 +199,7 @@ class Origins(TorchDispatchMode):
                 cells = self._cells[id(tensor)][1].cpu()
                 cells = cells[cells >= 0]
                 self._used[cells] = True
-                source = max(
-                    (k for k, start in enumerate(self._starts) if len(cells) and start <= int(cells[0])), default=0
-                )
+                source = self._source(int(cells[0])) if len(cells) else source
             elif id(tensor) in self._results:
                 source = self._results[id(tensor)][2]
         for tensor in results:
