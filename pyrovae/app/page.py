@@ -46,6 +46,7 @@ class Section:
 
 def write_page(folder: RunFolder, title: str, subtitle: str, sections: Sequence[Section]) -> None:
     """Write ``report.html``, and each figure also as a file in ``figures/``."""
+    _see_that_names_differ(sections)
     environment = Environment(loader=PackageLoader("pyrovae.app", "."), autoescape=True)
     parts = [
         {
@@ -61,6 +62,12 @@ def write_page(folder: RunFolder, title: str, subtitle: str, sections: Sequence[
     ]
     text = environment.get_template("report.html.jinja").render(title=title, subtitle=subtitle, sections=parts)
     folder.write("report.html", text)
+
+
+def _see_that_names_differ(sections: Sequence[Section]) -> None:
+    names = [name for section in sections for name in section.figures]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two figures of the page are named {twice!r}: give the one of your diagnostic another name")
 
 
 def _drawn(folder: RunFolder, name: str, figure: Figure, caption: str | None) -> dict[str, Any]:
