@@ -492,9 +492,13 @@ def test_no_clock_decides(clock, monkeypatch):
 
 def test_a_fit_resumes_with_what_auto_chose(tmp_path, free, monkeypatch):
     options = {"batch_size": 40, "compile": "auto", "checkpoint": tmp_path}
-    assert quick(*make_vae(), bits(40), steps=30, **options).compile
+    first = quick(*make_vae(), bits(40), steps=30, **options)
+    assert first.compile
     monkeypatch.setattr(engine, "COMPILE_SECONDS", 1e9)
-    assert quick(*make_vae(), bits(40), steps=60, resume=True, **options).compile
+    resumed = quick(*make_vae(), bits(40), steps=60, resume=True, **options)
+    assert resumed.compile
+    assert resumed.compiled.startswith(first.compiled)  # and nothing is decided twice
+    assert resumed.compiled.count("since that pays") == 1
     assert load(tmp_path).compile
 
 

@@ -72,6 +72,33 @@ def test_a_question_of_ones_own_is_asked_of_every_seed(apart, pairs):
     assert (table["mean"] == float(x.mean())).all()
 
 
+def test_a_question_without_a_table_has_its_columns_as_one(apart):
+    class Plain(mean_of_x()):
+        table = Diagnostic.table
+
+    assert Plain().table({"a, seed 0": (1.0, 7), "a, seed 1": (2.0, 7)})["mean"].tolist() == [1.0, 2.0]
+    Plain.columns = Diagnostic.columns
+    assert Plain().table({"a": (1.0, 7)}) is None
+
+
+def test_an_error_in_a_question_of_ones_own_leaves_the_other_answers(apart, pairs):
+    def fail(self, fitted):
+        return {}["a key"]
+
+    register(mean_of_x())
+    register(type("Broken", (mean_of_x(name="broken"),), {"ask": fail, "title": "Broken"}))
+    x = torch.arange(100.0).reshape(20, 5)
+    with pytest.warns(UserWarning, match=r"Broken of exact: KeyError: 'a key' \(.*test_diagnostics.py, line \d+\)"):
+        assert "mean" in pyrovae.compare({"exact": pairs["exact"]}, x, num_particles=5, ask=["mean", "broken"], **QUIET)
+
+
+@pytest.mark.parametrize("option", ["lr", "config", "--no"])
+def test_an_option_that_is_taken_is_refused(apart, capsys, option):
+    register(type("Taken", (mean_of_x(name="taken"),), {"option": option}))
+    assert main(["list"]) == 2
+    assert f"the option {option!r} of the diagnostic 'taken' is" in capsys.readouterr().err
+
+
 def test_questions_by_name_are_those_by_keyword(pairs):
     x = torch.arange(100.0).reshape(20, 5).remainder(3)
     by_name = pyrovae.compare(pairs, x, num_particles=5, ask={"latents": 20}, **QUIET)
@@ -126,6 +153,7 @@ def test_the_example_appears_everywhere(apart, tmp_path, capsys, monkeypatch):
     assert status == 0
     assert "Recognition:" in capsys.readouterr().out
     assert pd.read_csv(out / "recognition.csv").loc[0, "num_data"] == 30
+    assert "recognised" in pd.read_csv(out / "table.csv")
     assert "<h2>Recognition</h2>" in (out / "report.html").read_text()
     assert "recognition_of: 30" in (out / "config.yaml").read_text()
 

@@ -56,6 +56,7 @@ VIEWS = {
     "filled": lambda x: x.nan_to_num(),
     "unbound": lambda x: x.unbind(1)[2],
     "masked": lambda x: torch.where(x > 0, x, 0.0),
+    "masked by zeros": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
     "hidden": lambda x: x.masked_fill(x < 0, 0.0),
 }
 
@@ -185,6 +186,60 @@ def test_data_that_depend_on_each_other_in_a_circle_are_refused():
 
     with pytest.raises(ValueError, match="depends on itself in a circle"):
         pyrovae.simulate(model, torch.zeros(4, 3), **QUIET)
+
+
+def test_a_weak_circle_which_dies_out_is_refused_too():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.1 * x.flip(1) + z[:, None], 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="depends on itself in a circle"):
+        pyrovae.simulate(model, torch.zeros(4, 40), **QUIET)
+
+
+def test_a_decoder_that_sums_the_data_so_far_draws_up_to_rounding():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            so_far = (x.cumsum(1) - x) / x.shape[1]  # has no x_t, up to rounding
+            pyro.sample("x", dist.Normal(so_far + z[:, None], 1.0).to_event(1), obs=x)
+
+    drawn = pyrovae.simulate(model, torch.zeros(1, 30), num_simulations=200, **QUIET)
+    (x,), z = drawn.data.tensors, drawn.latents["z"]
+    noise = x - (x.cumsum(1) - x) / 30 - torch.as_tensor(z).reshape(-1, 1)
+    assert abs(float(noise.var()) - 1) < 5 * math.sqrt(2 / noise.numel())  # five standard errors: fails below 1e-6
+
+
+def by_length(x, lengths):
+    with pyro.plate("data", len(x)):
+        for t in range(int(lengths.max())):
+            with pyro.poutine.mask(mask=t < lengths):
+                z = pyro.sample(f"z{t}", dist.Normal(0.0, 1.0))
+                pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[:, t])
+
+
+def guide_by_length(x, lengths):
+    with pyro.plate("data", len(x)):
+        for t in range(int(lengths.max())):
+            with pyro.poutine.mask(mask=t < lengths):
+                pyro.sample(f"z{t}", dist.Normal(x[:, t] / 2, 0.5**0.5))
+
+
+SITES = {
+    "simulate": lambda d: pyrovae.simulate(by_length, d, batch_size=10, **QUIET),
+    "sbc": lambda d: pyrovae.sbc(by_length, guide_by_length, d, num_draws=9, batch_size=10, **QUIET),
+    "pit": lambda d: pyrovae.pit(by_length, d, num_draws=9, batch_size=10, **QUIET),
+    "to_arviz": lambda d: pyrovae.to_arviz(by_length, guide_by_length, d, num_draws=2, batch_size=10, **QUIET),
+    "hmc": lambda d: pyrovae.hmc(by_length, guide_by_length, d, num_chains=2, num_warmup=20, num_draws=20, **QUIET),
+}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_sites_that_only_some_batches_have_are_refused(name):
+    data = (torch.randn(20, 6), torch.tensor([3] * 10 + [6] * 10))
+    with pytest.raises(ValueError, match=r"site 'x\d' for some batches and not for others, but all must have the same"):
+        SITES[name](data)
 
 
 def test_dreams_of_such_a_model_are_refused():
@@ -353,6 +408,19 @@ def test_names_of_any_tensor_label_what_is_observed():
     assert pyrovae.pit(program.model, data, num_draws=9, **QUIET).names[-3:] == ("b[u]", "b[v]", "b[w]")
 
 
+def test_a_view_may_be_missing_whole():
+    a, b = torch.ones(3, 2), torch.ones(3, 4)
+    a[1], b[2] = torch.nan, torch.nan
+    assert len(Data(Field(a, missing=True), Field(b, missing=True))) == 3
+    b[1] = torch.nan
+    with pytest.raises(ValueError, match="observation 1 has no observed value in any of tensors 0, 1"):
+        Data(Field(a, missing=True), Field(b, missing=True))
+    with pytest.raises(
+        ValueError, match=r"tensor 1 of the data holds nan at observation 1 .*Field\(tensor, missing=True"
+    ):
+        Data(torch.ones(3, 2), b)
+
+
 def test_roles_are_held_to():
     program, (a, b) = seeded(lambda: (TwoViews(), PROTOTYPES["two views"][1]()))
     with pytest.raises(ValueError, match=r"tensor 1 \(numbers\) of the data is a covariate by its role"):
@@ -377,3 +445,7 @@ def test_a_part_keeps_the_numbers_of_the_whole():
     model = models.LinearGaussian(2, 5)
     found = pyrovae.to_arviz(model, guides.Exact(model), again, num_draws=2, num_particles=5, **QUIET)
     assert list(found.posterior.coords["datum"].to_numpy()) == list(again.index)
+    evaluated = pyrovae.evaluate(model, guides.Exact(model), again, num_particles=5, **QUIET)
+    assert list(evaluated.table().index) == list(again.index)
+    assert sorted(pyrovae.worst(evaluated).index) == sorted(again.index)
+    assert list(pyrovae.worst(evaluated)["khat"]) == sorted(evaluated.khat.tolist(), reverse=True)

@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 import pyrovae
 from pyrovae.app.autoencoder import GuideMaker, ObjectiveMaker, autoencoder, made
 from pyrovae.app.comparison import Findings, examine
-from pyrovae.app.evaluate_command import as_netcdf, per_datum
+from pyrovae.app.evaluate_command import as_netcdf
 from pyrovae.app.fit_command import fit_guide
 from pyrovae.app.folders import CONFIG, run_names, strategies
 from pyrovae.app.page import comparison_page
@@ -178,7 +178,7 @@ def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], findings: Fin
             folder.write_table(f"{name}.csv", table, index_label="fit")
     for name, evaluations in findings.evaluations.items():
         for one, evaluation in zip(run_names(name, num_seeds), evaluations, strict=True):
-            folder.write_table(f"{one}/per_datum.csv", per_datum(evaluation), index_label="datum")
+            folder.write_table(f"{one}/per_datum.csv", evaluation.table(), index_label="datum")
     if len(fits) > 1:
         folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(findings.evaluations), index_label="name")
 
@@ -196,7 +196,7 @@ def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], data: Data, **op
 
 
 def _print_findings(findings: Findings, num_data: int) -> None:
-    print(f"{num_data} test data, nats per observation:\n{formatted(findings.table).to_string()}")
+    print(f"{num_data} test data, nats per observation:\n{formatted(findings.own_table).to_string()}")
     for name, diagnostic in diagnostics().items():
         if name in findings.answers.found and (table := diagnostic.table(findings.answers.by_fit(name))) is not None:
             print(f"{diagnostic.title}:\n{formatted(table).to_string()}")

@@ -1,6 +1,7 @@
 """Comparison of strategies on the same data: paired differences, best first, over one or more seeds."""
 
 import math
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -251,10 +252,18 @@ def answered(
             try:
                 fits = [Fitted(*pair, data, size, len(run), seed, device, progress) for pair in run]
                 answers.found.setdefault(name, {})[strategy] = [diagnostic.answer(fitted) for fitted in fits]
-            except ValueError as error:
-                answers.notes.append(f"{diagnostic.title} of {strategy}: {error}.")
+            except Exception as error:  # of any kind: the diagnostic may be the caller's own
+                answers.notes.append(f"{diagnostic.title} of {strategy}: {_said(error)}.")
     answers.found = {name: by_strategy for name, by_strategy in answers.found.items() if by_strategy}
     return answers
+
+
+def _said(error: Exception) -> str:
+    """Return an error's sentence; one that is not meant to be read has its type, and where it was raised."""
+    if isinstance(error, ValueError):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
 
 
 @dataclass
@@ -272,6 +281,12 @@ class Findings:
     table: pd.DataFrame
     seconds: dict[str, list[float]]
     answers: Answers
+
+    @property
+    def own_table(self) -> pd.DataFrame:
+        """The table without the diagnostics' columns, which the diagnostics' own tables show."""
+        theirs = {column for columns in self.answers.columns().values() for column in columns}
+        return self.table.drop(columns=[column for column in self.table if column in theirs])
 
 
 def examine(
@@ -298,4 +313,4 @@ def examine(
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     pairs = {name: [(f.model, f.guide) for f in run] for name, run in fits.items()}
     answers = answered(pairs, test, sizes, **options)
-    return Findings(evaluations, comparison(evaluations, seconds), seconds, answers)
+    return Findings(evaluations, comparison(evaluations, seconds, answers.columns()), seconds, answers)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 import yaml
 from jsonargparse import ArgumentParser
@@ -13,7 +12,7 @@ import pyrovae
 from pyrovae.app.folders import CONFIG, inputs
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Splits
-from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
+from pyrovae.diagnostics.evidence.evaluate import evaluate
 from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.importance.question import placed_data
 from pyrovae.programs.pair import Pair
@@ -65,7 +64,7 @@ def evaluate_command(
     if target is not None:
         with target.locked():
             target.begin()
-            target.write_table("per_datum.csv", per_datum(result), index_label="datum")
+            target.write_table("per_datum.csv", result.table(), index_label="datum")
             inference = pyrovae.to_arviz(
                 fitted.model, fitted.guide, data_set, num_draws=num_draws, num_particles=num_particles, **options
             )
@@ -113,9 +112,3 @@ def as_netcdf(inference: Any) -> bytes:
     from pyrovae.arviz.netcdf import netcdf  # its import takes a second, and list does not need it
 
     return netcdf(inference)
-
-
-def per_datum(result: Evaluation) -> pd.DataFrame:
-    """Tabulate an evaluation, one row per observation."""
-    columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
-    return pd.DataFrame({name: getattr(result, name).numpy() for name in columns})

@@ -130,7 +130,7 @@ def comparison_page(
     first = {name: run[0] for name, run in findings.evaluations.items()}
     text = _TEXT + (_SEEDS if seeds > 1 else "")
     figures = {"comparison": plots.comparison(table), "pareto": plots.pareto(table, seconds=findings.seconds)}
-    sections = [Section("Comparison", text, table, figures, captions=_CAPTIONS.get)]
+    sections = [Section("Comparison", text, findings.own_table, figures, captions=_CAPTIONS.get)]
     sections += [_of_diagnostic(diagnostic, findings) for diagnostic in _answered(findings)]
     details = _details(fits, first, best, test, pictures)
     sections.append(Section("Details", " ".join(findings.answers.notes), figures=details, captions=_CAPTIONS.get))

@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -102,7 +102,8 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
                 ALLOW, help="a module of yours that options may name; may be given several times, but not in a file"
             )
         if name == "compare":
-            for option, (default, help_text) in _options_of_diagnostics().items():
+            taken = {*inspect.signature(function).parameters, "config", "overwrite", ALLOW.lstrip("-")}
+            for option, (default, help_text) in _options_of_diagnostics(taken).items():
                 parsers[name].add_argument(f"--{option}", type=int, default=default, help=help_text)
         if name in {"fit", "compare"}:
             help_text = "replace what an earlier run in the same folder left."
@@ -111,10 +112,17 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
     return parser, parsers
 
 
-def _options_of_diagnostics() -> dict[str, tuple[int, str]]:
-    """Return the diagnostics' own options: the default and the help of the first diagnostic that has each."""
+def _options_of_diagnostics(taken: Set[str]) -> dict[str, tuple[int, str]]:
+    """Return the diagnostics' own options: the default and the help of the first diagnostic that has each.
+
+    Raises:
+        ValueError: for an option that is no name of an option, or is one of the command's own.
+    """
     options: dict[str, tuple[int, str]] = {}
     for one in diagnostics().values():
+        if not one.option.isidentifier() or one.option in taken:
+            what = "is one of the command's own" if one.option in taken else "is not made of letters, digits and _"
+            raise ValueError(f"the option {one.option!r} of the diagnostic {one.name!r} {what}: give it another name")
         options.setdefault(one.option, (one.default, one.help or f"number for {one.title}; 0 leaves it out."))
     return options
 

@@ -101,7 +101,7 @@ def check(tensors: Sequence[Tensor], missing: Sequence[bool] = ()) -> None:
 
     Raises:
         ValueError: for no tensors, no rows, no columns, different lengths, and values that are not finite. Where
-            ``missing`` is true for a tensor, NaN is allowed in it, but not a row without any value.
+            ``missing`` is true for a tensor, NaN is allowed in it; a row must have a value in one of these tensors.
     """
     if not tensors or any(t.dim() == 0 for t in tensors):
         raise ValueError("data must be tensors whose dimension 0 is the observation")
@@ -112,19 +112,29 @@ def check(tensors: Sequence[Tensor], missing: Sequence[bool] = ()) -> None:
         raise ValueError("the data set is empty: at least one observation is needed")
     if tensors[0].numel() == 0:
         raise ValueError(f"the first tensor of the data, {list(tensors[0].shape)}, has no columns: give at least one")
+    holed = [k for k, t in enumerate(tensors) if t.is_floating_point() and bool(missing) and missing[k]]
     for position, tensor in enumerate(tensors):
         if tensor.is_floating_point():
-            _see_that_it_is_finite(tensor, position, bool(missing) and missing[position])
+            _see_that_it_is_finite(tensor, position, position in holed)
+    if holed:
+        _see_that_rows_have_values([tensors[position] for position in holed], holed)
+
+
+def _see_that_rows_have_values(tensors: Sequence[Tensor], positions: Sequence[int]) -> None:
+    empty = torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
+    for tensor in tensors:
+        empty &= torch.cat([part.isnan().flatten(1).all(1) for part in tensor.unsqueeze(-1).split(ROWS)])
+    if bool(empty.any()):
+        several = f" in any of tensors {', '.join(map(str, positions))}" if len(positions) > 1 else ""
+        raise ValueError(
+            f"observation {int(empty.nonzero()[0])} has no observed value{several} ({int(empty.sum())} data in all): "
+            "drop it"
+        )
 
 
 def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None:
     parts = tensor.unsqueeze(-1).split(ROWS)
     if missing:
-        empty = torch.cat([part.isnan().flatten(1).all(1) for part in parts])
-        if bool(empty.any()):
-            raise ValueError(
-                f"observation {int(empty.nonzero()[0])} has no observed value ({int(empty.sum())} data in all): drop it"
-            )
         finite = torch.cat([(part.isfinite() | part.isnan()).flatten(1).all(1) for part in parts])
     else:
         finite = torch.cat([part.isfinite().flatten(1).all(1) for part in parts])
@@ -132,10 +142,11 @@ def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None
         index = int((~finite).nonzero()[0])
         values = tensor[index].flatten()
         valid = values.isfinite() | (values.isnan() & missing)
+        remedy = "Data(..., missing=True)" if position == 0 else "Data(..., Field(tensor, missing=True))"
         raise ValueError(
             f"tensor {position} of the data holds {values[~valid][0].item()} at observation {index} "
             f"({int((~finite).sum())} data in all): "
-            "drop or impute what is missing first, or say Data(..., missing=True) and use likelihoods.Missing"
+            f"drop or impute what is missing first, or say {remedy} and use likelihoods.Missing"
         )
 
 

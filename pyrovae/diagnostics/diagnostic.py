@@ -106,8 +106,9 @@ class Diagnostic(ABC):
         return {}
 
     def table(self, answers: Mapping[str, Any]) -> pd.DataFrame | None:
-        """Return the section's table, one row per fit, from the answers by name of the fit."""
-        return None
+        """Return the section's table, one row per fit, from the answers by name of the fit; by default, the columns."""
+        rows = {fit: self.columns([answer]) for fit, answer in answers.items()}
+        return pd.DataFrame.from_dict(rows, orient="index") if any(rows.values()) else None
 
     def figures(self, answers: Mapping[str, Any]) -> "dict[str, Figure]":
         """Return the figures by name, from the answers for each strategy's first fit, the best strategy first."""

@@ -27,6 +27,7 @@ from pyrovae.programs.isolation import bare_params, default_device, isolated, pl
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.noise import DatumNoise
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.sites import sample_sites
 from pyrovae.programs.types import Program
 
 
@@ -88,6 +89,7 @@ class Question:
         noise.repeats = repeats
         with other_lengths_explained(self.layout, len(rows[0])), noise, Repeated():
             model_trace, guide_trace = self.pair.traces(rows)
+        self.layout.require_sites(name for name, _ in sample_sites(model_trace))
         size = len(indices) * repeats
         weight = log_density(model_trace, size) - log_density(guide_trace, size)
         weight = weight.unflatten(0, (len(indices), repeats)).T

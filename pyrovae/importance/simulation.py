@@ -1,7 +1,6 @@
 """Data drawn from the model, in the form of a batch."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from pyro import poutine
@@ -10,7 +9,7 @@ from torch import Tensor
 from pyrovae.importance.question import Question
 from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.noise import DatumNoise
-from pyrovae.programs.sites import as_observed, released
+from pyrovae.programs.sites import as_observed, released, sample_sites
 from pyrovae.programs.types import Batch, Program, Trace
 
 
@@ -53,12 +52,20 @@ def drawn_anew(
     """
     inputs, layout = batch, question.layout
     rounds = 2 + max((t[0].numel() for t in batch), default=0) if layout.feeds_back else 1
-    for _ in range(rounds):
+    last = [torch.zeros_like(t, dtype=torch.int32) for t in batch]  # round in which each cell changed last
+    for number in range(1, rounds + 1):
         with noise(), Repeated():
             trace = poutine.trace(program).get_trace(*inputs)
+        layout.require_sites(name for name, _ in sample_sites(trace))
         draws = _filled(question, batch, trace)
-        if not layout.feeds_back or _same(draws, inputs):
+        if not layout.feeds_back:
             return draws, trace
+        changed = [_changed(a, b) for a, b in zip(draws, inputs, strict=True)]
+        if not any(bool(cells.any()) for cells in changed):
+            if _in_turn(last):
+                return draws, trace
+            break
+        last = [then.masked_fill(cells, number) for then, cells in zip(last, changed, strict=True)]
         inputs = draws
     raise ValueError(
         f"what the model observes ({', '.join(repr(site.name) for site in layout.observed)}) depends on itself in a "
@@ -75,9 +82,20 @@ def _filled(question: Question, batch: Batch, trace: Trace) -> Batch:
     return batch
 
 
-def _same(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(_plain(a), _plain(b)) for a, b in zip(one, other, strict=True))
+def _changed(one: Tensor, other: Tensor) -> Tensor:
+    """Return which cells differ by more than the rounding of a sum over the cells of an observation."""
+    if not one.is_floating_point():
+        return one != other
+    one, other = one.nan_to_num(), other.nan_to_num()
+    rounding = 4 * torch.finfo(one.dtype).eps * max(one[0].numel(), 1)
+    scale = one.abs().flatten(1).amax(1).reshape(-1, *[1] * (one.dim() - 1)) if one.dim() > 1 else one.abs()
+    return (one - other).abs() > rounding * scale
 
 
-def _plain(tensor: Tensor) -> Any:
-    return tensor.nan_to_num() if tensor.is_floating_point() else tensor
+def _in_turn(last: Sequence[Tensor]) -> bool:
+    """Whether some cells settled in each round, as they do where each depends on earlier ones.
+
+    Cells that depend on each other in a circle may also settle, but late and together: a weak dependence dies out.
+    """
+    rounds = torch.cat([then.unique().cpu() for then in last]).unique()
+    return bool((rounds.diff() <= 2).all())  # rounding may hide one round

@@ -16,7 +16,7 @@ from pyrovae.importance.question import Question
 from pyrovae.programs.densities import log_density
 from pyrovae.programs.enumeration import SUMMED
 from pyrovae.programs.handlers import Repeated
-from pyrovae.programs.sites import base, counted, is_enumerated, outer_plates, support_of
+from pyrovae.programs.sites import base, counted, is_enumerated, outer_plates, sample_sites, support_of
 from pyrovae.programs.types import Batch, Program, Site, Trace
 
 
@@ -89,9 +89,11 @@ class Coordinates:
 
     def __init__(self, question: Question) -> None:
         self.pair = question.pair
+        self._layout = question.layout
         batch = question.data.batch(slice(0, 1))
         with Repeated():
             trace = poutine.trace(self.pair.model).get_trace(*batch)
+        question.layout.require_sites(name for name, _ in sample_sites(trace))
         self.plates: dict[str, list[str]] = {}  # names of the plates left of the data plate, by site
         self._places: dict[str, _Place] = {}
         self.dim = 0
@@ -178,7 +180,9 @@ class Coordinates:
         """Run the model at unconstrained latents."""
         handler = Unconstrained(self.split(free), len(free))
         with Repeated(), handler:
-            return handler, self.pair.density(self.pair.model, rows)
+            trace = self.pair.density(self.pair.model, rows)
+        self._layout.require_sites(name for name, _ in sample_sites(trace))
+        return handler, trace
 
 
 def _whole(site: Site) -> Tensor:

@@ -29,7 +29,8 @@ def worst(evaluation: Evaluation, data: Data, count: int = 10) -> Figure:
     if len(data) != len(evaluation):
         raise ValueError(f"the evaluation is of {len(evaluation)} data, but the set has {len(data)}")
     table = evaluation.worst(count)
-    images = data.fixed().batch(torch.tensor(list(table.index), device="cpu"))[0].reshape(-1, *data.image_shape)
+    rows = torch.tensor(evaluation.order(count), device="cpu")
+    images = data.fixed().batch(rows)[0].reshape(-1, *data.image_shape)
     figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / max(len(table), 5) + 0.7), layout="constrained")
     grid = panels(figure, 1, len(table))[0]
     for axis, image, (observation, row) in zip(grid, images.cpu(), table.iterrows(), strict=True):

@@ -1,5 +1,6 @@
 """What a pair samples and observes, read off its traces."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch.distributions.constraints import Constraint
@@ -97,6 +98,23 @@ class Layout:
             raise ValueError(
                 f"latent site {names[0]!r} of the model is not sampled by the guide, so its log weight is not "
                 'defined: sample it in the guide, or mark it infer={"enumerate": "parallel"} where it is discrete'
+            )
+
+    def require_sites(self, sampled: Iterable[str]) -> None:
+        """Refuse a run of the model whose sites are not those of the batch that was read first.
+
+        Args:
+            sampled: names of all latents and observed sites of the run.
+
+        Raises:
+            ValueError: naming a site that one batch has and another has not.
+        """
+        expected = {*self.latents, *self.unguided, *self.global_latents, *(site.name for site in self.observed)}
+        if differing := sorted(expected.difference(self.summed) ^ set(sampled).difference(self.summed)):
+            raise ValueError(
+                f"the model has site {differing[0]!r} for some batches and not for others, but all must have the same "
+                "sites: loop over what does not depend on the values in a batch (x.shape[1], not lengths.max()), and "
+                "mask what is missing (poutine.mask, .mask(...))"
             )
 
     def require_latents(self) -> None:

@@ -18,6 +18,11 @@ _MOVES = {  # operations whose result holds cells of their first argument, moved
 }  # fmt: skip
 _INDEXED = {_aten.index.Tensor, _aten.index_select.default, _aten.gather.default, _aten.take.default}
 _JOINS = {_aten.cat.default, _aten.stack.default}
+_FRESH = {  # operations whose result has the shape of a tensor, and nothing of its cells
+    _aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default, _aten.empty_like.default,
+    _aten.rand_like.default, _aten.randn_like.default, _aten.new_zeros.default, _aten.new_ones.default,
+    _aten.new_full.default, _aten.new_empty.default, _aten.new_empty_strided.default,
+}  # fmt: skip
 _NOWHERE = -1
 
 
@@ -90,7 +95,7 @@ class Origins(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if any(id(t) in self._cells or id(t) in self._results for t in inputs):
+        if func not in _FRESH and any(id(t) in self._cells or id(t) in self._results for t in inputs):
             self._note(func, args, kwargs, inputs, out)
         return out
 

@@ -94,6 +94,7 @@ def restore(fitting: Fitting, folder: Path, settings: dict[str, Any]) -> None:
         if problem.objective.optimizer is not None:
             problem.objective.optimizer.load_state_dict(storage.unflatten(resume["second"], tensors))
     fitting.compiler.restore(resume.get("compiled", {}))
+    fitting.compiler.runner.lines[:] = [line for line in document.get("compiled", "").split("; ") if line]
     _see_same_schedules(fitting, folder, pd.DataFrame(history_rows(tensors), columns=document["columns"]))
     position = fitting.position
     position.step, position.epoch, position.best_epoch, best_bound, position.stopped = resume["progress"]

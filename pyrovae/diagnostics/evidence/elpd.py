@@ -1,7 +1,6 @@
 """Held-out log evidence in ArviZ's own form."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -47,6 +46,7 @@ def _mean(run: Evaluation | Sequence[Evaluation]) -> Evaluation:
     """Return a strategy's evaluations as one evaluation: means over seeds, and the worst k-hat."""
     if isinstance(run, Evaluation):
         return run
-    stacked = {f.name: torch.stack([getattr(e, f.name) for e in run]) for f in fields(Evaluation)[:-1]}
-    means = {name: values.mean(0) for name, values in stacked.items() if name != "khat"}
-    return Evaluation(**means, khat=stacked["khat"].max(0).values, num_particles=run[0].num_particles)
+    first, estimates = run[0], ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "ess")
+    means = {name: torch.stack([getattr(e, name) for e in run]).mean(0) for name in estimates}
+    khat = torch.stack([e.khat for e in run]).max(0).values
+    return Evaluation(**means, khat=khat, num_particles=first.num_particles, index=first.index)

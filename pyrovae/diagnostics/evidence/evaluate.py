@@ -2,9 +2,11 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Unpack
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
@@ -34,6 +36,7 @@ class Evaluation:
             log weight is so large that floating point represents it to no better than 0.1 nats.
         ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
         num_particles: number of particles K.
+        index: numbers of the observations within the set that they are a part of, ``[N]``; None numbers them from 0.
     """
 
     elbo: Tensor
@@ -43,6 +46,7 @@ class Evaluation:
     khat: Tensor
     ess: Tensor
     num_particles: int
+    index: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -108,8 +112,6 @@ class Evaluation:
             ``draws_needed`` (number of particles that this k-hat calls for), ``ess``, ``gap`` (log evidence - ELBO, in
             nats), ``elbo``.
         """
-        count = at_least("count", count, 1)
-        order = self.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count]
         columns = {
             "khat": self.khat,
             "reliable": self.reliable,
@@ -118,7 +120,21 @@ class Evaluation:
             "gap": self.log_evidence - self.elbo,
             "elbo": self.elbo,
         }
-        table = pd.DataFrame({name: values[order].numpy() for name, values in columns.items()}, index=order.numpy())
+        return self._tabulated(columns).iloc[self.order(count)]
+
+    def order(self, count: int) -> list[int]:
+        """Return the rows of the observations with the least reliable importance weights, the highest k-hat first."""
+        count = at_least("count", count, 1)
+        order: list[int] = self.khat.nan_to_num(math.inf).argsort(descending=True, stable=True)[:count].tolist()
+        return order
+
+    def table(self) -> pd.DataFrame:
+        """Return the estimates of every observation, one row each, by its number in the set."""
+        columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
+        return self._tabulated({name: getattr(self, name) for name in columns})
+
+    def _tabulated(self, columns: Mapping[str, Tensor]) -> pd.DataFrame:
+        table = pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index=self.index)
         return table.rename_axis("datum")
 
 
@@ -212,9 +228,10 @@ def evaluate(
     num_particles = at_least("num_particles", num_particles, 1)
     with ask(model, guide, data, **options) as question:
         parts = [weigh(part) for _, part in stream(question, num_particles, "evaluate")]
+        index = question.data.index
     fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     _say_what_rounding_decides(fields)
-    return Evaluation(**fields, num_particles=num_particles)
+    return Evaluation(**fields, num_particles=num_particles, index=index)
 
 
 def _say_what_rounding_decides(fields: dict[str, Tensor]) -> None:

@@ -1,9 +1,11 @@
 """Gaps between the bound and the evidence: the limits of the guide's family, and those of its encoder."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -184,10 +186,7 @@ def gaps(
                 both = best, start.params
                 results.append([_weighed(question, batch, start, params, indices, num_particles) for params in both])
                 bar.update(len(indices))
-    optimal, own = (
-        Evaluation(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]}, num_particles=num_particles)
-        for parts in zip(*results, strict=True)
-    )
+    optimal, own = (_joined(parts, num_particles, data.index) for parts in zip(*results, strict=True))
     bounds = [*optimal.bounds, *own.bounds]
     if estimates is None:
         chains: dict[str, Any] = {"num_chains": 16, "num_temperatures": "auto", **without(options, "batch_size")}
@@ -195,6 +194,11 @@ def gaps(
     else:
         evidence = held_against(estimates, bounds)
     return Gaps(evidence.log_evidence, evidence.log_evidence_se, optimal, own, evidence.reliable, evidence.refuted)
+
+
+def _joined(parts: Sequence[dict[str, Tensor]], num_particles: int, index: np.ndarray) -> Evaluation:
+    fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Evaluation(**fields, num_particles=num_particles, index=index)
 
 
 def _given(log_evidence: Any, count: int) -> Annealing | Evidence | Supported | None:
