@@ -242,6 +242,151 @@ def test_sites_that_only_some_batches_have_are_refused(name):
         SITES[name](data)
 
 
+def with_normal(observe, loc=lambda z, x: z[:, None]):
+    """A model of z ~ N(0, 1) and x_d ~ N(z, 1/4) that observes what ``observe`` makes of the batch."""
+
+    def model(*batch):
+        with pyro.plate("data", len(batch[0])):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            for name, value in observe(*batch).items():
+                pyro.sample(name, dist.Normal(loc(z, batch[0]).expand(value.shape), 0.5).to_event(1), obs=value)
+
+    return model
+
+
+def in_place(x):
+    y = x.clone()
+    y[:, :2] = y[:, :2] * 2
+    return {"x": y}
+
+
+def clamped(x):
+    y = x.clone()
+    y[:, :2].clamp_(0.0)
+    return {"x": y}
+
+
+OTHERWISE = {
+    "a slice written to": in_place,
+    "a slice clamped": clamped,
+    "overlapping sites": lambda x: {"a": x[:, :3], "b": x[:, 2:]},
+    "two sites": lambda x: {"a": x, "b": x},
+    "relu by where": lambda x: {"x": torch.where(x > 0, x, 0.0)},
+    "relu by fill": lambda x: {"x": x.masked_fill(x < 0, 0.0)},
+    "rounded": lambda x: {"x": x.long().float()},
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_model_that_observes_otherwise_than_it_draws_is_refused(name):
+    with pytest.raises(ValueError, match=r"does not observe what was drawn for it|is a function"):
+        pyrovae.simulate(with_normal(OTHERWISE[name]), torch.randn(50, 5), **QUIET)
+
+
+def test_missing_cells_that_are_filled_and_scored_are_refused():
+    x = torch.randn(50, 5)
+    x[::3, 1] = torch.nan
+    filled = with_normal(lambda x: {"x": x.nan_to_num()})
+    with pytest.raises(ValueError, match="does not observe what was drawn for it"):
+        pyrovae.simulate(filled, Data(x, missing=True), **QUIET)
+
+
+def test_groups_with_columns_of_their_own_are_refused_in_any_order():
+    group = torch.arange(400) // 200
+    observe = lambda a, b, g: {"x": torch.where((g == 0)[:, None], a, b)}  # noqa: E731
+    for order in (torch.arange(400), torch.randperm(400)):
+        with pytest.raises(ValueError, match="so that no data can take its place"):
+            pyrovae.simulate(with_normal(observe), (torch.randn(400, 3), torch.randn(400, 3), group[order]), **QUIET)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.int8])
+def test_draws_are_not_rounded_to_the_data_s_whole_numbers(dtype):
+    drawn = pyrovae.simulate(
+        with_normal(lambda x: {"x": x.float()}), torch.zeros(1, 4, dtype=dtype), num_simulations=2000, **QUIET
+    )
+    residual = drawn.data.tensors[0] - drawn.latents["z"].reshape(-1, 1)
+    assert abs(float(residual.var()) - 0.25) < 5 * 0.25 * math.sqrt(2 / 8000)  # five standard errors: below 1e-6
+
+
+def test_feedback_by_a_condition_or_by_numpy_is_seen():
+    """d = dose of the drawn t; y - z - 3 d has standard deviation 1/2, within five of its standard errors."""
+
+    def by(chosen):
+        def model(t, dose, y):
+            with pyro.plate("data", len(t)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("t", dist.Bernoulli(0.5), obs=t.float())
+                pyro.sample("y", dist.Normal(z + 3 * chosen(t, dose), 0.5), obs=y)
+
+        return model
+
+    ways = [
+        lambda t, dose: torch.where(t, dose[:, 1], dose[:, 0]),
+        lambda t, dose: torch.as_tensor(t.numpy() * dose[:, 1].numpy() + ~t.numpy() * dose[:, 0].numpy()),
+    ]
+    for chosen in ways:
+        data = (torch.rand(1000) < 0.5, torch.randn(1000, 2), torch.randn(1000))
+        drawn = pyrovae.simulate(by(chosen), data, **QUIET)
+        t, dose, y = drawn.data.tensors
+        residual = y - drawn.latents["z"].flatten() - 3 * chosen(t.bool(), dose)
+        assert abs(float(residual.var()) - 0.25) < 5 * 0.25 * math.sqrt(2 / 1000)
+
+
+def test_feedback_of_what_is_a_function_of_the_data_is_refused():
+    def make(phi):
+        def model(x):
+            y = x.log()
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                before = torch.nn.functional.pad(y[:, :-1], (1, 0))
+                pyro.sample("y", dist.Normal(phi * before + z[:, None], 1.0).to_event(1), obs=y)
+
+        return model
+
+    x = torch.rand(20, 4) + 0.5
+    assert pyrovae.pit(make(0.0), x, num_draws=9, **QUIET).values.shape == (20, 4)
+    with pytest.raises(ValueError, match="depend on a tensor of which it observes a function at site 'y'"):
+        pyrovae.pit(make(0.8), x, num_draws=9, **QUIET)
+
+
+CIRCLES = {
+    "its own cell": lambda z, x: dist.Normal(z[:, None] + 0.5 * x, 0.5),
+    "its own bit": lambda z, x: dist.Bernoulli(logits=z[:, None] + 2 * (2 * x - 1)),
+    "neighbouring bits": lambda z, x: dist.Bernoulli(
+        logits=z[:, None] + 0.4 * (2 * (x.roll(1, 1) + x.roll(-1, 1)) - 2)
+    ),
+    "all cells": lambda z, x: dist.Normal((z + 0.3 * x.mean(1))[:, None].expand(x.shape), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", CIRCLES)
+def test_circles_are_refused_even_where_runs_settle(name):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", CIRCLES[name](z, x).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="depends on itself in a circle"):
+        pyrovae.simulate(model, torch.bernoulli(torch.full((200, 16), 0.5)), **QUIET)
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1e-3, 0.3, 3.0])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_chains_are_no_circles(weight, discrete):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = z[:, None] + weight * torch.nn.functional.pad(x[:, :-1], (1, 0))
+            pyro.sample("x", (dist.Bernoulli(logits=loc) if discrete else dist.Normal(loc, 1.0)).to_event(1), obs=x)
+
+    assert len(pyrovae.simulate(model, torch.bernoulli(torch.full((100, 20), 0.5)), **QUIET)) == 100
+
+
+def test_operations_that_numbers_of_cells_do_not_take_are_computations():
+    (observed,) = read(lambda z, x: (torch.view_as_complex(x[..., :2].contiguous()), site(x, events=2)), X).observed
+    assert observed.reading is not None
+
+
 def test_dreams_of_such_a_model_are_refused():
     model, _ = autoregressive(0.8, 3)
     net = torch_nn.Linear(3, 1)

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -43,6 +43,7 @@ class Question:
         batch_size: number of observations per call of the programs.
         compile: True, False or "auto".
         progress: whether to show progress bars.
+        seen: properties of the model that this question has seen to hold, by name.
     """
 
     pair: Pair
@@ -52,6 +53,7 @@ class Question:
     batch_size: int = BATCH_SIZE
     compile: bool | str = False
     progress: bool = False
+    seen: set[str] = field(default_factory=set, compare=False)
 
     def bar(self, label: str | None, *, total: int | None = None, unit: str = "data") -> Any:
         """Return a progress bar, by default over the data; None as a label shows none."""

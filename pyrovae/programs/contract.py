@@ -110,7 +110,9 @@ def _is_inside(site: Site, plate: str) -> bool:
 def _observed(name: str, site: Site, origins: Origins) -> Observed:
     support = support_of(site["fn"]) if is_validated(base(site["fn"])) else None
     reading = origins.reading(site["value"], -1 - site["fn"].event_dim)
-    return Observed(name, support, None, reading) if isinstance(reading, str) else Observed(name, support, reading)
+    if isinstance(reading, str):
+        return Observed(name, support, None, reading, origins.function_of(site["value"]))
+    return Observed(name, support, reading)
 
 
 def _same_events(name: str, site: Site) -> None:

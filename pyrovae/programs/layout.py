@@ -17,12 +17,14 @@ class Observed:
         support: of its distribution; None where that is not known or not checked.
         reading: how the site reads the batch; None where what it observes is not made of cells of the batch.
         reason: why there is no reading, in a few words.
+        function_of: position in the batch of the tensor that what it observes was computed from; None if from none.
     """
 
     name: str
     support: Constraint | None
     reading: Reading | None
     reason: str = ""
+    function_of: int | None = None
 
     @property
     def source(self) -> int | None:

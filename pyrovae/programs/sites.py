@@ -19,6 +19,8 @@ from pyrovae.internals.pyro import mask_of
 from pyrovae.programs.enumeration import SUMMED
 from pyrovae.programs.types import Site
 
+GIVEN = "_given"
+
 
 def data_frames(site: Site) -> list[Any]:
     """Return the vectorised plates around a site."""
@@ -67,10 +69,14 @@ def hidden_from_questions(site: Site, role: str) -> bool:
 
 
 class Released(Messenger):
-    """Draws anew what a model observes, as ``poutine.uncondition`` does, except deterministic values."""
+    """Draws anew what a model observes, as ``poutine.uncondition`` does, except deterministic values.
+
+    What the model was to observe is kept in the site's ``infer``, by the name :data:`GIVEN`.
+    """
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and not msg["infer"].get("_deterministic"):
+            msg["infer"] = {**msg["infer"], GIVEN: msg["value"]}
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
