@@ -115,7 +115,11 @@ class Reported(dist.TorchDistribution):
 
     def as_observed(self, drawn: Tensor, data: Tensor) -> Tensor:
         """Return the draws, set to missing where the labels are missing."""
-        return torch.where(data == MISSING, data, drawn)
+        return torch.where(self.missing_in(data), data, drawn)
+
+    def missing_in(self, data: Tensor) -> Tensor:
+        """Return which labels are missing."""
+        return data == MISSING
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return 0 for a true report and for no report."""

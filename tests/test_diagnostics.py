@@ -81,6 +81,12 @@ def test_a_question_without_a_table_has_its_columns_as_one(apart):
     assert Plain().table({"a": (1.0, 7)}) is None
 
 
+def test_a_question_s_columns_replace_none(apart, pairs):
+    register(type("Greedy", (mean_of_x(name="greedy"),), {"columns": lambda self, answers: {"elbo": 0.0}}))
+    with pytest.raises(ValueError, match="a comparison has a column 'elbo' already"):
+        pyrovae.compare(pairs, torch.arange(100.0).reshape(20, 5), num_particles=5, ask="greedy", **QUIET)
+
+
 def test_an_error_in_a_question_of_ones_own_leaves_the_other_answers(apart, pairs):
     def fail(self, fitted):
         return {}["a key"]
@@ -109,11 +115,13 @@ def test_questions_by_name_are_those_by_keyword(pairs):
 def test_what_a_question_needs_is_seen_to(apart, pairs):
     register(mean_of_x(needs=("labels",)))
     x = torch.arange(100.0).reshape(20, 5)
-    assert "mean" not in pyrovae.compare(pairs, x, num_particles=5, ask="mean", **QUIET)
+    with pytest.warns(UserWarning, match="Mean: not asked, as it needs data with labels"):
+        assert "mean" not in pyrovae.compare(pairs, x, num_particles=5, ask="mean", **QUIET)
     labelled = pyrovae.data.Data(x, labels=torch.arange(20) % 2)
     assert "mean" in pyrovae.compare(pairs, labelled, num_particles=5, ask="mean", **QUIET)
     register(mean_of_x(needs=("seeds",), name="spread"))
-    assert "mean" not in pyrovae.compare(pairs, x, num_particles=5, ask="spread", **QUIET)
+    with pytest.warns(UserWarning, match="Mean: not asked, as it needs several seeds"):
+        assert "mean" not in pyrovae.compare(pairs, x, num_particles=5, ask="spread", **QUIET)
     register(mean_of_x(needs=("scoring",), name="scored"))
     planar = seeded(lambda: guides.Planar(nn.MLP(5, 4), 2))
     one_way = {"planar": (pairs["exact"][0], planar)}

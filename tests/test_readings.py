@@ -400,6 +400,22 @@ def test_dreams_of_such_a_model_are_refused():
         pyrovae.fit(model, learned, torch.randn(9, 3), objective=objectives.WakeSleep(3, sleep=0.5), steps=1, **QUIET)
 
 
+def test_dreams_of_a_model_that_will_feed_back_are_refused():
+    weight = torch_nn.Linear(3, 3, bias=False)
+    torch_nn.init.zeros_(weight.weight)
+
+    def model(x):
+        pyro.module("weight", weight)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[:, None] + weight(x).roll(1, 1), 1.0).to_event(1), obs=x)
+
+    _, guide = autoregressive(0.8, 3)
+    with pytest.raises(ValueError, match="one run of it makes no dream"):
+        pyrovae.fit(model, guide, torch.randn(9, 3), objective=objectives.WakeSleep(3, sleep=0.5), steps=1, **QUIET)
+    assert bool((weight.weight == 0).all())
+
+
 # Three programs of kinds that the catalogue does not have
 
 
@@ -564,6 +580,38 @@ def test_a_view_may_be_missing_whole():
         ValueError, match=r"tensor 1 of the data holds nan at observation 1 .*Field\(tensor, missing=True"
     ):
         Data(torch.ones(3, 2), b)
+
+
+def test_bits_of_two_fields_are_drawn_independently():
+    half = torch.full((4000, 1), 0.5)
+    for binarise in (pyrovae.data.Static(), pyrovae.data.Dynamic()):
+        one, other = Data(Field(half, binarise=binarise), Field(half, binarise=binarise)).fixed().tensors
+        correlation = float(torch.cat([one, other], 1).double().T.corrcoef()[0, 1])
+        assert abs(correlation) < 5 / 4000**0.5  # five standard errors: fails below 1e-6
+
+
+def test_a_mapped_field_is_not_standardised_by_all_rows():
+    with pytest.raises(ValueError, match="a set that is mapped cannot be standardised"):
+        Data(Field(torch.randn(20, 2), standardise=True), mapped=True)
+
+
+def test_where_a_field_is_decoded_is_part_of_the_fingerprint():
+    x, a = torch.ones(5, 2), torch.arange(10.0).reshape(5, 2)
+    assert Data(x, Field(a, levels=255), a).fingerprint() != Data(x, a, Field(a, levels=255)).fingerprint()
+
+
+def test_missing_labels_do_not_count_as_labels():
+    """Half of the labels are missing; their ranks are drawn at random, so that the p-value is below 1e-4 by chance."""
+    model = seeded(
+        lambda: models.SemiSupervisedVAE(
+            num_classes=3, prior=priors.StandardNormal(2), decoder=nn.MLP(5, 4), likelihood=likelihoods.Bernoulli()
+        )
+    )
+    labels = torch.where(torch.arange(400) < 200, -1, 0)
+    made = pyrovae.simulate(model, (torch.zeros(400, 4), labels), **QUIET).data
+    assert int((made.tensors[1] == -1).sum()) == 200
+    table = pyrovae.pit(model, made, num_draws=49, seed=1, **QUIET).table()
+    assert float(table.loc["label[0]", "pvalue"]) > 1e-4
 
 
 def test_roles_are_held_to():

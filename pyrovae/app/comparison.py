@@ -3,7 +3,7 @@
 import math
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -80,10 +80,18 @@ def compare(
         for name, run in pairs.items()
     }
     answers = answered(pairs, data, sizes, **without(options, "batch_size", "compile"))
-    for note in answers.notes:
+    for note in [*_not_asked(sizes, data, len(next(iter(pairs.values())))), *answers.notes]:
         warnings.warn(note, stacklevel=3)
     seconds = {n: [c.seconds if isinstance(c, Fit) else math.nan for c in run] for n, run in runs.items()}
     return comparison(evaluations, seconds, answers.columns())
+
+
+def _not_asked(names: Iterable[str], data: Data, num_seeds: int) -> Iterator[str]:
+    for name in names:
+        diagnostic = diagnostics()[name]
+        if need := diagnostic.lacks(data, num_seeds):
+            what = "several seeds of a strategy" if need == "seeds" else f"data with {need}"
+            yield f"{diagnostic.title}: not asked, as it needs {what}"
 
 
 def _runs(candidate: Any) -> list[Candidate]:
@@ -163,6 +171,7 @@ def comparison(
         difference = values - best
         reliable, ess = (torch.stack([getattr(e, field) for e in run]) for field in ("reliable", "ess"))
         fit_seconds = (seconds or {}).get(name, math.nan)
+        further = (more or {}).get(name, {})
         rows[name] = {
             "log_evidence": float(values.mean()),
             "log_evidence_se": crossed_error(values),
@@ -174,9 +183,11 @@ def comparison(
             "khat_over_limit": float((~reliable).double().mean()),
             "ess": float(ess.mean()),
             **(_seed_columns(values, difference) if count > 1 else {}),
-            **(more or {}).get(name, {}),
             "seconds": float(np.mean(fit_seconds)),
         }
+        if taken := rows[name].keys() & further.keys():
+            raise ValueError(f"a comparison has a column {min(taken)!r} already: give the further one another name")
+        rows[name].update(further)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["seconds"] = table.pop("seconds")
     return table.sort_values("log_evidence", ascending=False, kind="stable").rename_axis("name")

@@ -92,7 +92,9 @@ class Data:
         self.assumed: int | None = None  # length of the set that is assumed to be the whole one
         if mapped and any(field.binarise is not None for field in self.fields):
             raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
-        self.fields = tuple(field.ready() for field in self.fields)
+        if mapped and self.standardise:
+            raise ValueError("a set that is mapped cannot be standardised: standardise the array before it is a set")
+        self.fields = tuple(field.ready(position) for position, field in enumerate(self.fields))
 
     def __len__(self) -> int:
         return len(self.rows) if self.mapped else len(self.tensors[0])
@@ -236,7 +238,9 @@ class Data:
 
     def fixed(self, seed: int = 0) -> "Data":
         """Return the set with every random protocol drawn once, so that all evaluations use the same data."""
-        return self._copy(tuple(field.fixed(seed) for field in self.fields)) if self.draws_anew else self
+        if not self.draws_anew:
+            return self
+        return self._copy(tuple(field.fixed(seed, position) for position, field in enumerate(self.fields)))
 
     def labelled(self, known: Tensor | None = None) -> "Data":
         """Return the set with its labels as a further tensor of every batch, as semi-supervised models take them.
@@ -279,7 +283,8 @@ class Data:
                 content: Any = part.detach().cpu().reshape(-1).view(torch.uint8).numpy()
                 checksum.update(content)
         decoding: list[Any] = [self.first.levels, type(self.first.binarise).__name__, str(self.dtype), len(self)]
-        more = [(f.levels, type(f.binarise).__name__) for f in self.fields[1:] if f.levels or f.binarise]
+        others = enumerate(self.fields[1:], 1)
+        more = [(k, f.levels, type(f.binarise).__name__) for k, f in others if f.levels or f.binarise]
         return f"{checksum.hexdigest()[:16]} {decoding}" + (f" {more}" if more else "")
 
     def see_that_rounding_is_harmless(self) -> None:

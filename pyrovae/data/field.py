@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.common.checks import flag, positive
 from pyrovae.data.binarisation import Binarisation, Static
 from pyrovae.data.tensors import as_tensor
+from pyrovae.programs.streams import stream_seed
 
 ROLES = ("", "observed", "covariate")
 Moments = tuple[Tensor, Tensor]
@@ -75,7 +76,7 @@ class Field:
             standardise=flag("standardise", self.standardise),
         )
 
-    def ready(self) -> "Field":
+    def ready(self, position: int) -> "Field":
         """Return the field after a check of its intensities; bits that are drawn once are drawn here."""
         if self.binarise is None:
             return self
@@ -83,16 +84,18 @@ class Field:
         low, high = float(intensities.min()), float(intensities.max())
         if low < 0 or high > 1:
             raise ValueError(f"intensities between 0 and 1 were expected to binarise, got {low:g} to {high:g}")
-        return self if self.binarise.random else self.drawn_once(self.binarise)
+        return self if self.binarise.random else self.drawn_once(self.binarise, position)
 
-    def drawn_once(self, protocol: Binarisation) -> "Field":
-        """Return the field with bits in place of intensities."""
+    def drawn_once(self, protocol: Binarisation, position: int) -> "Field":
+        """Return the field with bits in place of intensities, drawn independently of those of other fields."""
+        if position and isinstance(protocol, Static):
+            protocol = Static(seed=stream_seed("bits of a tensor", protocol.seed, position))
         bits = protocol.draw(self.decoded(self.tensor)).to(torch.uint8)
         return replace(self, tensor=bits, levels=1, binarise=None)
 
-    def fixed(self, seed: int) -> "Field":
+    def fixed(self, seed: int, position: int) -> "Field":
         """Return the field with its bits drawn once, where the protocol is random."""
-        return self.drawn_once(Static(seed=seed)) if self.draws_anew else self
+        return self.drawn_once(Static(seed=seed), position) if self.draws_anew else self
 
     @property
     def draws_anew(self) -> bool:

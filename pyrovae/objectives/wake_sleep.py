@@ -1,5 +1,8 @@
 """Reweighted wake-sleep."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pyro
 import torch
 from pyro import poutine
@@ -12,6 +15,7 @@ from pyrovae.programs.densities import log_density
 from pyrovae.programs.handlers import Unrecorded
 from pyrovae.programs.isolation import same_streams
 from pyrovae.programs.layout import Layout
+from pyrovae.programs.modules import reachable_modules
 from pyrovae.programs.sites import as_observed, released, sample_sites
 from pyrovae.programs.types import Batch, Program, Trace
 
@@ -107,6 +111,8 @@ class WakeSleep(Objective):
                 with Unrecorded():
                     if known.layout.feeds_back:
                         self._see_that_dreams_are_whole(model, batch, known)
+                        with _moved(model):  # a weight that starts at zero hides what it will do
+                            self._see_that_dreams_are_whole(model, batch, known)
         return known
 
     def check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
@@ -117,3 +123,19 @@ class WakeSleep(Objective):
         if self.sleep != 0:
             for site in layout.observed:
                 site.required_reading()
+
+
+@contextmanager
+def _moved(model: Program) -> Iterator[None]:
+    """Move all parameters of a model a little, at random, inside the block."""
+    store = pyro.get_param_store()
+    leaves = [store[name].unconstrained() for name in store]
+    leaves += [p for module in reachable_modules(model, "model").values() for p in module.parameters()]
+    before = {p: p.detach().clone() for p in leaves if p.is_floating_point()}
+    try:
+        for p in before:
+            p.data.add_(0.1 * torch.randn_like(p))
+        yield
+    finally:
+        for p, value in before.items():
+            p.data.copy_(value)
