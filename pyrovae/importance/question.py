@@ -91,7 +91,8 @@ class Question:
         noise.repeats = repeats
         with other_lengths_explained(self.layout, len(rows[0])), noise, Repeated():
             model_trace, guide_trace = self.pair.traces(rows)
-        self.layout.require_sites(name for name, _ in sample_sites(model_trace))
+        if not self.layout.summed:  # sites that are summed out are one site together with what observes them
+            self.layout.require_sites(name for name, _ in sample_sites(model_trace))
         size = len(indices) * repeats
         weight = log_density(model_trace, size) - log_density(guide_trace, size)
         weight = weight.unflatten(0, (len(indices), repeats)).T

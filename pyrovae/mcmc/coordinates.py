@@ -181,7 +181,8 @@ class Coordinates:
         handler = Unconstrained(self.split(free), len(free))
         with Repeated(), handler:
             trace = self.pair.density(self.pair.model, rows)
-        self._layout.require_sites(name for name, _ in sample_sites(trace))
+        if not self._layout.summed:
+            self._layout.require_sites(name for name, _ in sample_sites(trace))
         return handler, trace
 
 

@@ -272,6 +272,7 @@ def _standardised(values: Sequence[Tensor], reference: Sequence[Tensor]) -> np.n
     rows, base = (
         torch.cat([t.reshape(len(t), -1).double() for t in tensors], dim=1).numpy() for tensors in (values, reference)
     )
+    base = np.where(np.isnan(base).all(0), 0.0, base)  # a column without any value says nothing
     with np.errstate(invalid="ignore"):
         mean, deviation = np.nanmean(base, axis=0), np.nanstd(base, axis=0)
         return np.nan_to_num((rows - mean) / np.where(deviation > 0, deviation, 1))
