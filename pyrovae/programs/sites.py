@@ -148,13 +148,13 @@ def as_observed(site: Site, drawn: Tensor, data: Tensor) -> Tensor:
 def with_holes(site: Site, value: Tensor) -> Tensor:
     """Return values of a site as floating numbers, NaN where its mask leaves them out or its distribution says so.
 
-    Values of which none are left out are returned as they are.
+    Values of a site that can leave out none are returned as they are.
     """
     cells, fn = counted(site), site["fn"]
     while not hasattr(fn, "missing_in") and hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    if hasattr(fn, "missing_in") and bool((missing := fn.missing_in(value)).any()):
-        cells = ~missing if cells is None else cells & ~missing
+    if hasattr(fn, "missing_in"):
+        cells = ~fn.missing_in(value) if cells is None else cells & ~fn.missing_in(value)
     if cells is None:
         return value
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
