@@ -14,6 +14,8 @@ from pyrovae.programs.origins import kept_whole
 from pyrovae.programs.sites import GIVEN, as_observed, counted, released, sample_sites
 from pyrovae.programs.types import Batch, Program, Trace
 
+_ONE_RUN, _IN_TURN, _APART = "one run draws the data", "the data are drawn in turn", "no function of the data is used"
+
 
 def simulated(question: Question, batch: Batch, noise: Callable[[], DatumNoise]) -> tuple[Batch, Trace]:
     """Draw latents and data from the model; return the batch with these data, and the trace.
@@ -73,9 +75,6 @@ def drawn_anew(
     return drawing.batch, drawing.trace
 
 
-_ONE_RUN, _IN_TURN, _APART = "one run draws the data", "the data are drawn in turn", "no function of the data is used"
-
-
 @dataclass(frozen=True)
 class _Drawing:
     """Data that a model draws again when it is given them.
@@ -121,7 +120,8 @@ def _settled(
 def _circle(question: Question) -> str:
     return (
         f"what the model observes ({', '.join(repr(site.name) for site in question.layout.observed)}) depends on "
-        "itself in a circle, so that no data can be drawn from it: let each observation depend on earlier ones alone"
+        "itself in a circle, so that no data can be drawn from it: let each observation depend on earlier ones alone, "
+        "and hand over what they share, such as a total, as a covariate"
     )
 
 
@@ -183,19 +183,20 @@ def _see_that_draws_are_apart(
 
     Its draws cannot take the place of the data. They must be the same when the tensor is another.
     """
-    sources = {site.function_of for site in question.layout.observed if site.reading is None}
+    unread = [site for site in question.layout.observed if site.function_of is not None]
+    if not unread:
+        return
+    sources = {site.function_of for site in unread}
     changed = tuple(
         t if k not in sources else 0.9 * t if t.is_floating_point() else t.roll(1, 0) for k, t in enumerate(batch)
     )
-    if sources == {None} or not sources:
-        return
     trace = _run(question, program, changed, noise)
     for site in question.layout.observed:
         if bool(_differ(*(one.nodes[site.name]["value"] for one in (trace, drawing.trace))).any()):
-            unread = next(site for site in question.layout.observed if site.reading is None)
             raise ValueError(
                 f"the model's draws of {site.name!r} depend on a tensor of which it observes a function at site "
-                f"{unread.name!r}, so that no data can be drawn: hand over that function as the data, and observe them"
+                f"{unread[0].name!r}, so that no data can be drawn: hand over that function as the data, and observe "
+                "them"
             )
 
 
