@@ -326,7 +326,7 @@ def test_feedback_by_a_condition_or_by_numpy_is_seen():
     ]
     for chosen in ways:
         data = (torch.rand(1000) < 0.5, torch.randn(1000, 2), torch.randn(1000))
-        drawn = pyrovae.simulate(by(chosen), data, **QUIET)
+        drawn = pyrovae.simulate(by(chosen), data, device="cpu", **QUIET)  # where tensors are NumPy's, too
         t, dose, y = drawn.data.tensors
         residual = y - drawn.latents["z"].flatten() - 3 * chosen(t.bool(), dose)
         assert abs(float(residual.var()) - 0.25) < 5 * 0.25 * math.sqrt(2 / 1000)
