@@ -1,10 +1,8 @@
 """Compiled steps and log weights are the eager ones, up to rounding; what cannot be compiled runs and says so."""
 
 import itertools
-import re
 import time
 from functools import partial
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +13,8 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.nn import PyroModule, PyroSample
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyrovae import ais, evaluate, fit, guides, likelihoods, load, log_weights, models, nn, objectives, priors
 from pyrovae.data import as_data
@@ -723,20 +723,23 @@ def test_a_set_smaller_than_a_batch_is_compiled_too(monkeypatch):
     assert calls
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_memory_of_an_evaluation_does_not_grow_with_the_number_of_particles(monkeypatch):
-    """Beyond a batch's weights, [K, 32]; the activations of 20,000 particles at once would take 40 MB a layer."""
-    inner, seen = weights.log_density, []
+class LargestTensor(TorchDispatchMode):
+    """Notes the memory of the largest tensor that any operation returns: `.bytes`."""
 
-    def watched(*arguments):
-        found = inner(*arguments)
-        seen.append(1024 * int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]))
-        return found
+    bytes = 0
 
-    monkeypatch.setattr(weights, "log_density", watched)
-    most = []
-    for particles in (500, 20_000):
-        seen.clear()
-        evaluate(*make_vae(), bits(64), num_particles=particles, compile=False, progress=False)
-        most.append(max(seen))
-    assert most[1] - most[0] < 5 * 8 * 32 * 20_000
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, torch.Tensor):
+                self.bytes = max(self.bytes, result.untyped_storage().nbytes())
+        return results
+
+
+def test_no_tensor_of_an_evaluation_grows_with_the_number_of_particles_but_the_weights():
+    """A batch's weights, [K, 32], take 5 MB; the activations of 20,000 particles at once would take 40 MB a layer."""
+    with LargestTensor() as few:
+        evaluate(*make_vae(), bits(64), num_particles=500, compile=False, progress=False)
+    with LargestTensor() as many:
+        evaluate(*make_vae(), bits(64), num_particles=20_000, compile=False, progress=False)
+    assert few.bytes <= many.bytes <= max(few.bytes, 8 * 64 * 20_000)
