@@ -12,6 +12,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("pyrovae: interrupted", file=sys.stderr)
         return 130
+    finally:  # an interrupt inside another exec, as in a dataclass that was being made, would end Python by the signal
+        exec("")
 
 
 if __name__ == "__main__":

@@ -258,6 +258,15 @@ def start(*arguments, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def test_ctrl_c_in_the_middle_of_an_exec_has_its_own_status():
+    """Python notes an interrupt that leaves an exec, and dies by the signal at its end, although it was handled."""
+    commands = "m = types.ModuleType('pyrovae.app.commands'); m.main = lambda: exec('raise KeyboardInterrupt')"
+    run = "sys.modules[m.__name__] = m; from pyrovae.__main__ import main; sys.exit(main())"
+    code = f"import sys, types; {commands}; {run}"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "pyrovae: interrupted\n")
+
+
 @pytest.mark.parametrize("after", [0.3, 1.5, 4.0, None])
 def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, after):
     process = start("fit", *BITS, "--out", tmp_path / "run", "--epochs", 100000, "--patience", "null")
