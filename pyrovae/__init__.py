@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
     from pyrovae.app.comparison import compare, comparison
     from pyrovae.arviz.ranks import ranks_to_arviz
+    from pyrovae.data.table import describe
     from pyrovae.diagnostics.calibration.ranks import Ranks
     from pyrovae.diagnostics.calibration.sbc import Calibration, sbc
     from pyrovae.diagnostics.diagnostic import Diagnostic, Fitted, register
@@ -65,6 +66,7 @@ _NAMES = {
     "codes": "diagnostics.latents.codes",
     "compare": "app.comparison",
     "comparison": "app.comparison",
+    "describe": "data.table",
     "disentanglement": "diagnostics.latents.disentanglement",
     "draws_needed": "importance.psis",
     "elpd": "diagnostics.evidence.elpd",
@@ -122,6 +124,7 @@ __all__ = [
     "compare",
     "comparison",
     "data",
+    "describe",
     "disentanglement",
     "draws_needed",
     "elpd",

@@ -510,9 +510,9 @@ def test_files_that_are_no_tables(tmp_path, monkeypatch):
     refused(whole[:-12], "the compressed file ends early", "x.csv.gz")
     refused(whole[:15] + b"\xff" * 9 + whole[24:], "", "x.csv.gz")
     refused(b"a,b\n1,2\n", "Not a gzipped file", "x.csv.gz")
-    monkeypatch.setattr("pyrovae.data.table.UNSUSPECTED", 10_000)
+    monkeypatch.setattr("pyrovae.tables.csv_numbers.UNSUSPECTED", 10_000)
     refused(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000), "it unpacks to over 100 times its size", "x.csv.gz")
-    monkeypatch.setattr("pyrovae.data.table.LONGEST_LINE", 1000)
+    monkeypatch.setattr("pyrovae.tables.csv_numbers.LONGEST_LINE", 1000)
     refused(gzip.compress(b"1" * 2000), "a line has over 1000 characters", "x.csv.gz")
     with pytest.raises(ValueError, match="Is a directory"):
         CSV(tmp_path)

@@ -71,7 +71,7 @@ def compare(
     runs = {name: _runs(candidate) for name, candidate in candidates.items()}
     pairs = {name: [programs(one) for one in run] for name, run in runs.items()}
     _same_number({name: len(run) for name, run in runs.items()})
-    data = as_data(data).fixed()
+    data = as_data(data, *next(iter(pairs.values()))[0]).fixed()
     flags = {"gaps": with_gaps, "latents": with_latents, "calibration": with_calibration}
     numbers = {"gaps": len(data), "latents": len(data), "calibration": SIMULATIONS}
     sizes = {**chosen(ask), **{name: numbers[name] for name, yes in flags.items() if yes}}

@@ -14,8 +14,9 @@ from torch import Tensor
 from pyrovae.common.checks import at_least
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.field import Field, Moments, list_of_names
-from pyrovae.data.tensors import FEWEST, LARGEST_LOSS, ROWS, as_tensor, check, instead_of, lost_by_rounding
+from pyrovae.data.tensors import FEWEST, LARGEST_LOSS, ROWS, as_tensor, check, lost_by_rounding
 from pyrovae.programs.streams import generator
+from pyrovae.tables import Encoding
 
 Shape = int | tuple[int, ...]
 
@@ -46,6 +47,7 @@ class Data:
         binarise: how intensities of the first tensor become bits; None leaves them as they are.
         missing: whether NaN in the first tensor marks a missing value (``likelihoods.Missing``, ``nn.Observed``).
         mapped: whether the tensors are files mapped into memory; they stay there, and only batches are moved.
+        row_names: names of the observations, ``[N]``, each once: the index of results. None numbers them from 0.
 
     Raises:
         ValueError: for no tensors, tensors of different lengths, an empty set or one without columns, a value that is
@@ -74,6 +76,7 @@ class Data:
         binarise: Binarisation | None = None,
         missing: bool = False,
         mapped: bool = False,
+        row_names: Sequence[Any] | np.ndarray | None = None,
     ) -> None:
         properties = {
             "image_shape": image_shape, "feature_names": feature_names, "levels": levels, "binarise": binarise,
@@ -87,6 +90,7 @@ class Data:
         self.mapped, self.place = mapped, self.tensors[0].device
         self.rows = torch.arange(count if mapped else 0, device="cpu")  # rows of a mapped file in this set
         self.dtype: torch.dtype | None = None
+        self.row_names = None if row_names is None else _row_names(row_names, len(self))
         self.numbers: Tensor | None = None  # of the observations within the whole set, for programs
         self.origin: Tensor | None = None  # likewise, for a part, as index of results; None: whole set
         self.assumed: int | None = None  # length of the set that is assumed to be the whole one
@@ -145,6 +149,11 @@ class Data:
         return self.place if self.mapped else self.tensors[0].device
 
     @property
+    def encoding(self) -> Encoding | None:
+        """How the columns of a table become numbers; None for a set that is no table."""
+        return None
+
+    @property
     def draws_anew(self) -> bool:
         """Whether two batches of the same data differ."""
         return any(field.draws_anew for field in self.fields)
@@ -160,8 +169,9 @@ class Data:
 
     @property
     def index(self) -> np.ndarray:
-        """The numbers of the observations within the whole set, ``[N]``: the index of results."""
-        return np.arange(len(self)) if self.origin is None else self.origin.numpy()
+        """The names of the observations, or their numbers within the whole set, ``[N]``: the index of results."""
+        numbers = np.arange(len(self)) if self.origin is None else self.origin.numpy()
+        return numbers if self.row_names is None else self.row_names[numbers]
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
         """Return the decoded rows at ``indices``, and their numbers, if any; a dynamic binarisation draws new bits."""
@@ -275,7 +285,7 @@ class Data:
     def fingerprint(self) -> str:
         """Return a checksum of the tensors, their shapes and dtypes, and a description of how they are decoded."""
         checksum = hashlib.sha256()
-        scales = [moment for field in self.fields for moment in field.scale or ()]
+        scales = [number for field in self.fields for number in field.scale_parts()]
         tensors: list[Tensor] = [*self.tensors, *scales, self.rows]
         for tensor in tensors:
             checksum.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
@@ -327,10 +337,17 @@ class Data:
     def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
         num_train = len(order) - num_validation - num_test
         train, validation, test = (self._rows(part) for part in order.split([num_train, num_validation, num_test]))
-        if self.standardise:  # held-out parts must not influence the scale
-            scales = [f.own_moments() if f.standardise else None for f in train.fields]
-            train, validation, test = (part._on(scales) for part in (train, validation, test))
-        return Splits(train, validation, test)
+        return Splits(*train._alike(validation, test))
+
+    def _alike(self, *others: "Data") -> list["Data"]:
+        """Return this set and others on the scales of this one, so that held-out data do not influence them."""
+        if not any(field.is_scaled for field in self.fields):
+            return [self, *others]
+        scaled = [field.scaled() for field in self.fields]
+        return [
+            part._copy(tuple(f.scaled_as(own) for f, own in zip(part.fields, scaled, strict=True)))
+            for part in (self, *others)
+        ]
 
     def standardised(self) -> "Data":
         """Return the set with every column of the first tensor minus its mean, divided by its standard deviation.
@@ -390,24 +407,6 @@ def _fields(tensors: Sequence[Any], properties: dict[str, Any]) -> tuple[Field, 
     return tuple(field.checked(position) for position, field in enumerate(fields))
 
 
-def as_data(data: Any) -> Data:
-    """Return ``data`` as a set: a tensor, an array, a tuple of them, or a set already.
-
-    Raises:
-        ValueError: for anything else, and for what :class:`Data` refuses.
-    """
-    if isinstance(data, Data):
-        return data
-    parts = data if isinstance(data, tuple | list) else (data,)
-    stray = [part for part in parts if not isinstance(part, Tensor | np.ndarray)]
-    if stray or not parts:
-        numbers = isinstance(data, tuple | list) and bool(stray) and isinstance(stray[0], int | float)
-        other = data if numbers else stray[0] if stray else None
-        got = f"{type(other).__name__}{instead_of(other)}" if stray else "nothing"
-        raise ValueError(f"data must be a tensor, a tuple of tensors or a data set of pyrovae, got {got}")
-    return Data(*parts)
-
-
 def is_share(value: Any) -> bool:
     """Return whether ``value`` is a number in [0, 1)."""
     return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1
@@ -440,6 +439,17 @@ def _label_names(label_names: Any, labels: Tensor | None) -> list[str]:
         largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"
         raise ValueError(f"there must be one name per label: got {len(names)} names for {largest}")
     return names
+
+
+def _row_names(row_names: Any, count: int) -> np.ndarray:
+    names = pd.Index(row_names)
+    if len(names) != count:
+        raise ValueError(f"there must be one row name per observation: got {len(names)} for {count} data")
+    if names.hasnans or not names.is_unique:
+        twice = names[names.duplicated()]
+        what = f"several observations have the name {twice[0]!r}" if len(twice) else "a name is missing"
+        raise ValueError(f"row names must name every observation once: {what}")
+    return names.to_numpy()
 
 
 def _factors(factors: Any, factor_names: Any, count: int) -> tuple[Tensor | None, list[str]]:

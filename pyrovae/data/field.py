@@ -109,6 +109,23 @@ class Field:
             return self.moments
         return self.own_moments() if self.standardise else None
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether batches are on another scale, taken from the training data."""
+        return self.standardise
+
+    def scaled(self) -> "Field":
+        """Return the field on a scale taken from its own rows, where it is to be scaled."""
+        return replace(self, moments=self.own_moments()) if self.standardise else self
+
+    def scaled_as(self, other: "Field") -> "Field":
+        """Return the field on another field's scale."""
+        return replace(self, moments=other.scale, standardise=other.standardise)
+
+    def scale_parts(self) -> list[Tensor]:
+        """Return the numbers that make up the scale, for a checksum."""
+        return list(self.scale or ())
+
     def own_moments(self) -> Moments:
         """Return the mean and the standard deviation of every column.
 

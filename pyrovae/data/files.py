@@ -12,8 +12,8 @@ from numpy.lib import format as npy
 
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.data import Data
-from pyrovae.data.table import read_table
 from pyrovae.data.tensors import REMEDIES
+from pyrovae.tables.csv_numbers import read_table
 
 
 class Array(Data):

@@ -1,211 +1,289 @@
-"""A CSV table as numbers; a table that pandas could only read by guessing or filling in is refused."""
+"""The user's own table: named, typed columns in; numbers to the programs; named answers out."""
 
-import bz2
-import csv
-import gzip
-import io
-import lzma
-import math
 import os
-import re
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-LONGEST_LINE = 2**26  # characters
-LARGEST_RATIO, UNSUSPECTED = 100, 2**30  # characters per compressed byte; characters that are read in any case
-YEARS = range(1800, 2200)  # years that may be names of columns
-LARGEST_WHOLE = 2**53  # double precision holds every whole number up to this one
+from pyrovae.data.columns import Columns, Covariates
+from pyrovae.data.data import Data
+from pyrovae.data.field import Field
+from pyrovae.data.table_likelihood import likelihood_of
+from pyrovae.likelihoods import Mixed
+from pyrovae.nn import TableInput
+from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
+from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
-
-class Table(NamedTuple):
-    """The numbers of a table ``[N, D]``, the names of its columns, its labels ``[N]`` and their names."""
-
-    values: np.ndarray
-    names: list[str]
-    labels: np.ndarray | None
-    label_names: list[str] | None
+KEPT = ("label", "time", "subject", "group", "weight", "exposure")
 
 
-def read_table(path: str | Path, label: str | None, missing: bool) -> Table:
-    """Read a CSV file with a header.
+class Table(Data):
+    """A table with named, typed columns and named rows.
+
+    Types are proposed from the values (:meth:`describe` shows them) and can be overridden by name. The outcomes are the
+    first tensor of a batch, one number per column: numbers are scaled, categories are numbered in the order of their
+    levels. The covariates, if any, are the second tensor: categories one-hot. All scales are taken from the training
+    part (:meth:`splits`), or from the table that :func:`pyrovae.fit` is given. The fit keeps them, and every later
+    table is read by them, column by column by name.
 
     Args:
-        path: path of the file.
-        label: name of the column of labels, or None.
-        missing: whether cells without a value become NaN.
+        source: path of a file (CSV, Parquet, Excel, ``.h5ad``), a pandas or polars table, an array or tensor, a sparse
+            matrix, or an AnnData object.
+        roles: role by name of column: "outcome" (the default), "covariate", "label", "id", "weight", "time", "subject",
+            "group", "exposure" or "drop".
+        types: type by name of column: "continuous", "positive", "count", "binary", "ordinal" or "categorical".
+        levels: order of the categories by name of column.
+        missing: values that mark a missing cell, beside empty ones: a list for all columns, or lists by name of column.
+        scaling: "standardise", "log" (the logarithm is standardised), "rank" (normal scores) or "none" by name of
+            column. By default continuous columns are standardised, and positive ones by their logarithm.
+        separator: what separates the fields of a CSV table; None recognises it.
+        decimal: decimal point of a CSV table, "." or ",".
+        encoding: encoding of a CSV table.
+        sheet: name or number of the sheet of an Excel file.
+        layer: name of the layer of an AnnData object; None takes its ``X``.
+
+    Attributes:
+        columns: all columns, in the table's order.
 
     Raises:
-        ValueError: in one sentence that names the file and what is wrong with it.
+        ValueError: for a table that cannot be read, for columns that no model observes and that have no role (texts,
+            dates, ids and columns that do not vary, all of them in one sentence), and for a name that is no column's.
+
+    Example:
+        >>> frame = pd.DataFrame({"age": [31.5, 47.0, 24.2], "smoker": ["no", "yes", "no"], "visits": [0, 4, 1]})
+        >>> table = Table(frame, types={"visits": "count"})
+        >>> table.describe()[["type", "likelihood"]].to_dict("index")["smoker"]
+        {'type': 'binary', 'likelihood': 'Bernoulli'}
+        >>> table.to_frame().equals(frame)
+        True
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"the path of a CSV file was expected, got {path!r}")
-    name = f"{str(path)!r}"
-    frame = _frame(Path(path), name)
-    if label is not None and label not in list(frame):
-        raise ValueError(f"{name} has no column {label!r}; it has {', '.join(map(str, frame))}")
-    if not len(frame):
-        raise ValueError(f"{name} has a header and no rows: the data set is empty")
-    labels, label_names = None, None
-    if label is not None:
-        numbers, kinds = pd.factorize(frame.pop(label), sort=True)
-        labels, label_names = numbers.astype(np.int64), [str(kind) for kind in kinds]
-    if not len(frame.columns):
-        raise ValueError(f"{name} has no column beside the label {label!r}: at least one feature is needed")
-    columns = [_numbers(column, f"column {heading!r} of {name}", missing) for heading, column in frame.items()]
-    return Table(np.stack(columns, 1), [str(heading) for heading in frame], labels, label_names)
 
+    def __init__(
+        self,
+        source: Any,
+        *,
+        roles: dict[str, str] | None = None,
+        types: dict[str, str] | None = None,
+        levels: dict[str, list[Any]] | None = None,
+        missing: list[Any] | dict[str, list[Any]] | None = None,
+        scaling: str | dict[str, str] | None = None,
+        separator: str | None = None,
+        decimal: str = ".",
+        encoding: str = "utf-8-sig",
+        sheet: str | int = 0,
+        layer: str | None = None,
+    ) -> None:
+        if isinstance(source, str | os.PathLike):
+            self.path = Path(source)
+        frame, columns = read_table(
+            source, roles=roles, types=types, levels=levels, missing=missing, scaling=scaling, separator=separator,
+            decimal=decimal, encoding=encoding, sheet=sheet, layer=layer,
+        )  # fmt: skip
+        refuse_unobservable(columns)
+        self._fill(frame, Encoding(columns))
 
-def _frame(path: Path, name: str) -> pd.DataFrame:
-    """Return the file as pandas reads it, after a check that leaves pandas nothing to guess."""
-    try:
-        _check_shape(path, name)
-        with _opened(path) as file:
-            return pd.read_csv(
-                file, index_col=False, float_precision="round_trip", low_memory=False, dtype_backend="numpy_nullable"
+    @classmethod
+    def like(cls, source: Any, encoding: Encoding, what: str = "the table") -> "Table":
+        """Return a later table, read as an earlier one was: columns by name, categories, codes and scales.
+
+        Args:
+            source: a pandas or polars table.
+            encoding: how the earlier table was read (:attr:`encoding`).
+            what: what messages call the later table.
+
+        Raises:
+            ValueError: for a table that lacks a column, has further ones, or has cells that a column cannot hold.
+        """
+        frame = encoding.selected(as_frame(source), what)
+        present = tuple(column for column in encoding.columns if column.name in frame.columns)
+        table = object.__new__(cls)
+        table._fill(frame, replace(encoding, columns=present))
+        encoding.see_that_units_agree({field.name: field.tensor for field in table._typed})
+        return table
+
+    def _fill(self, frame: pd.DataFrame, encoding: Encoding) -> None:
+        """Make the fields of a table whose columns are known."""
+        scalings = encoding.scalings or {}
+        outcomes = encoding.outcomes
+        fields: list[Field] = [
+            Columns(
+                encoding.encode(frame, "outcome"), name="outcome", role="observed", columns=outcomes,
+                feature_names=[column.name for column in outcomes], scaling=scalings.get("outcome"),
+                missing=any(column.missing for column in outcomes),
             )
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"cannot read a table from {name}: it is not UTF-8 text (byte {error.object[error.start]:#04x}): save the "
-            "table as comma-separated text in UTF-8"
-        ) from None
-    except EOFError:
-        raise ValueError(f"cannot read a table from {name}: the compressed file ends early: copy it again") from None
-    except (zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"cannot read a table from {name}: it is damaged ({error}): copy it again") from None
-    except (OSError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
-        raise ValueError(f"cannot read a table from {name}: {reason}") from None
-
-
-def _opened(path: Path) -> Any:
-    opener = OPENERS.get(path.suffix.lower(), io.open)
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
-
-
-def _check_shape(path: Path, name: str) -> None:
-    """Check that a table has a header that names every column once, and rows of the header's length.
-
-    Raises:
-        ValueError: naming the line, or the columns.
-    """
-    with _opened(path) as file:
-        reader = csv.reader(_lines(file, path, name))
-        header: list[str] = []
-        for row in reader:
-            if len(row) < 2 and not "".join(row).strip() and len(header) != 1:
-                continue  # a blank line is not a row
-            if not header:
-                header = row
-                _check_header(header, name)
-            elif row and len(row) != len(header):
-                raise ValueError(
-                    f"line {reader.line_num} of {name} has {len(row)} fields, and the header names {len(header)} "
-                    "columns: every row needs a field for each, an empty one where there is no value"
+        ]  # fmt: skip
+        if encoding.covariates:
+            covariates = encoding.encode(frame, "covariate")
+            _see_that_all_are_given(covariates, encoding.covariates)
+            fields.append(
+                Covariates(
+                    covariates, name="covariate", role="covariate", columns=encoding.covariates,
+                    scaling=scalings.get("covariate"),
                 )
-    if not header:
-        raise ValueError(f"cannot read a table from {name}: it is empty")
+            )  # fmt: skip
+        labels, label_names = _labels(frame, encoding)
+        names: Any = _row_names(frame, encoding)
+        super().__init__(*fields, labels=labels, label_names=label_names, row_names=names)
+        self.columns = encoding.columns
+        kept = [column.name for column in encoding.of_role(*KEPT)]
+        self.kept: pd.DataFrame | None = frame[kept].set_axis(self.index) if kept else None
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the table was read: its columns and their scales, which a fit keeps."""
+        return Encoding(self.columns, {field.name: field.fitted for field in self._typed})
+
+    @property
+    def _typed(self) -> list[Columns]:
+        return [field for field in self.fields if isinstance(field, Columns)]
+
+    def describe(self) -> pd.DataFrame:
+        """Return one row per column: type, role, number of missing cells, categories, scaling, likelihood, and a note.
+
+        The likelihood is what :meth:`likelihood` proposes; the note says what to look at where the type is a guess.
+        """
+        counts = {
+            column.name: int(field.tensor[:, k].isnan().sum())
+            for field in self._typed
+            for k, column in enumerate(field.columns)
+        }
+        return described(self.columns, counts)
+
+    def likelihood(self) -> Mixed:
+        """Return the likelihood that is proposed for the outcomes, a part per column or run of columns alike.
+
+        Continuous columns are Gaussian with a scale per column, positive ones Gaussian in their logarithm, counts
+        negative binomial with a dispersion per column, and the rest Bernoulli, ordinal and categorical. Where cells are
+        missing they do not count.
+        """
+        return Mixed(likelihood_of(self._typed[0].columns), missing=self.missing)
+
+    @property
+    def inputs(self) -> list[TableInput]:
+        """What an encoder is given, column by column, for :class:`pyrovae.nn.Table`."""
+        return [TableInput(c.type, max(len(c.levels), 1), c.missing) for c in self._typed[0].columns]
+
+    @property
+    def num_covariates(self) -> int:
+        """Number of columns of the covariates in a batch."""
+        return sum(field.width for field in self.fields if isinstance(field, Covariates))
+
+    def to_frame(self, values: Tensor | None = None) -> pd.DataFrame:
+        """Return outcomes in the form of a batch, ``[N, D]``, as a table: own units, names, categories, missing cells.
+
+        Args:
+            values: numbers as programs see and draw them; None returns the table's own rows, covariates included.
+
+        Raises:
+            ValueError: for values with another number of columns.
+        """
+        if values is None:
+            index = None if self.row_names is None and self.origin is None else self.index
+            parts = [self.encoding.to_frame(f.tensor, f.name, index) for f in self._typed]
+            names = [column.name for column in self.columns if column.is_encoded]
+            return pd.concat(parts, axis=1)[names]
+        _see_width(values, self._typed[0].columns)
+        index = self.index if len(values) == len(self) else None
+        return self.encoding.to_frame(self._typed[0].fitted.invert(values.detach().cpu()), "outcome", index)
+
+    def encoded_as(self, encoding: Encoding) -> "Table":
+        """Return the same rows, read as an earlier table was."""
+        if encoding.described() == self.encoding.described():
+            return self
+        other = Table.like(self._frame(), encoding)
+        same = {name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels")}
+        other.__dict__.update(same, label_names=self.label_names, dtype=self.dtype)
+        return other
+
+    def _frame(self) -> pd.DataFrame:
+        """Return every column that the table has kept."""
+        parts = [self.to_frame()] + ([] if self.kept is None else [self.kept])
+        return pd.concat([part.reset_index(drop=True) for part in parts], axis=1).set_axis(self.index)
+
+    def _rows(self, indices: Tensor | slice) -> "Table":
+        other: Any = super()._rows(indices)
+        rows = indices if isinstance(indices, slice) else indices.cpu().numpy()
+        other.kept = None if self.kept is None else self.kept.iloc[rows]
+        return other
+
+    def _copy(self, fields: tuple[Field, ...]) -> "Table":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, fields=fields)
+        return other
 
 
-def _lines(file: Any, path: Path, name: str) -> Iterator[str]:
-    """Iterate over the lines of a text, in bounded memory.
+def read_table(
+    source: Any, *, roles: Any = None, types: Any = None, levels: Any = None, missing: Any = None, scaling: Any = None,
+    separator: str | None = None, decimal: str = ".", encoding: str = "utf-8-sig", sheet: str | int = 0,
+    layer: str | None = None,
+) -> tuple[pd.DataFrame, tuple[Column, ...]]:  # fmt: skip
+    """Return a table and the properties of its columns; the arguments are those of :class:`Table`."""
+    codes = [] if missing is None else missing
+    if not isinstance(codes, Mapping | list | tuple):
+        raise ValueError(f"missing must be a list of values, or lists by name of column, got {missing!r}")
+    if isinstance(source, str | os.PathLike):
+        source = read_file(source, separator=separator, decimal=decimal, encoding=encoding, sheet=sheet, codes=codes)
+    frame = as_frame(source, layer)
+    if isinstance(codes, Mapping):
+        named_columns(frame, "missing", codes)
+    by_name = {name: list(codes.get(name, ()) if isinstance(codes, Mapping) else codes) for name in frame.columns}
+    frame = without_codes(frame, by_name)
+    return frame, columns_of(frame, roles or {}, types or {}, levels or {}, scaling, by_name)
 
-    Raises:
-        ValueError: for a text that is not a table: a line that is too long, zero bytes, or a small file that unpacks to
-            a very large text.
+
+def describe(source: Any, **options: Any) -> pd.DataFrame:
+    """Return what :class:`Table` would make of a table: one row per column, also of those that it would refuse.
+
+    Args:
+        source: path of a file, a pandas or polars table, an array, a sparse matrix or an AnnData object.
+        **options: arguments of :class:`Table`.
+
+    Returns:
+        The type, the role, the number of missing cells, the categories, the scaling and the proposed likelihood of
+        every column, and a note where the type is a guess.
+
+    Example:
+        >>> frame = pd.DataFrame({"income": [1.5, 2.5, 9.0, 50.0], "city": ["Lima", "Oslo", "Lima", "Delhi"]})
+        >>> describe(frame)["type"].to_dict()
+        {'income': 'positive', 'city': 'categorical'}
     """
-    size, count = path.stat().st_size, 0
-    while line := file.readline(LONGEST_LINE):
-        count += len(line)
-        if len(line) == LONGEST_LINE:
-            raise ValueError(f"cannot read a table from {name}: a line has over {LONGEST_LINE} characters")
-        if count > UNSUSPECTED and count > LARGEST_RATIO * size:
-            raise ValueError(
-                f"cannot read a table from {name}: it unpacks to over {LARGEST_RATIO} times its size: unpack it first, "
-                "if it is a table"
-            )
-        if "\0" in line:
-            raise ValueError(f"cannot read a table from {name}: it holds zero bytes, so it is no text")
-        yield line
+    frame, columns = read_table(source, **options)
+    return described(columns, {name: int(frame[name].isna().sum()) for name in frame.columns})
 
 
-def _check_header(header: list[str], name: str) -> None:
-    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
-    if other is not None or header[0].startswith("#"):
-        what = f"the fields of {name} are separated by {other!r}" if other else f"{name} begins with a comment"
+def _see_that_all_are_given(values: Tensor, columns: Sequence[Column]) -> None:
+    empty = values.isnan()
+    if bool(empty.any()):
+        names = [column.name for k, column in enumerate(columns) if bool(empty[:, k].any())]
         raise ValueError(
-            f"{what}: write it with commas between fields, points in numbers, and a header in the first line, as "
-            "table.to_csv(path, index=False) does"
+            f"covariates cannot have missing cells, as nothing is said about their distribution: {', '.join(names)} "
+            f"in {int(empty.any(1).sum())} rows: make them outcomes, drop the rows, or impute them first"
         )
-    nameless = [k for k, heading in enumerate(header) if not heading.strip() or re.fullmatch(r"Unnamed: \d+", heading)]
-    if nameless:
-        raise ValueError(
-            f"column {nameless[0]} of {name} has no name, like the index that pandas writes: write the table by "
-            "to_csv(path, index=False), or name the column if it is one of the data"
-        )
-    if _are_numbers(header):
-        raise ValueError(
-            f"the first line of {name} holds numbers ({', '.join(header[:3])}{', ...' * (len(header) > 3)}), not the "
-            "names of columns: give the columns names in the first line"
-        )
-    double = [heading for heading, times in Counter(header).items() if times > 1]
-    if double:
-        raise ValueError(f"{name} has several columns named {double[0]!r}: give every column a name of its own")
 
 
-def _are_numbers(header: list[str]) -> bool:
-    """Return whether a header is a row of data: numbers, unless they count the columns (0, 1, 2 or 2019, 2020)."""
-    numbers = [value for heading in header if (value := _number(heading)) is not None]
-    if any(isinstance(value, float) for value in numbers):
-        return True
-    counting = numbers[:1] == [0] or (len(numbers) > 1 and numbers[0] in YEARS)
-    counting = counting and all(b - a == 1 for a, b in pairwise(numbers))
-    return len(numbers) == len(header) and not counting
+def _see_width(values: Tensor, columns: Sequence[Column]) -> None:
+    if values.dim() != 2 or values.shape[1] != len(columns):
+        names = ", ".join(column.name for column in columns)
+        raise ValueError(f"values [N, {len(columns)}] of {names} were expected, got {list(values.shape)}")
 
 
-def _number(heading: str) -> int | float | None:
-    """Return the number that a heading states, as an int where it is whole; None for a name."""
-    text = heading.strip()
-    if re.fullmatch(r"[+-]?\d+", text):
-        return int(text)
-    if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", text):
-        return float(text)
-    return None
+def _labels(frame: pd.DataFrame, encoding: Encoding) -> tuple[Tensor | None, list[str] | None]:
+    named = [column.name for column in encoding.of_role("label") if column.name in frame.columns]
+    if not named:
+        return None, None
+    kinds = pd.Categorical(frame[named[0]])
+    return torch.from_numpy(kinds.codes.astype(np.int64)), [str(kind) for kind in kinds.categories]
 
 
-def _numbers(column: pd.Series, name: str, missing: bool) -> np.ndarray:
-    """Return a column in double precision, after a check that this holds every number of it."""
-    if not pd.api.types.is_numeric_dtype(column):
-        stray = pd.to_numeric(column, errors="coerce").isna() & column.notna()
-        first = int(stray.to_numpy().argmax())
-        raise ValueError(
-            f"{name} is not numeric (row {first} holds {str(column.iloc[first])[:40]!r}): drop it, encode it, leave "
-            "its cells empty where values are missing, or name it as the label"
-        )
-    empty = column.isna().to_numpy()
-    if empty.any() and not missing:
-        raise ValueError(
-            f"{name} lacks a value in row {int(empty.argmax())} ({int(empty.sum())} in all): "
-            "drop or impute them first, or say missing=True (--data.missing true) and use likelihoods.Missing, "
-            "which the command line does by itself"
-        )
-    values: np.ndarray = column.to_numpy(np.float64, na_value=math.nan)
-    infinite = np.isinf(values)
-    if infinite.any():
-        first = int(infinite.argmax())
-        raise ValueError(f"{name} holds {values[first]} in row {first} ({int(infinite.sum())} in all): drop or mend it")
-    if pd.api.types.is_integer_dtype(column):
-        for row in np.flatnonzero(np.abs(values) >= LARGEST_WHOLE):
-            if int(column.iloc[row]) != int(values[row]):
-                raise ValueError(
-                    f"{name} holds {column.iloc[row]} in row {row}, which double precision rounds, as it does whole "
-                    "numbers above 2**53: subtract an origin before the table is written"
-                )
-    return values
+def _row_names(frame: pd.DataFrame, encoding: Encoding) -> pd.Index | None:
+    ids = [column.name for column in encoding.of_role("id") if column.name in frame.columns]
+    if ids:
+        return pd.Index(frame[ids[0]])
+    index = frame.index
+    return None if index.equals(pd.RangeIndex(len(frame))) or not index.is_unique else index

@@ -14,6 +14,7 @@ from pyrovae.common.checks import at_least, shown
 from pyrovae.data import Data
 from pyrovae.diagnostics.latents.scoring import refuse_unscored
 from pyrovae.importance.question import ask
+from pyrovae.programs.isolation import importing
 from pyrovae.programs.types import Program
 
 if TYPE_CHECKING:
@@ -177,8 +178,9 @@ def diagnostics() -> dict[str, Diagnostic]:
     The diagnostics of pyrovae are the files of ``pyrovae/diagnostics/questions``.
     """
     package = importlib.import_module("pyrovae.diagnostics.questions")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    with importing():
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
     return dict(sorted(_REGISTRY.items(), key=lambda item: item[1].rank))
 
 

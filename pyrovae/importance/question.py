@@ -29,6 +29,7 @@ from pyrovae.programs.noise import DatumNoise
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import sample_sites
 from pyrovae.programs.types import Program
+from pyrovae.tables import Encoding
 
 
 @dataclass(frozen=True)
@@ -159,15 +160,17 @@ def _name_what_is_left_out(layout: Layout) -> None:
         )
 
 
-def placed_data(pair: Pair, data: Any, device: torch.device) -> Data:
+def placed_data(pair: Pair, data: Any, device: torch.device, encoding: Encoding | None = None) -> Data:
     """Return the data as a set on ``device``, floating tensors in the dtype of the pair's parameters.
+
+    A table is read as ``encoding`` says, or, where that is None, as the table was that the pair was fitted to.
 
     Raises:
         ValueError: for data that :func:`as_data` refuses, for no data, and for data whose spread is lost in that dtype.
     """
     parameters = [p for module in pair.modules.values() for p in module.parameters() if p.is_floating_point()]
     dtype = parameters[0].dtype if parameters else None
-    data_set = as_data(data).to(device, dtype)
+    data_set = as_data(data, pair.model, pair.guide, encoding=encoding).to(device, dtype)
     if not len(data_set):
         raise ValueError(
             "the data set is empty, as a part of splits can be if its share is less than one observation: "

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyrovae.common.checks import at_least, not_a_class, shown
+from pyrovae.common.checks import at_least, flag, not_a_class, shown
 from pyrovae.likelihoods.likelihood import Likelihood
-from pyrovae.likelihoods.missing import Missing
+from pyrovae.likelihoods.missing import Missing, PartlyObserved
 
 
 class Columns(dist.TorchDistribution):
@@ -64,6 +64,7 @@ class Mixed(Likelihood):
 
     Args:
         parts: pairs of a likelihood and its number of columns, in the order of the columns.
+        missing: whether NaN marks a missing value, which does not count, as with :class:`Missing` around it.
 
     Example:
         >>> from pyrovae import likelihoods
@@ -72,8 +73,9 @@ class Mixed(Likelihood):
         9
     """
 
-    def __init__(self, parts: Sequence[tuple[Likelihood, int]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Likelihood, int]], *, missing: bool = False) -> None:
         super().__init__()
+        self.missing = flag("missing", missing)
         if not isinstance(parts, Sequence) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in parts):
             raise ValueError(f"parts must be pairs of a likelihood and its number of columns, got {shown(parts)}")
         if not parts:
@@ -106,3 +108,9 @@ class Mixed(Likelihood):
         pieces = features.split(self.widths, dim=-1)
         likelihoods: Any = self.likelihoods
         return Columns([part.columns(f) for part, f in zip(likelihoods, pieces, strict=True)])
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+        """Return the distribution of x, batch shape ``[...]`` and event shape ``[D]``."""
+        if self.missing and mask is None:
+            return PartlyObserved(self.columns(features)).to_event(1)
+        return super().forward(features, mask)

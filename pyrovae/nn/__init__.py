@@ -6,6 +6,7 @@ from pyrovae.nn.network import Network, Shape, image_shape, positive, raw_positi
 from pyrovae.nn.observed import Observed
 from pyrovae.nn.residual import ResidualDecoder, ResidualEncoder
 from pyrovae.nn.sequence import AttentionDecoder, AttentionEncoder, RecurrentDecoder, RecurrentEncoder
+from pyrovae.nn.table import Table, TableInput
 
 __all__ = [
     "MLP",
@@ -21,6 +22,8 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "Shape",
+    "Table",
+    "TableInput",
     "image_shape",
     "positive",
     "raw_positive",

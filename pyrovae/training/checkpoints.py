@@ -67,6 +67,7 @@ def _so_far(fitting: Fitting, stopped: str) -> Fit:
         "; ".join(runner.lines),
         bool(runner.chosen),
         problem.bare,
+        problem.data.encoding,
     )
 
 

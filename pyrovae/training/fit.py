@@ -11,7 +11,7 @@ import pyro
 import torch
 
 from pyrovae.common.checks import at_least, not_negative, writable_folder
-from pyrovae.data import as_data
+from pyrovae.data import training_data
 from pyrovae.objectives import Objective
 from pyrovae.programs.compilation import check_mode
 from pyrovae.programs.isolation import default_dtype, isolated, seed_streams
@@ -133,7 +133,7 @@ def fit(
     callbacks, group = checked(callback), Group()
     with ExitStack() as stack:
         with group.together() as common:
-            data = as_data(data)
+            data = training_data(data, model, guide)
             plan = _plan(
                 len(data), epochs, steps, batch_size, patience, validation_data, checkpoint, checkpoint_seconds, resume
             )
@@ -269,8 +269,18 @@ def _result(fitting: Fitting, stopped: str, callbacks: Callbacks) -> Fit:
     for p in problem.params.values():
         p.grad = None
     store = pyro.get_param_store().get_state()
-    programs = carrying(problem.pair.model, problem.pair.guide, dict(store), {})
+    encoding = problem.data.encoding
+    programs = carrying(problem.pair.model, problem.pair.guide, dict(store), {}, encoding)
     compilation, frame = "; ".join(runner.lines), fitting.history.frame()
-    fit = Fit(*programs, frame, stopped, fitting.position.seconds, compilation, bool(runner.chosen), dict(problem.bare))
+    fit = Fit(
+        *programs,
+        frame,
+        stopped,
+        fitting.position.seconds,
+        compilation,
+        bool(runner.chosen),
+        dict(problem.bare),
+        encoding,
+    )
     callbacks.on_end(fit)
     return fit

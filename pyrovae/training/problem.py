@@ -111,12 +111,12 @@ def place(model: Program, guide: Program, data: Data, validation_data: Any, *, d
     where = default_device(device)
     for module in pair.all_modules:
         module.to(where, PRECISIONS[precision])
-    validation = None
+    validation, encoding = None, data.encoding
     if validation_data is not None:
-        validation = _explained(lambda: placed_data(pair, validation_data, where).fixed().numbered(assumed=True))
-    return Placed(
-        pair, placed_data(pair, data, where).numbered(assumed=True), validation, where, precision, store, pending
-    )
+        held_out = _explained(lambda: placed_data(pair, validation_data, where, encoding))
+        validation = held_out.fixed().numbered(assumed=True)
+    placed = placed_data(pair, data, where, encoding).numbered(assumed=True)
+    return Placed(pair, placed, validation, where, precision, store, pending)
 
 
 def _unpacked(program: Program, store: dict[str, Any], pending: dict[str, Tensor]) -> Program:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common.checks import writable_folder
+from pyrovae.data import attach
 from pyrovae.programs.isolation import random_state
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.parameters import WithParams
 from pyrovae.programs.types import Program
 from pyrovae.saving import lock
 from pyrovae.saving.configuration import NotConfigurable, build, configuration
+from pyrovae.tables import Encoding
 from pyrovae.training import storage
 from pyrovae.training.tensors import BARE, fitted_tensors, pair_tensors, restore_pair
 
@@ -38,6 +40,8 @@ class Fit:
         seconds: seconds that training took, validation included.
         compiled: when and why the steps ran compiled or eagerly.
         compile: whether the steps ran compiled: ``fit(compile=fitted.compile)`` of the same pair and data runs alike.
+        encoding: how the columns of the table became numbers that the pair was fitted to (types, categories, scales);
+            every later table is read alike, by name. None where it was fitted to tensors.
     """
 
     model: Program
@@ -48,6 +52,7 @@ class Fit:
     compiled: str = ""
     compile: bool = False
     _bare: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    encoding: Encoding | None = field(default=None, repr=False)
 
     def save(self, folder: str | Path) -> None:
         """Save the fit in ``folder``: tensors as safetensors, everything else as JSON.
@@ -72,6 +77,8 @@ def describe(fit: Fit) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "columns": list(fit.history.columns),
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
     }
+    if fit.encoding is not None:
+        document["table"] = fit.encoding.described()
     model = fit.model
     while isinstance(model, WithParams):
         model = model.program
@@ -119,19 +126,30 @@ def _loaded(tensors: dict[str, Tensor], document: dict[str, Any], source: str, m
     members = {key: value for key, value in own_tensors.items() if not key.startswith(f"{BARE}/")}
     _match_dtypes(pair, members)
     restore_pair(pair, {}, members, source)
-    programs_with_bare = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, dict(bare))
+    encoding = Encoding.of(document["table"]) if "table" in document else None
+    programs_with_bare = carrying(pair.model, pair.guide, {"params": {}, "constraints": {}}, dict(bare), encoding)
     rows = pd.DataFrame(tensors["history"].numpy(), columns=document["columns"]).astype({"step": int, "epoch": int})
     outcome = document["stopped"], document["seconds"], document.get("compiled", ""), document.get("compile", False)
-    return Fit(*programs_with_bare, rows, *outcome, bare)
+    return Fit(*programs_with_bare, rows, *outcome, bare, encoding)
 
 
 def carrying(
-    model: Program, guide: Program, store: dict[str, Any], pending: dict[str, Tensor]
+    model: Program, guide: Program, store: dict[str, Any], pending: dict[str, Tensor], encoding: Encoding | None
 ) -> tuple[Program, Program]:
-    """Return the programs with the bare parameters that they share; unchanged where there are none."""
-    if not pending and all(isinstance(value, nn.Parameter) for value in store["params"].values()):
-        return model, guide
-    return WithParams(model, store, pending), WithParams(guide, store, pending)
+    """Return the programs with the bare parameters that they share, and with the way in which their table was read.
+
+    Modules are returned as they are where there are no bare parameters, and functions where there is no table either.
+    """
+    has_bare = bool(pending) or not all(isinstance(value, nn.Parameter) for value in store["params"].values())
+    programs = [
+        WithParams(program, store, pending)
+        if has_bare or (encoding is not None and not isinstance(program, nn.Module))
+        else program
+        for program in (model, guide)
+    ]
+    for program in programs:
+        attach(program, encoding)
+    return programs[0], programs[1]
 
 
 def _rebuilt(role: str, document: dict[str, Any], source: str, model: Any) -> Any:

@@ -192,7 +192,7 @@ def anneal(
     max_temperatures = at_least("max_temperatures", max_temperatures, 1)
     tries = _tries(num_temperatures, max_temperatures)
     schedule = schedule_of(num_chains, num_steps, step_size, tries[0])
-    data = as_data(data).fixed()
+    data = as_data(data, model, guide).fixed()
     rest: list[int] = list(range(len(data)) if only is None else only)
     runs: dict[int, _One] = {}
     with annealing(model, guide, data, schedule, **options) as annealer, annealer.bar("ais", len(rest)) as bar:

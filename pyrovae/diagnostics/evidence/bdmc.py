@@ -85,7 +85,7 @@ def bdmc(
     """
     num_temperatures = at_least("num_temperatures", num_temperatures, 1)
     schedule = schedule_of(num_chains, num_steps, step_size, num_temperatures)
-    data = as_data(data).fixed()
+    data = as_data(data, model, guide).fixed()
     lower, upper, batches = [], [], []
     with annealing(model, guide, data, schedule, **options) as annealer, annealer.bar("bdmc", len(data)) as bar:
         for indices, batch in annealer.batches():

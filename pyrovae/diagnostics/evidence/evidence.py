@@ -91,7 +91,7 @@ def evidence(
     tolerance = positive("tolerance", tolerance)
     num_chains = at_least("num_chains", num_chains, 1)
     check_temperatures(num_temperatures)
-    data = as_data(data).fixed()
+    data = as_data(data, model, guide).fixed()
     evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
     trusted = evaluation.reliable & (evaluation.log_evidence_se <= tolerance)
     log_evidence, error = evaluation.log_evidence.clone(), evaluation.log_evidence_se.clone()

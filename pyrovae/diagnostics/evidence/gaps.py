@@ -173,7 +173,7 @@ def gaps(
     num_steps = at_least("num_steps", num_steps, 1)
     particles_per_step = at_least("particles_per_step", particles_per_step, 1)
     lr = positive("lr", lr)
-    data = as_data(data).fixed()
+    data = as_data(data, model, guide).fixed()
     estimates = _given(log_evidence, len(data))
     results: list[list[dict[str, Tensor]]] = []
     with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):

@@ -147,7 +147,7 @@ def aggregate(
         True
     """
     num_draws = at_least("num_draws", num_draws, 1)
-    data = as_data(data).fixed()
+    data = as_data(data, model, guide).fixed()
     if len(data) < 2:
         raise ValueError("the aggregate posterior of one observation is its own posterior: give at least 2 data")
     with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):

@@ -49,7 +49,7 @@ def prior_against_posterior(
     Raises:
         ValueError: for a pair that breaks the contract, or bad data.
     """
-    samples = _drawn(model, guide, as_data(data), **options)
+    samples = _drawn(model, guide, as_data(data, model, guide), **options)
     rows = {}
     for name, (q, p) in samples.items():
         for d in range(q.shape[1]):
@@ -124,7 +124,7 @@ def prior_test(
     """
     num_permutations = at_least("num_permutations", num_permutations, 1)
     max_data = at_least("max_data", max_data, 20)
-    whole = as_data(data).fixed()
+    whole = as_data(data, model, guide).fixed()
     if len(whole) < 20:
         raise ValueError(f"at least 20 data are needed to tell two distributions apart, got {len(whole)}")
     seed = options["seed"]

@@ -56,7 +56,7 @@ def shared(
         raise ValueError(
             "the guide has no global latents to draw: it needs draw(), posterior(name) and local, as guides.WithGlobals"
         )
-    data = as_data(data).fixed()
+    data = as_data(data, model, guide).fixed()
     with random_state("draws of globals", seed), torch.no_grad():
         draws = [guide.draw() for _ in range(num_draws)]
     options: dict[str, Any] = {"seed": seed, "device": device}

@@ -55,7 +55,7 @@ def pit(
         (torch.Size([300, 5]), True)
     """
     num_draws = at_least("num_draws", num_draws, 2)
-    data = as_data(data).fixed()
+    data = as_data(data, model).fixed()
     tallies: dict[str, Tally] = {}
     with ask(model, PriorGuide(model), data, **options) as question:
         names = observed_sites(question, site)

@@ -77,7 +77,7 @@ def sample_quality(
     """
     neighbours = at_least("neighbours", neighbours, 1)
     seed = options["seed"]
-    whole = as_data(data).fixed().to(torch.device("cpu"))
+    whole = as_data(data, model).fixed().to(torch.device("cpu"))
     half = len(whole) // 2
     if half < 2 * neighbours:
         raise ValueError(f"at least {4 * neighbours} data are needed for {neighbours} neighbours, got {len(whole)}")

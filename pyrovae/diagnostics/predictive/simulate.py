@@ -74,7 +74,7 @@ def simulate(
         >>> made.latents["z"].shape, made.data.batch(slice(0, 7))[0].shape
         (torch.Size([7, 2]), torch.Size([7, 5]))
     """
-    template = as_data(data).fixed().numbered(assumed=True)
+    template = as_data(data, model).fixed().numbered(assumed=True)
     count = len(template) if num_simulations is None else at_least("num_simulations", num_simulations, 1)
     template = template.subset(_rows(len(template), count, options["seed"]))
     batches: list[tuple[Tensor, ...]] = []

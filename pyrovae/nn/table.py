@@ -1,0 +1,101 @@
+"""What an encoder is given of a table's columns."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.common.checks import at_least, shown
+from pyrovae.nn.network import Network, num_features
+
+KINDS = ("continuous", "positive", "count", "binary", "ordinal", "categorical")
+
+
+class TableInput(NamedTuple):
+    """One column: its type, its number of categories (1 for numbers), and whether cells may be missing."""
+
+    kind: str
+    size: int = 1
+    missing: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of columns that a network is given for it."""
+        own = {"categorical": self.size, "ordinal": self.size - 1}.get(self.kind, 1)
+        return own + self.missing
+
+
+class Table(Network):
+    """Shows a network the columns of a table by their types.
+
+    Categories are one-hot; grades are indicators of each step, x >= 1, ..., x >= L - 1, so that their order is seen;
+    counts are log(1 + x); other numbers are as they are. A column whose cells may be missing has 0 there, and beside it
+    an indicator of whether it is observed.
+
+    Args:
+        network: network that takes as many columns as :meth:`width` says, or a function of that number that makes it.
+        inputs: what each column is, as :attr:`pyrovae.data.Table.inputs` lists it: triples of the type, the number of
+            categories, and whether cells may be missing.
+
+    Example:
+        >>> from pyrovae import nn
+        >>> inputs = [("continuous", 1, True), ("categorical", 3, False), ("count", 1, False)]
+        >>> encoder = nn.Table(lambda width: nn.MLP(width, 8), inputs)
+        >>> encoder.network.in_features, encoder(torch.tensor([[torch.nan, 2.0, 7.0]])).shape
+        (6, torch.Size([1, 8]))
+    """
+
+    def __init__(
+        self, network: Network | nn.Module | Callable[[int], nn.Module], inputs: Sequence[Sequence[Any]]
+    ) -> None:
+        super().__init__()
+        self.inputs = [_checked(given) for given in inputs]
+        if not self.inputs:
+            raise ValueError("inputs is empty: give what each column is, as data.Table(...).inputs lists it")
+        width = sum(column.width for column in self.inputs)
+        if not isinstance(network, nn.Module) and callable(network):
+            network = network(width)
+        self.out_features = num_features("network", network)
+        self.in_features = len(self.inputs)
+        self.network: Any = network
+
+    @staticmethod
+    def width(inputs: Sequence[Sequence[Any]]) -> int:
+        """Return how many columns a network is given."""
+        return sum(_checked(given).width for given in inputs)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Map columns ``[..., D]`` with NaN, and the network's other inputs, to its features."""
+        if x.shape[-1] != len(self.inputs):
+            raise ValueError(f"the encoder is made for {len(self.inputs)} columns, got {x.shape[-1]}")
+        out: Tensor = self.network(self.shown(x), *others)
+        return out
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return what the network is given of columns ``[..., D]``."""
+        return torch.cat([part for k, column in enumerate(self.inputs) for part in _shown(x[..., k], column)], dim=-1)
+
+
+def _shown(x: Tensor, column: TableInput) -> list[Tensor]:
+    observed = ~x.isnan()
+    values = torch.where(observed, x, 0.0)
+    if column.kind == "categorical":
+        parts = (values[..., None] == torch.arange(column.size, device=x.device)).to(x.dtype) * observed[..., None]
+    elif column.kind == "ordinal":
+        parts = (values[..., None] > torch.arange(column.size - 1, device=x.device)).to(x.dtype)
+    else:
+        parts = (values.log1p() if column.kind == "count" else values)[..., None]
+    return [parts, observed[..., None].to(x.dtype)] if column.missing else [parts]
+
+
+def _checked(given: Any) -> TableInput:
+    if not isinstance(given, Sequence) or isinstance(given, str) or not 1 <= len(given) <= 3:
+        raise ValueError(f"each of inputs must be (type, number of categories, missing), got {shown(given)}")
+    column = TableInput(*given)
+    if column.kind not in KINDS:
+        raise ValueError(f"the type in inputs must be one of {', '.join(KINDS)}, got {shown(column.kind)}")
+    least = 2 if column.kind in ("ordinal", "categorical") else 1
+    return TableInput(
+        column.kind, at_least("the number of categories in inputs", column.size, least), bool(column.missing)
+    )

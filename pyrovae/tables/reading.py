@@ -1,0 +1,137 @@
+"""Files as pandas tables: CSV with any separator, Parquet, Excel, AnnData."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pyrovae.tables.csv_numbers import OPENERS, check_header, explained, lines
+from pyrovae.tables.frames import needed
+
+EMPTY = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "#N/A")
+SEPARATORS = ",;\t|"
+SNIFFED = 20  # lines by which the separator is recognised
+TABS = (".tsv", ".tab")
+PARQUET, EXCEL, ANNDATA = (".parquet", ".pq"), (".xlsx", ".xlsm", ".xls", ".ods"), (".h5ad",)
+
+
+def read_file(
+    path: str | os.PathLike[str],
+    *,
+    separator: str | None = None,
+    decimal: str = ".",
+    encoding: str = "utf-8-sig",
+    sheet: str | int = 0,
+    codes: Mapping[str, Sequence[Any]] | Sequence[Any] = (),
+) -> Any:
+    """Read a file: a pandas table, or an AnnData object.
+
+    Args:
+        path: path of the file; its ending says what it is: ``.parquet``, ``.xlsx``, ``.h5ad``, and a CSV table
+            otherwise, possibly compressed (``.gz``, ``.bz2``, ``.xz``).
+        separator: what separates the fields of a CSV table; None recognises a comma, semicolon, tab or bar.
+        decimal: decimal point of a CSV table, "." or ",".
+        encoding: encoding of a CSV table; the default is UTF-8, with or without a byte-order mark.
+        sheet: name or number of the sheet of an Excel file.
+        codes: texts or numbers that mark a missing cell, of all columns or by column.
+
+    Raises:
+        ValueError: in one sentence that names the file and what is wrong with it.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"the path of a table was expected, got {path!r}")
+    path, name = Path(path), f"{str(path)!r}"
+    ending = path.suffix.lower()
+    if not path.is_file():
+        raise ValueError(f"cannot read a table from {name}: there is no such file")
+    if ending in PARQUET:
+        needed("pyarrow", "pyarrow", f"the Parquet file {name}")
+        return _tried(name, lambda: pd.read_parquet(path))
+    if ending in EXCEL:
+        needed("openpyxl", "openpyxl", f"the Excel file {name}")
+        options: dict[str, Any] = {"sheet_name": sheet, "keep_default_na": False, "na_values": _empty(codes)}
+        return _tried(name, lambda: pd.read_excel(path, **options))
+    if ending in ANNDATA:
+        return _tried(name, lambda: needed("anndata", "anndata", f"the file {name}").read_h5ad(path))
+    with explained(name):
+        return _csv(path, name, separator, decimal, encoding, codes)
+
+
+def _tried(name: str, read: Any) -> Any:
+    try:
+        return read()
+    except ValueError as error:
+        raise ValueError(f"cannot read a table from {name}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # of any kind: another library reads the file
+        raise ValueError(f"cannot read a table from {name}: {type(error).__name__}: {error}") from None
+
+
+def _csv(path: Path, name: str, separator: str | None, decimal: str, encoding: str, codes: Any) -> pd.DataFrame:
+    if decimal not in (".", ","):
+        raise ValueError(f"decimal must be '.' or ',', got {decimal!r}")
+    with _opened(path, encoding) as file:
+        separator = separator or _sniffed(file, path, name, decimal)
+    if separator == decimal:
+        raise ValueError(f"separator and decimal are both {decimal!r}: they must differ")
+    with _opened(path, encoding) as file:
+        indexed = _check_rows(file, path, name, separator)
+    with _opened(path, encoding) as file:
+        frame = pd.read_csv(
+            file, sep=separator, decimal=decimal, index_col=0 if indexed else False, low_memory=False,
+            keep_default_na=False, na_values=_empty(codes), float_precision="round_trip" if decimal == "." else None,
+        )  # fmt: skip
+    return frame.rename_axis(None) if indexed else frame
+
+
+def _empty(codes: Any) -> Any:
+    """Return the texts that stand for a missing cell, of all columns or by column as pandas takes them."""
+    return list(EMPTY) if isinstance(codes, Mapping) else [*EMPTY, *map(str, codes)]
+
+
+def _opened(path: Path, encoding: str) -> Any:
+    try:
+        return OPENERS.get(path.suffix.lower(), open)(path, "rt", encoding=encoding, newline="")
+    except LookupError:
+        raise ValueError(f"encoding {encoding!r} is not known: such as 'utf-8', 'latin-1' or 'cp1252'") from None
+
+
+def _sniffed(file: Any, path: Path, name: str, decimal: str) -> str:
+    """Return the separator that splits the first lines into the same number of fields, at least two; else a comma."""
+    if Path(path.stem if path.suffix.lower() in OPENERS else path.name).suffix.lower() in TABS:
+        return "\t"
+    first = [line for line, _ in zip(lines(file, path, name), range(SNIFFED), strict=False)]
+    widths = {}
+    for mark in SEPARATORS:
+        if mark != decimal:
+            rows = [row for row in csv.reader(first, delimiter=mark) if row]
+            widths[mark] = len(rows[0]) if rows and len({len(row) for row in rows[:-1] or rows}) == 1 else 0
+    best = max(widths, key=lambda mark: widths[mark])
+    return best if widths[best] > 1 else ","
+
+
+def _check_rows(file: Any, path: Path, name: str, separator: str) -> bool:
+    """Check that every row has as many fields as the header names columns; return whether the first has no name.
+
+    Raises:
+        ValueError: naming the line, or the columns.
+    """
+    reader = csv.reader(lines(file, path, name), delimiter=separator)
+    header: list[str] = []
+    for row in reader:
+        if len(row) < 2 and not "".join(row).strip() and len(header) != 1:
+            continue  # a blank line is not a row
+        if not header:
+            header = row
+            indexed = len(header) > 1 and (not header[0].strip() or header[0] == "Unnamed: 0")
+            check_header(header[1:] if indexed else header, name)
+        elif row and len(row) != len(header):
+            raise ValueError(
+                f"line {reader.line_num} of {name} has {len(row)} fields, and the header names {len(header)} "
+                "columns: every row needs a field for each, an empty one where there is no value"
+            )
+    if not header:
+        raise ValueError(f"cannot read a table from {name}: it is empty")
+    return indexed

@@ -1,0 +1,545 @@
+"""Own tables: files and frames in, types proposed, rows and units kept, columns by name."""
+
+import gzip
+import json
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import pyrovae
+from pyrovae import data, guides, models, nn, priors
+from pyrovae.data import Table
+from pyrovae.tables import Encoding, Scaling
+
+RNG = np.random.default_rng(0)
+N = 60
+
+
+def survey(rows=N):
+    """A table of every kind of column, with missing cells."""
+    rng = np.random.default_rng(rows)
+    frame = pd.DataFrame(
+        {
+            "id": [f"p{i:03d}" for i in range(rows)],
+            "age": rng.normal(45, 12, rows).round(1),
+            "income": rng.lognormal(8, 1, rows).round(2),
+            "visits": rng.poisson(2, rows),
+            "smoker": rng.choice(["no", "yes"], rows),
+            "grade": rng.integers(1, 8, rows),
+            "region": pd.Categorical(rng.choice(["north", "south", "east"], rows), ["north", "south", "east", "west"]),
+            "size": pd.Categorical(rng.choice(["S", "M", "L"], rows), ["S", "M", "L"], ordered=True),
+            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 90, rows), "D"),
+            "comment": [" ".join(rng.choice(list("abcdefgh"), 5)) + f" {i}" for i in range(rows)],
+            "unit": "cm",
+        }
+    )
+    return frame
+
+
+ROLES = {"id": "id", "day": "time", "comment": "drop", "unit": "drop"}
+
+
+def holed(frame, names=("age", "smoker", "region"), share=0.1):
+    rng = np.random.default_rng(1)
+    return frame.assign(**{name: frame[name].mask(rng.random(len(frame)) < share) for name in names})
+
+
+# types
+
+
+def test_types_are_proposed():
+    proposed = data.describe(survey())
+    assert proposed["type"].to_dict() == {
+        "id": "id", "age": "continuous", "income": "positive", "visits": "count", "smoker": "binary",
+        "grade": "ordinal", "region": "categorical", "size": "ordinal", "day": "date", "comment": "text",
+        "unit": "constant",
+    }  # fmt: skip
+    assert proposed["likelihood"].to_dict()["region"] == "Categorical"
+    assert proposed.loc["size", "levels"] == "S, M, L"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 1, 1, 0], "binary"), ([0.0, 1.0, None, 0.0], "binary"), ([1, 2, 3, 2], "ordinal"), ([0, 3, 9, 2], "count"),
+        ([-1, 3, 9, 2], "continuous"), ([19, 45, 91, 20], "continuous"), (list(range(100, 150)), "id"),
+        ([1999, 2003, 2010, 2011], "continuous"), ([5, 5, 5], "constant"), ([None, None], "constant"),
+        ([0.5, 0.1, 0.2, 9.0, 100.0], "positive"), ([0.0, 0.1, 0.2, 9.0, 100.0], "continuous"),
+        (["2024-01-31", "2023-12-01", "2024-02-02"], "date"), (["31/01/2024", "01/12/2023", "02/02/2024"], "date"),
+        (["1.5.1", "2.0.1", "2.1.0"], "categorical"), ([True, False, None], "binary"), (["x"] * 4, "constant"),
+        ([f"a long answer {k}" for k in range(30)], "text"), ([f"k{k}" for k in range(30)], "id"),
+        ([f"k{k % 40}" for k in range(500)], "categorical"), ([1.5, 2.5, 2.5], "binary"),
+    ],
+)  # fmt: skip
+def test_the_type_of_a_column(values, kind):
+    assert data.describe(pd.DataFrame({"v": values}))["type"]["v"] == kind
+
+
+def test_types_levels_and_scalings_are_overridden_by_name():
+    table = Table(
+        survey(), roles=ROLES, types={"grade": "categorical", "visits": "ordinal", "income": "continuous"},
+        levels={"smoker": ["yes", "no"]}, scaling={"age": "rank", "income": "none"},
+    )  # fmt: skip
+    described = table.describe()
+    assert described["type"][["grade", "visits", "income"]].tolist() == ["categorical", "ordinal", "continuous"]
+    assert described["levels"]["smoker"] == "yes, no"
+    assert described["scaling"][["age", "income"]].tolist() == ["rank", "none"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"roles": {"ages": "drop"}}, "roles names 'ages', which is no column of the table; it has id, age"),
+        ({"roles": {"age": "covariat"}}, "did you mean 'covariate'"),
+        ({"types": {"age": "number"}}, "types of 'age' must be one of continuous"),
+        ({"types": {"comment": "ordinal"}}, "its texts have no order of their own: give levels"),
+        ({"types": {"grade": "binary"}}, "'grade' is said to be binary, and has 7 different values"),
+        ({"types": {"age": "count"}}, "'age' is a count .* and holds .* say types="),
+        ({"types": {"smoker": "continuous"}}, "column 'smoker' is numeric, and holds 'no' in row"),
+        ({"levels": {"smoker": ["yes", "never"]}}, "levels of 'smoker' lack 'no'"),
+        ({"scaling": {"smoker": "log"}}, "'smoker', which is binary and has no scale"),
+        ({"scaling": "logit"}, "scaling must be one of none, standardise, log, rank, got 'logit'"),
+        ({"roles": {"age": "id", "visits": "id"}}, "gives 'age' and 'visits' the role 'id'"),
+        ({"missing": {"ages": [9]}}, "missing names 'ages'"),
+        ({"missing": 9}, "missing must be a list of values"),
+        ({"roles": dict.fromkeys(survey(), "drop")}, "no column in the role 'outcome'"),
+        ({"types": ["age"]}, "types must be a dict from names of columns"),
+    ],
+)
+def test_wrong_words_get_one_sentence(options, said):
+    with pytest.raises(ValueError, match=said):
+        Table(survey(), **{"roles": ROLES, **options})
+
+
+def test_all_columns_that_no_model_observes_are_named_in_one_sentence():
+    with pytest.raises(ValueError, match=r"'id' \(an id\), 'day' \(dates\), 'comment' \(texts\), 'unit' \(does"):
+        Table(survey())
+
+
+# round trips
+
+NAMES = st.lists(
+    st.text(st.characters(codec="ascii", categories=["L"]), min_size=1), min_size=1, max_size=6, unique=True
+)
+
+
+def holes(values):
+    return st.one_of(values, st.none())
+
+
+@st.composite
+def columns(draw, rows):
+    kind = draw(st.sampled_from(["float", "float32", "int", "Int64", "bool", "boolean", "text", "object", "category"]))
+    of = {
+        "float": holes(st.floats(-1e6, 1e6)), "float32": holes(st.floats(-1e3, 1e3, width=32)),
+        "int": st.integers(-(2**50), 2**50), "Int64": holes(st.integers(0, 500)), "bool": st.booleans(),
+        "boolean": holes(st.booleans()), "text": holes(st.sampled_from("abcd")),
+        "object": holes(st.sampled_from("xyz")),
+        "category": holes(st.sampled_from(["low", "mid", "high"])),
+    }[kind]  # fmt: skip
+    values = draw(st.lists(of, min_size=rows, max_size=rows))
+    if kind == "category":
+        order = draw(st.permutations(["low", "mid", "high"]))
+        return pd.Series(pd.Categorical(values, order, ordered=draw(st.booleans())))
+    dtype = {"float": "float64", "int": "int64", "text": "str"}.get(kind, kind)
+    return pd.Series(values, dtype=dtype)
+
+
+@st.composite
+def tables(draw):
+    rows = draw(st.integers(2, 30))
+    frame = pd.DataFrame({name: draw(columns(rows)) for name in draw(NAMES)})
+    kinds = data.describe(frame)["type"]
+    roles = {name: "drop" for name, kind in kinds.items() if kind in ("constant", "id", "text", "date")}
+    kept = frame.drop(columns=list(roles))
+    filled = ~kept.isna().all(axis=1)
+    return frame[filled].reset_index(drop=True), draw(st.sampled_from([None, "rank", "standardise"]))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tables())
+def test_a_table_becomes_numbers_and_comes_back(drawn):
+    frame, scaling = drawn
+    if not len(frame):
+        return
+    kinds = data.describe(frame)["type"]
+    dropped = {name: "drop" for name, kind in kinds.items() if kind in ("constant", "id", "text", "date")}
+    expected = frame.drop(columns=list(dropped))
+    if not len(expected.columns) or expected.isna().all(axis=1).any():
+        return
+    table = Table(frame, roles=dropped, scaling=scaling)
+    pd.testing.assert_frame_equal(table.to_frame(), expected, check_exact=True)
+    again = Encoding.of(json.loads(json.dumps(table.encoding.described())))
+    assert again.described() == table.encoding.described()
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_default_dtype", lambda: torch.float64)
+        values = table.batch(slice(None))[0]
+    back = table.to_frame(values)
+    for name in expected:
+        column = expected[name]
+        assert back[name].isna().equals(column.isna())
+        if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+            spread = max(1.0, float(column.astype(float).abs().max()))
+            np.testing.assert_allclose(
+                back[name].astype(float), column.astype(float), atol=1e-9 * spread, rtol=1e-6, equal_nan=True
+            )
+        else:
+            pd.testing.assert_series_equal(back[name], column)
+
+
+def test_own_units_come_back_from_draws_and_means():
+    table = Table(survey(), roles=ROLES)
+    x = table.batch(slice(0, 3))[0]
+    x[0, table.feature_names.index("visits")] = 2.5  # a mean
+    frame = table.to_frame(x)
+    assert frame["visits"].tolist()[0] == 2.5
+    assert frame["smoker"].tolist() == survey()["smoker"].tolist()[:3]
+    assert frame["region"].cat.categories.tolist() == ["north", "south", "east", "west"]
+    np.testing.assert_allclose(frame["income"], survey()["income"][:3], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"values \[N, 7\] of age, income"):
+        table.to_frame(x[:, :3])
+
+
+# scales
+
+
+def test_scales_are_taken_from_the_training_part_alone():
+    """The held-out rows are made a thousand times larger: nothing of the training part may change."""
+    frame = survey()
+    train, _, test = Table(frame, roles=ROLES).splits(test=0.5, seed=3)
+    numbers = {id: row for row, id in enumerate(frame["id"])}
+    held_out = [numbers[name] for part in (_, test) for name in part.index]
+    moved = frame.copy()
+    moved.loc[held_out, ["age", "income"]] *= 1000
+    again, _, far = Table(moved, roles=ROLES).splits(test=0.5, seed=3)
+    assert train.encoding.described() == again.encoding.described()
+    assert train.batch(slice(None))[0].equal(again.batch(slice(None))[0])
+    ages = train.batch(slice(None))[0][:, 0].double()
+    assert abs(float(ages.mean())) < 1e-6
+    assert float(ages.std(correction=0)) == pytest.approx(1, abs=1e-6)
+    assert float(far.batch(slice(None))[0][:, 0].mean()) > 100
+    assert train.fingerprint() == again.fingerprint() != far.fingerprint()
+
+
+def test_normal_scores_are_those_of_the_ranks():
+    values = torch.from_numpy(np.random.default_rng(2).permutation(200).astype(float))[:, None]
+    scaling = Scaling.fitted(values, ["rank"], ["v"])
+    scores = scaling.apply(values)[:, 0]
+    expected = torch.special.ndtri((values[:, 0] + 0.5) / 200)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(scaling.invert(scores[:, None]), values)
+    tied = torch.tensor([[0.0], [1.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
+    torch.testing.assert_close(Scaling.fitted(tied, ["rank"], ["v"]).apply(tied)[1, 0], torch.zeros(()).double())
+
+
+def test_a_column_that_does_not_vary_in_the_training_part_is_named():
+    frame = pd.DataFrame({"a": RNG.normal(size=20), "b": [1.5] + [0.5] * 18 + [2.5]})
+    table = Table(frame)
+    with pytest.raises(ValueError, match="column 'b' does not vary among the rows"):
+        [table.splits(test=0.5, seed=k) for k in range(50)]
+
+
+# files
+
+
+def written(tmp_path, text, name="t.csv", encoding="utf-8"):
+    path = tmp_path / name
+    content = text.encode(encoding)
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return path
+
+
+GERMAN = "größe;gewicht;stadt\n1,72;70,5;Köln\n1,80;81,0;Bonn\n1,65;55,25;Köln\n1,91;90,0;Bonn\n"
+ENGLISH = GERMAN.replace(",", ".").replace(";", ",")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "encoding", "options"),
+    [
+        (ENGLISH, "t.csv", "utf-8", {}), (ENGLISH, "t.csv", "utf-8-sig", {}), (ENGLISH, "t.csv.gz", "utf-8", {}),
+        (GERMAN, "t.csv", "utf-8", {"decimal": ","}),
+        (GERMAN, "t.csv", "latin-1", {"decimal": ",", "encoding": "latin-1"}),
+        (ENGLISH.replace(",", "\t"), "t.tsv", "utf-8", {}), (ENGLISH.replace(",", "\t"), "t.tsv.gz", "utf-8", {}),
+        (ENGLISH.replace(",", "|"), "t.txt", "utf-8", {}),
+        (ENGLISH.replace(",", ";"), "t.csv", "utf-8", {"separator": ";"}),
+        (ENGLISH.replace("Köln", '"Köln"').replace("größe", '"größe"'), "t.csv", "utf-16", {"encoding": "utf-16"}),
+        (ENGLISH.replace("\n", "\r\n"), "t.csv", "utf-8", {}),
+    ],
+)  # fmt: skip
+def test_csv_of_many_kinds(tmp_path, text, name, encoding, options):
+    frame = Table(written(tmp_path, text, name, encoding), **options).to_frame()
+    assert frame.columns.tolist() == ["größe", "gewicht", "stadt"]
+    assert frame["gewicht"].tolist() == [70.5, 81.0, 55.25, 90.0]
+    assert frame["stadt"].tolist() == ["Köln", "Bonn"] * 2
+
+
+def test_a_nameless_first_column_is_the_index(tmp_path):
+    frame = survey().set_index("id")
+    frame.to_csv(tmp_path / "t.csv")
+    roles = {name: role for name, role in ROLES.items() if name != "id"}
+    frame.rename_axis(None).to_csv(tmp_path / "u.csv")
+    assert Table(tmp_path / "u.csv", roles=roles).index.tolist() == survey()["id"].tolist()
+    assert Table(tmp_path / "t.csv", roles=ROLES).index.tolist() == survey()["id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "said"),
+    [
+        ("a,b\n1,2\n3\n", "t.csv", {}, "line 3 of .* has 1 fields"),
+        ("", "t.csv", {}, "it is empty"),
+        ("a,a\n1,2\n", "t.csv", {}, "several columns named 'a'"),
+        ("1,2\n3,4\n", "t.csv", {}, "holds numbers"),
+        ("a,b\n1,ö\n", "t.csv", {"encoding": "ascii"}, "it is not ASCII text"),
+        ("a,b\n1,2\n", "t.csv", {"encoding": "klingon"}, "encoding 'klingon' is not known"),
+        ("a;b\n1;2\n", "t.csv", {"decimal": ";"}, "decimal must be '.' or ','"),
+        ("a,b\n1,2\n", "t.csv", {"decimal": ",", "separator": ","}, "they must differ"),
+        ("not a table", "t.parquet", {}, "cannot read a table from"),
+        ("not a table", "t.xlsx", {}, "cannot read a table from"),
+    ],
+)  # fmt: skip
+def test_wrong_files_get_one_sentence(tmp_path, text, name, options, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        Table(written(tmp_path, text, name), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_there_is_no_such_file(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file"):
+        Table(tmp_path / "t.csv")
+
+
+def test_parquet_excel_and_polars(tmp_path):
+    polars = pytest.importorskip("polars")
+    frame = holed(survey()).drop(columns=["region", "size"])
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_excel(tmp_path / "t.xlsx", index=False)
+    expected = Table(frame, roles=ROLES)
+    for other in (tmp_path / "t.parquet", tmp_path / "t.xlsx", polars.from_pandas(frame)):
+        table = Table(other, roles=ROLES)
+        assert table.describe()["type"].equals(expected.describe()["type"])
+        assert table.batch(slice(None))[0].nan_to_num(-9).equal(expected.batch(slice(None))[0].nan_to_num(-9))
+    kinds = polars.DataFrame(
+        {"e": polars.Series(["b", "a", "b"], dtype=polars.Enum(["b", "a", "c"])), "v": [1.5, 2, 3]}
+    )
+    assert Table(kinds).describe().loc["e", ["type", "levels"]].tolist() == ["ordinal", "b, a, c"]
+
+
+def test_codes_of_missing_cells(tmp_path):
+    frame = pd.DataFrame({"a": [1.5, -9, 2.5, 3.5], "b": ["x", "y", ".", "x"], "c": ["4.5", "7.25", "none", "8"]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    codes = {"a": [-9], "b": ["."], "c": ["none"]}
+    for source in (frame, tmp_path / "t.csv"):
+        table = Table(source, missing=codes)
+        assert table.describe()["missing"].tolist() == [1, 1, 1]
+        assert table.describe()["type"].tolist() == ["continuous", "binary", "continuous"]
+        assert table.missing
+    everywhere = Table(tmp_path / "t.csv", missing=["-9", ".", "none"])
+    assert everywhere.describe()["missing"].tolist() == [1, 1, 1]
+    again = Table.like(frame.iloc[[1, 2]].assign(a=[7.0, 8.0]), everywhere.encoding)
+    assert again.to_frame()["b"].isna().tolist() == [False, True]
+
+
+def test_none_is_a_category_and_not_a_missing_cell(tmp_path):
+    table = Table(written(tmp_path, "a,b\nNone,1.5\nsome,2.5\nNone,NA\n"))
+    assert table.describe().loc["a", "levels"] == "None, some"
+    assert table.describe()["missing"].tolist() == [0, 1]
+
+
+def test_arrays_and_sparse_matrices():
+    counts = RNG.poisson(1.0, (30, 5))
+    for source in (counts, torch.from_numpy(counts), scipy.sparse.csr_matrix(counts.astype(float)),
+                   torch.from_numpy(counts).to_sparse()):  # fmt: skip
+        table = Table(source)
+        assert table.feature_names == ["V1", "V2", "V3", "V4", "V5"]
+        assert table.batch(slice(None))[0].equal(torch.from_numpy(counts).float())
+    with pytest.raises(ValueError, match="a table must be a path, a pandas or polars table"):
+        Table({"a": [1]})
+
+
+def test_an_anndata_object_has_a_layer_and_obs_columns():
+    counts = RNG.poisson(2.0, (20, 3))
+    cells = pd.Index([f"cell{k}" for k in range(20)])
+    cell_data = types.SimpleNamespace(
+        X=np.log1p(counts), layers={"counts": scipy.sparse.csr_matrix(counts)}, var_names=pd.Index(["g1", "g2", "g3"]),
+        obs=pd.DataFrame({"batch": ["a", "b"] * 10}, index=cells),
+    )  # fmt: skip
+    table = Table(cell_data, layer="counts", roles={"batch": "covariate"}, types={"g1": "count"})
+    assert table.index.tolist() == cells.tolist()
+    assert table.batch(slice(None))[0][:, 0].equal(torch.from_numpy(counts[:, 0]).float())
+    with pytest.raises(ValueError, match="no layer 'raw'; it has counts"):
+        Table(cell_data, layer="raw")
+
+
+# roles
+
+
+def test_covariates_labels_and_names_of_rows():
+    frame = survey()
+    roles = {**ROLES, "smoker": "label", "region": "covariate", "age": "covariate", "size": "covariate"}
+    table = Table(frame, roles=roles)
+    x, c = table.batch(slice(0, 4))
+    assert x.shape == (4, 3)
+    assert c.shape == (4, table.num_covariates) == (4, 6)
+    assert c[:, 1:5].sum(1).equal(torch.ones(4))
+    assert table.classes.tolist() == frame["smoker"].tolist()
+    assert table.index.tolist() == frame["id"].tolist()
+    test = table.splits(seed=1).test
+    assert test.index.tolist() == [frame["id"][k] for k in test.origin.tolist()]
+    kept = [name for name in frame if roles.get(name, "covariate") == "covariate"]
+    pd.testing.assert_frame_equal(table.to_frame(), frame[kept].set_axis(frame["id"]), check_names=False)
+    with pytest.raises(ValueError, match=r"covariates cannot have missing cells.*: age, region in"):
+        Table(holed(frame), roles=roles)
+    with pytest.raises(ValueError, match="several observations have the name 'p001'"):
+        Table(frame.assign(id=["p001"] * N), roles=ROLES)
+
+
+# fits
+
+
+@torch.random.fork_rng()
+def a_pair(table):
+    torch.manual_seed(0)
+    encoder = nn.Table(lambda width: nn.MLP(width, 16, hidden=(16,)), table.inputs)
+    likelihood = table.likelihood()
+    decoder = nn.MLP(2, likelihood.features(table.shape), hidden=(16,))
+    model = models.VAE(prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihood)
+    return model, guides.MeanField(encoder, 2)
+
+
+QUICK = {"num_particles": 5, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    frame = holed(survey())
+    train, validation, test = Table(frame, roles=ROLES).splits(test=0.4)
+    fit = pyrovae.fit(*a_pair(train), train, validation_data=validation, epochs=2, compile=False, progress=False)
+    return fit, frame.set_index("id").loc[test.index], test
+
+
+def test_later_tables_are_read_by_name(fitted, tmp_path):
+    fit, frame, test = fitted
+    expected = pyrovae.evaluate(fit.model, fit.guide, test, **QUICK)
+    assert expected.table().index.tolist() == test.index.tolist()
+    fit.save(tmp_path)
+    for one in (fit, pyrovae.load(tmp_path)):
+        table = Table(frame, roles={k: ROLES[k] for k in ("day", "comment", "unit")})
+        for rows in (frame, frame.sample(frac=1, axis=1, random_state=0), table):
+            result = pyrovae.evaluate(one.model, one.guide, rows, **QUICK)
+            assert result.log_evidence.equal(expected.log_evidence)
+            assert result.table().index.tolist() == test.index.tolist()
+    single = pyrovae.evaluate(fit.model, fit.guide, frame.iloc[[0]], **QUICK)
+    torch.testing.assert_close(single.log_evidence, expected.log_evidence[:1])
+
+
+def test_wrong_later_tables_get_one_sentence(fitted):
+    fit, frame, _ = fitted
+    wrong = {
+        "the table lacks 'age'": frame.drop(columns="age"),
+        "the table has 'height' beside them": frame.assign(height=1.0),
+        "column 'smoker' holds 'sometimes' in row 0 .*none of its categories 'no', 'yes'": frame.assign(
+            smoker="sometimes"
+        ),
+        "column 'income' is positive .above 0., and holds -1": frame.assign(income=-1.0),
+        "column 'age' is numeric, and holds 'old'": frame.assign(age="old"),
+        "is it in another unit": frame.assign(age=frame["age"] * 365),
+    }
+    for said, rows in wrong.items():
+        with pytest.raises((ValueError, UserWarning), match=said):
+            pyrovae.evaluate(fit.model, fit.guide, rows, **QUICK)
+
+
+def test_a_frame_needs_a_pair_that_was_fitted_to_one(fitted):
+    _, frame, test = fitted
+    with pytest.raises(ValueError, match="unknown how its columns become numbers"):
+        pyrovae.evaluate(*a_pair(test), frame, **QUICK)
+
+
+def test_a_frame_is_fitted_and_compared_as_it_is():
+    frame = survey()[["age", "income", "visits"]]
+    fits = {}
+    for name in ("a", "b"):
+        table = Table(frame)
+        fits[name] = pyrovae.fit(
+            *a_pair(table), frame, epochs=1, validation_data=frame[:9], compile=False, progress=False
+        )
+    assert fits["a"].encoding.described() == Table(frame).encoding.described()
+    result = pyrovae.compare(fits, frame[:20], num_particles=5, progress=False)
+    assert len(result) == 2
+
+
+def test_plain_functions_carry_how_their_table_was_read(tmp_path):
+    import pyro
+    import pyro.distributions as dist
+
+    with torch.random.fork_rng():
+        weights = torch.nn.Linear(3, 2)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ weights.weight, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(weights(x), 1.0).to_event(1))
+
+    def model_of(x):
+        pyro.module("weights", weights)
+        return model(x)
+
+    frame = survey()[["age", "income", "visits"]].assign(visits=lambda f: f["visits"] + RNG.normal(size=N))
+    fit = pyrovae.fit(model_of, guide, frame, epochs=1, compile=False, progress=False)
+    shuffled = frame[["visits", "age", "income"]]
+    results = [pyrovae.evaluate(fit.model, fit.guide, rows, **QUICK).elbo for rows in (frame, shuffled)]
+    assert results[0].equal(results[1])
+    fit.save(tmp_path)
+    loaded = pyrovae.load(tmp_path, model_of, guide)
+    assert pyrovae.evaluate(loaded.model, loaded.guide, shuffled, **QUICK).elbo.equal(results[0])
+
+
+def test_rows_are_named_in_every_answer(fitted):
+    fit, _, test = fitted
+    names = test.index.tolist()
+    inference = pyrovae.to_arviz(fit.model, fit.guide, test, num_draws=3, num_particles=5, progress=False)
+    assert inference.posterior["z"].coords["datum"].values.tolist() == names
+    assert inference.posterior_predictive["x"].coords["x_dim"].values.tolist() == test.feature_names
+    assert test.subset([2, 0]).index.tolist() == [names[2], names[0]]
+
+
+# what an encoder is given
+
+
+@torch.random.fork_rng()
+def test_an_encoder_sees_types():
+    inputs = [
+        ("continuous", 1, True),
+        ("count", 1, False),
+        ("binary", 2, False),
+        ("ordinal", 3, True),
+        ("categorical", 3, True),
+    ]
+    encoder = nn.Table(lambda width: nn.MLP(width, 4), inputs)
+    nan = float("nan")
+    shown = encoder.shown(
+        torch.tensor([[1.5, 7.0, 1.0, 2.0, 1.0], [nan, 0.0, 0.0, nan, nan], [0.0, 0.0, 0.0, 1.0, 2.0]])
+    )
+    expected = torch.tensor(
+        [
+            [1.5, 1, np.log(8), 1, 1, 1, 1, 0, 1, 0, 1],
+            [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            [0.0, 1, 0, 0, 1, 0, 1, 0, 0, 1, 1],
+        ]
+    )
+    torch.testing.assert_close(shown, expected.float())
+    assert nn.Table.width(inputs) == encoder.network.in_features == 11
+    with pytest.raises(ValueError, match="made for 5 columns, got 4"):
+        encoder(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="the type in inputs must be one of"):
+        nn.Table(nn.MLP(1, 1), [("number",)])
