@@ -731,7 +731,7 @@ BAD = {
     "shape": (lambda: torch.zeros(5, 11), {}, r"batch of \(5, 11\) float32: its 'encoder.layers.0' expects 12 columns"),
     "dtype": (lambda: torch.zeros(5, 12, dtype=torch.uint8), {}, r"the guide fails on a batch of \(5, 12\) uint8"),
     "lengths": (lambda: (torch.zeros(5, 12), torch.zeros(4)), {}, r"one length, got lengths \[5, 4\]"),
-    "no tensor": (lambda: "digits", {}, "data must be a tensor, a tuple of tensors or a data set of pyrovae, got str"),
+    "no tensor": (lambda: "digits", {}, "a tuple of tensors, a table or a data set of pyrovae, got str"),
     "scalar": (lambda: torch.tensor(1.0), {}, "dimension 0 is the observation"),
     "batch size": (lambda: bits(5), {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     "steps": (lambda: bits(5), {"steps": 0}, "steps must be a whole number of at least 1, got 0"),

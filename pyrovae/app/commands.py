@@ -1,4 +1,4 @@
-"""The command line ``pyrovae fit | evaluate | compare | list``, with options from the constructors' own signatures."""
+"""The command line ``pyrovae describe | fit | ...``, with options from the constructors' own signatures."""
 
 import contextlib
 import os
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from pyrovae.app.autoencoder import made_by_options
 from pyrovae.app.compare_command import compare_command
+from pyrovae.app.describe_command import describe_command
 from pyrovae.app.evaluate_command import evaluate_command
 from pyrovae.app.fit_command import fit_command
 from pyrovae.app.folders import CONFIG, absolute, prepare
@@ -19,7 +19,9 @@ from pyrovae.app.parser import (
     import_permitted,
     make_parser,
     permitted_modules,
+    with_tables,
 )
+from pyrovae.app.parts import made_by_options
 from pyrovae.diagnostics.diagnostic import diagnostics
 from pyrovae.saving import RunFolder
 from pyrovae.training import FitError, FitInterrupted
@@ -32,6 +34,7 @@ _SPELLINGS = {  # of the arguments that messages name: in Python, and as an opti
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
+    "describe": describe_command,
     "fit": fit_command,
     "evaluate": evaluate_command,
     "compare": compare_command,
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    permitted, arguments = permitted_modules(arguments)
+    permitted, arguments = permitted_modules(with_tables(arguments))
     with closed_list(permitted):
         for name in permitted:
             import_permitted(name)
@@ -86,6 +89,9 @@ def _run(arguments: Sequence[str]) -> int:
         if command == "compare":
             own = {diagnostic.option for diagnostic in diagnostics().values()}
             values = {**{k: v for k, v in values.items() if k not in own}, "sizes": {k: values[k] for k in own}}
+        if command == "describe":
+            describe_command(**values)
+            return 0
         with launched() as rank, ExitStack() as stack:
             if rank and command != "fit":
                 raise ValueError(f"{command} runs in one process: start it without torchrun")

@@ -6,37 +6,37 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
-from pyro.infer import Trace_ELBO
 
 import pyrovae
-from pyrovae.app.autoencoder import GuideMaker, ObjectiveMaker, autoencoder, made
 from pyrovae.app.comparison import Findings, examine
 from pyrovae.app.evaluate_command import as_netcdf
-from pyrovae.app.fit_command import fit_guide
+from pyrovae.app.fit_command import fit_guide, made_model
 from pyrovae.app.folders import CONFIG, run_names, strategies
+from pyrovae.app.models import VAE, ModelOption, make_pair, per_observation
 from pyrovae.app.page import comparison_page
+from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, made
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.diagnostics.diagnostic import diagnostics
 from pyrovae.diagnostics.tables import formatted
 from pyrovae.guides import Flow, FullRank, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.nn import MLP, Network, Shape
 from pyrovae.priors import Prior, StandardNormal
 from pyrovae.saving import RunFolder
 from pyrovae.training import Fit
 
 GUIDES: dict[str, GuideMaker] = {"mean_field": MeanField, "full_rank": FullRank, "iaf": Flow}
-OBJECTIVES: dict[str, ObjectiveMaker] = {"elbo": Trace_ELBO}
 
 
 def compare_command(
     data: Data,
     out: str,
+    model: ModelOption = VAE,
     guides: dict[str, GuideMaker] = GUIDES,
-    objectives: dict[str, ObjectiveMaker] = OBJECTIVES,
+    objectives: dict[str, ObjectiveMaker] | None = None,
     prior: Callable[[int], Prior] = StandardNormal,
-    likelihood: Callable[[], Likelihood] = Bernoulli,
+    likelihood: Callable[[], Likelihood] | None = None,
     encoder: Callable[[Shape, Shape], Network] = MLP,
     decoder: Callable[[Shape, Shape], Network] = MLP,
     latent_dim: int = 8,
@@ -64,12 +64,17 @@ def compare_command(
     them.
 
     Args:
-        data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
+        data: the data set: the path of a table (CSV, Parquet, Excel), or Table with its options, Array (a .npy file),
+            Digits, MNIST, FashionMNIST, Sprites, DSprites or CSV.
         out: folder for all results.
+        model: the generative model: VAE, ConditionalVAE, SemiSupervisedVAE, GaussianMixtureVAE, HierarchicalVAE,
+            BayesianVAE or LinearGaussian.
         guides: families of q(z | x), by name.
-        objectives: objectives to maximise, by name: every guide is fitted by each.
+        objectives: objectives to maximise, by name: every guide is fitted by each; null takes the model's own, which is
+            Trace_ELBO for most.
         prior: distribution of the latents.
-        likelihood: distribution of an observation given the decoder's features.
+        likelihood: distribution of an observation given the decoder's features; null takes what a table's columns call
+            for, and Bernoulli for other data.
         encoder: network from an observation to features.
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
@@ -96,6 +101,8 @@ def compare_command(
     """
     if not guides:
         raise ValueError("guides is empty: name at least one")
+    maker = made_model(model)
+    objectives = {"elbo": maker.objective} if objectives is None else objectives
     if not objectives:
         raise ValueError("objectives is empty: name at least one")
     num_seeds = at_least("num_seeds", num_seeds, 1)
@@ -111,12 +118,12 @@ def compare_command(
     }  # fmt: skip
     for guide, objective in makers.values():  # report what cannot be made before the first fit
         made(objective)
-        autoencoder(data.splits(seed=seed).train, guide, seed=seed, **parts)
+        make_pair(maker, Parts(maker.split(data.splits(seed=seed)).train, guide=guide, **parts), seed)
     folder = RunFolder(out)
     fitting: dict[str, Any] = {
-        **parts, "epochs": epochs, "patience": patience, "batch_size": batch_size, "lr": lr, "clip_norm": clip_norm,
-        "split_seed": seed, "device": device, "checkpoint_seconds": checkpoint_seconds, "resume": resume,
-        "progress": progress,
+        **parts, "model": maker, "epochs": epochs, "patience": patience, "batch_size": batch_size, "lr": lr,
+        "clip_norm": clip_norm, "split_seed": seed, "device": device, "checkpoint_seconds": checkpoint_seconds,
+        "resume": resume, "progress": progress,
     }  # fmt: skip
     fits: dict[str, list[Fit]] = {
         name: [
@@ -131,7 +138,8 @@ def compare_command(
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
     compile = "auto" if isinstance(compile, dict) else compile
     drawing = {"num_draws": num_draws, "max_arviz_data": max_arviz_data}
-    return _compared(folder, fits, data.splits(seed=seed).test.fixed(), numbers, compile, drawing, options)
+    test = maker.split(data.splits(seed=seed)).test.fixed()
+    return _compared(folder, fits, test, numbers, compile, drawing, options)
 
 
 def _steps(compile: Any, makers: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +195,7 @@ def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], data: Data, **op
     """Write a netCDF file of the first seed's fit of every strategy; return rows of pictures for the page."""
     pictures: dict[str, Any] = {}
     for name, run in fits.items():
-        inference = pyrovae.to_arviz(run[0].model, run[0].guide, data, **options)
+        inference = pyrovae.to_arviz(*per_observation(run[0]), data, **options)
         folder.write(f"{run_names(name, len(run))[0]}.nc", as_netcdf(inference))
         posterior_draws, prior_draws = inference.posterior_predictive["x"], inference.prior_predictive["x"]
         pictures[f"posterior predictive mean, {name}"] = posterior_draws.mean(("chain", "draw")).to_numpy()

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae.app.models import per_observation
 from pyrovae.data import Data, as_data
 from pyrovae.diagnostics.crossed import crossed_df, crossed_error
 from pyrovae.diagnostics.diagnostic import Fitted, chosen, diagnostics
@@ -320,8 +321,8 @@ def examine(
         options: ``seed``, ``device`` and ``progress``.
     """
     keywords: dict[str, Any] = {"num_particles": num_particles, "compile": compile, **options}
-    evaluations = {name: [evaluate(f.model, f.guide, test, **keywords) for f in run] for name, run in fits.items()}
+    pairs = {name: [per_observation(f) for f in run] for name, run in fits.items()}
+    evaluations = {name: [evaluate(*pair, test, **keywords) for pair in run] for name, run in pairs.items()}
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
-    pairs = {name: [(f.model, f.guide) for f in run] for name, run in fits.items()}
     answers = answered(pairs, test, sizes, **options)
     return Findings(evaluations, comparison(evaluations, seconds, answers.columns()), seconds, answers)

@@ -9,9 +9,11 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import pyrovae
+from pyrovae.app.fit_command import made_model
 from pyrovae.app.folders import CONFIG, inputs
+from pyrovae.app.models import VAE, ModelMaker, ModelOption, per_observation
 from pyrovae.common.checks import at_least
-from pyrovae.data import Data, Splits
+from pyrovae.data import Data, Splits, as_data
 from pyrovae.diagnostics.evidence.evaluate import evaluate
 from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.importance.question import placed_data
@@ -49,25 +51,27 @@ def evaluate_command(
         progress: show progress bars.
     """
     folder = Path(run)
-    fitted = load(folder / "fit" if holds_fit(folder / "fit") else folder)
+    fitted = load(folder)
     target = None if out is None else RunFolder(out)
     if target is not None:
         files = [] if data is None else inputs(data)
         target.check(["per_datum.csv", "posterior.nc"], [*files, folder / CONFIG])
-    data_set = _splits(folder, fitted).test if data is None else data
-    if data is not None and data.standardise:  # on the scale of the fit's training data
-        data_set = data.with_moments(_splits(folder, fitted).train.moments)
+    if data is None:
+        data_set = _splits(folder, fitted).test
+    else:
+        data_set = _maker(folder).given(as_data(data, encoding=fitted.encoding))
+        if data.standardise:  # on the scale of the fit's training data
+            data_set = data_set.with_moments(_splits(folder, fitted).train.moments)
+    pair = per_observation(fitted)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
     num_draws = at_least("num_draws", num_draws, 1)
-    result = evaluate(fitted.model, fitted.guide, data_set, num_particles=num_particles, compile=compile, **options)
+    result = evaluate(*pair, data_set, num_particles=num_particles, compile=compile, **options)
     print(json.dumps(result.summary(), indent=1))
     if target is not None:
         with target.locked():
             target.begin()
             target.write_table("per_datum.csv", result.table(), index_label="datum")
-            inference = pyrovae.to_arviz(
-                fitted.model, fitted.guide, data_set, num_draws=num_draws, num_particles=num_particles, **options
-            )
+            inference = pyrovae.to_arviz(*pair, data_set, num_draws=num_draws, num_particles=num_particles, **options)
             target.write("posterior.nc", as_netcdf(inference))
         print(f"wrote per_datum.csv and posterior.nc in {target.path}")
 
@@ -78,33 +82,47 @@ def _splits(run: Path, fitted: Fit) -> Splits:
     Raises:
         ValueError: when no file says what the data were, or when they have changed.
     """
-    for folder in (run, run.parent):
-        if (folder / CONFIG).exists():
-            run_folder = RunFolder(folder)
-            if not run_folder.is_intact(CONFIG):
-                raise ValueError(
-                    f"{str(folder / CONFIG)!r} is not as the run wrote it, so it is unknown which data the fit was "
-                    "trained on: restore the file, or name new data by --data"
-                )
-            settings = yaml.safe_load((folder / CONFIG).read_text())
-            parser = ArgumentParser()
-            parser.add_argument("--data", type=Data)
-            config = parser.parse_object({"data": settings["data"]})
-            data: Data = parser.instantiate(config).data
-            if run_folder.record.get("data") != data.fingerprint():
-                raise ValueError(
-                    f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is unknown which "
-                    "of them the fit was trained on: restore the file, or name new data by --data"
-                )
-            parts = data.splits(seed=run_folder.record["seed"])
-            source = run / "fit" if holds_fit(run / "fit") else run
-            train = placed_data(Pair(fitted.model, fitted.guide), parts.train, torch.device("cpu"))
-            if settings_of(source).get("data") != train.fingerprint():
-                raise ValueError(
-                    f"{str(source)!r} was not fitted to the data of {str(folder / CONFIG)!r}: name new data by --data"
-                )
-            return parts
+    folder = _run_folder(run)
+    if folder is not None:
+        settings, run_folder = yaml.safe_load((folder / CONFIG).read_text()), RunFolder(folder)
+        if not run_folder.is_intact(CONFIG):
+            raise ValueError(
+                f"{str(folder / CONFIG)!r} is not as the run wrote it, so it is unknown which data the fit was "
+                "trained on: restore the file, or name new data by --data"
+            )
+        data: Data = _instance("data", Data, settings["data"])
+        if run_folder.record.get("data") != data.fingerprint():
+            raise ValueError(
+                f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is unknown which "
+                "of them the fit was trained on: restore the file, or name new data by --data"
+            )
+        parts = _maker(run).split(data.splits(seed=run_folder.record["seed"]))
+        source = run / "fit" if holds_fit(run / "fit") else run
+        train = placed_data(Pair(fitted.model, fitted.guide), parts.train, torch.device("cpu"))
+        if settings_of(source).get("data") != train.fingerprint():
+            raise ValueError(
+                f"{str(source)!r} was not fitted to the data of {str(folder / CONFIG)!r}: name new data by --data"
+            )
+        return parts
     raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its data were: name a run's folder, and --data")
+
+
+def _run_folder(run: Path) -> Path | None:
+    return next((folder for folder in (run, run.parent) if (folder / CONFIG).exists()), None)
+
+
+def _maker(run: Path) -> ModelMaker:
+    """Return what made the model of a run."""
+    folder = _run_folder(run)
+    settings = {} if folder is None else yaml.safe_load((folder / CONFIG).read_text()) or {}
+    return made_model(_instance("model", ModelOption, settings["model"])) if "model" in settings else VAE()
+
+
+def _instance(name: str, kind: Any, setting: Any) -> Any:
+    """Return what a setting of a configuration makes."""
+    parser = ArgumentParser()
+    parser.add_argument(f"--{name}", type=kind)
+    return getattr(parser.instantiate(parser.parse_object({name: setting})), name)
 
 
 def as_netcdf(inference: Any) -> bytes:

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pyro.infer import Trace_ELBO
-
-from pyrovae.app.autoencoder import GuideMaker, ObjectiveMaker, autoencoder, made
 from pyrovae.app.folders import clear
+from pyrovae.app.models import VAE, ModelMaker, ModelOption, make_pair
+from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, made, made_by_options
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.guides import MeanField
 from pyrovae.importance.question import ask
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.nn import MLP, Network, Shape
 from pyrovae.priors import Prior, StandardNormal
 from pyrovae.saving import RunFolder
@@ -25,10 +24,11 @@ LEAST_STEPS = 500  # without a better validation bound, before patience ends a f
 def fit_command(
     data: Data,
     out: str,
+    model: ModelOption = VAE,
     guide: GuideMaker = MeanField,
-    objective: ObjectiveMaker = Trace_ELBO,
+    objective: ObjectiveMaker | None = None,
     prior: Callable[[int], Prior] = StandardNormal,
-    likelihood: Callable[[], Likelihood] = Bernoulli,
+    likelihood: Callable[[], Likelihood] | None = None,
     encoder: Callable[[Shape, Shape], Network] = MLP,
     decoder: Callable[[Shape, Shape], Network] = MLP,
     latent_dim: int = 8,
@@ -46,19 +46,24 @@ def fit_command(
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Fit a variational autoencoder by SVI and save it.
+    """Fit a model by SVI and save it.
 
     The data are split at random: 7 in 10 for training, 1 for validation, 2 for testing (the published test set where
     there is one). Where values are missing (--data.missing true), likelihood and encoder take that into account.
     Under torchrun the processes share every batch.
 
     Args:
-        data: the data set: Digits, MNIST, FashionMNIST, Sprites, DSprites, Array (a .npy file) or CSV.
+        data: the data set: the path of a table (CSV, Parquet, Excel), or Table with its options, Array (a .npy file),
+            Digits, MNIST, FashionMNIST, Sprites, DSprites or CSV.
         out: folder for the fit, its history and its configuration.
+        model: the generative model: VAE, ConditionalVAE, SemiSupervisedVAE, GaussianMixtureVAE, HierarchicalVAE,
+            BayesianVAE or LinearGaussian.
         guide: family of q(z | x).
-        objective: what the fit maximises, such as Trace_ELBO, IWAE or BetaELBO.
+        objective: what the fit maximises, such as Trace_ELBO, IWAE or BetaELBO; null takes the model's own, which is
+            Trace_ELBO for most.
         prior: distribution of the latents.
-        likelihood: distribution of an observation given the decoder's features.
+        likelihood: distribution of an observation given the decoder's features; null takes what a table's columns call
+            for, and Bernoulli for other data.
         encoder: network from an observation to features.
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
@@ -77,10 +82,11 @@ def fit_command(
         resume: continue an earlier run in the same folder.
         progress: show progress bars.
     """
-    folder = RunFolder(out)
+    folder, maker = RunFolder(out), made_model(model)
     fitted = fit_guide(
         folder, "fit", data, guide,
-        objective=made(objective), prior=prior, likelihood=likelihood, encoder=encoder, decoder=decoder,
+        model=maker, objective=made(objective or maker.objective), prior=prior, likelihood=likelihood,
+        encoder=encoder, decoder=decoder,
         latent_dim=latent_dim, features=features,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
         precision=precision, seed=seed, device=device, checkpoint_seconds=checkpoint_seconds, resume=resume,
@@ -92,14 +98,20 @@ def fit_command(
     return {"compile": fitted.compile}
 
 
+def made_model(model: ModelOption) -> ModelMaker:
+    """Make what makes the model."""
+    with made_by_options():
+        return model()
+
+
 def fit_guide(
     run: RunFolder, name: str, data: Data, guide: GuideMaker, *, split_seed: int | None = None, **options: Any
 ) -> Fit:
     """Fit one strategy into its folder of a run, or continue it."""
     names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
-    parts = {name: options.pop(name) for name in names}
-    splits = data.splits(seed=options["seed"] if split_seed is None else split_seed)
-    model, maker = autoencoder(splits.train, guide, seed=options["seed"], **parts)
+    parts, maker = {name: options.pop(name) for name in names}, options.pop("model")
+    splits = maker.split(data.splits(seed=options["seed"] if split_seed is None else split_seed))
+    model, q = make_pair(maker, Parts(splits.train, guide=guide, **parts), options["seed"])
     per_epoch = -(-len(splits.train) // max(options["batch_size"], 1))
     if options["epochs"] is None:
         options["epochs"] = max(50, -(-MOST_STEPS // per_epoch))
@@ -107,10 +119,10 @@ def fit_guide(
         options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
     validation = splits.validation
     if run.record.get("instead") and not Group().rank:
-        with ask(model, maker, splits.train, seed=options["seed"], device=options["device"]):
+        with ask(model, q, splits.train, seed=options["seed"], device=options["device"]):
             clear(run)
     folder = run.path / name if Group().rank else run.add_fit(name)
-    fitted = fit(model, maker, splits.train, validation_data=validation, checkpoint=folder, **options)
+    fitted = fit(model, q, splits.train, validation_data=validation, checkpoint=folder, **options)
     if Group().rank == 0:
         print(f"{name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
     return fitted

@@ -3,13 +3,13 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from pyrovae.app.autoencoder import GuideMaker, ObjectiveMaker
+from pyrovae.app.parts import GuideMaker, ObjectiveMaker
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, data_root
 from pyrovae.diagnostics.diagnostic import diagnostics
@@ -95,7 +95,7 @@ def inputs(data: Data) -> list[Path]:
 def absolute(options: Namespace) -> Namespace:
     """Return a run's options with absolute paths of its data, so that they hold in any working folder."""
     options = options.clone()
-    for name, default in {"path": None, "root": data_root(None)}.items():
+    for name, default in {"path": None, "source": None, "root": data_root(None)}.items():
         key = f"data.init_args.{name}"
         if key in options and (options[key] or default) is not None:
             options[key] = str(Path(str(options[key] or default)).resolve())
@@ -103,9 +103,10 @@ def absolute(options: Namespace) -> Namespace:
 
 
 def strategies(
-    guides: dict[str, GuideMaker], objectives: dict[str, ObjectiveMaker]
-) -> dict[str, tuple[GuideMaker, ObjectiveMaker]]:
-    """Return every combination of a guide and an objective, by name."""
+    guides: dict[str, GuideMaker], objectives: Mapping[str, ObjectiveMaker | None] | None
+) -> dict[str, tuple[GuideMaker, Any]]:
+    """Return every combination of a guide and an objective, by name; None stands for the model's own objective."""
+    objectives = {"elbo": None} if objectives is None else objectives
     pairs = itertools.product(guides.items(), objectives.items())
     return {(g if len(objectives) == 1 else f"{g}-{o}"): (guide, objective) for (g, guide), (o, objective) in pairs}
 

@@ -15,12 +15,14 @@ from torch import nn
 
 import pyrovae
 from pyrovae.diagnostics.diagnostic import diagnostics
+from pyrovae.tables import is_table_file
 
 # Modules that a value may name, beside those that --allow-module permits; all others are refused before any import.
 _ALLOWED = (
-    "pyrovae.data", "pyrovae.guides", "pyrovae.likelihoods", "pyrovae.models", "pyrovae.nn", "pyrovae.objectives",
-    "pyrovae.priors", "pyro.infer.trace_elbo", "pyro.infer.tracegraph_elbo", "pyro.infer.traceenum_elbo",
-    "pyro.infer.trace_mean_field_elbo", "pyro.infer.renyi_elbo", "torch.nn.modules.activation",
+    "pyrovae.app.models", "pyrovae.data", "pyrovae.guides", "pyrovae.likelihoods", "pyrovae.models", "pyrovae.nn",
+    "pyrovae.objectives", "pyrovae.priors", "pyro.infer.trace_elbo", "pyro.infer.tracegraph_elbo",
+    "pyro.infer.traceenum_elbo", "pyro.infer.trace_mean_field_elbo", "pyro.infer.renyi_elbo",
+    "torch.nn.modules.activation",
 )  # fmt: skip
 _INFER = ("Trace_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "TraceMeanField_ELBO", "RenyiELBO")
 _DENIED = ("*", "pyrovae.data.stream", "pyrovae.data.Stream")  # a Stream takes a Dataset, which no option can give
@@ -87,6 +89,20 @@ def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return modules, others
 
 
+def with_tables(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in which ``--data survey.csv`` is spelled out: a Table with this source."""
+    spelled: list[str] = []
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--data" and equals and is_table_file(value):
+            spelled += ["--data=Table", f"--data.source={value}"]
+        elif place and arguments[place - 1] == "--data" and is_table_file(argument):
+            spelled += ["Table", f"--data.source={argument}"]
+        else:
+            spelled.append(argument)
+    return spelled
+
+
 def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the command line, and the parser of each command."""
     parser = Parser(prog="pyrovae", description=pyrovae.__doc__, version=pyrovae.__version__)
@@ -97,7 +113,8 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
         parsers[name] = Parser(prog=f"pyrovae {name}", description=summary)
         if name != "list":
             parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
-            parsers[name].add_function_arguments(function, as_positional=name == "evaluate", skip={"sizes"})
+            has_positional = name in {"describe", "evaluate"}
+            parsers[name].add_function_arguments(function, as_positional=has_positional, skip={"sizes"})
             parsers[name].add_argument(
                 ALLOW, help="a module of yours that options may name; may be given several times, but not in a file"
             )

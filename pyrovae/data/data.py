@@ -252,6 +252,10 @@ class Data:
             return self
         return self._copy(tuple(field.fixed(seed, position) for position, field in enumerate(self.fields)))
 
+    def with_fields(self, *fields: Field) -> "Data":
+        """Return the set with other fields, of as many observations."""
+        return self._copy(tuple(field.checked(position) for position, field in enumerate(fields)))
+
     def labelled(self, known: Tensor | None = None) -> "Data":
         """Return the set with its labels as a further tensor of every batch, as semi-supervised models take them.
 

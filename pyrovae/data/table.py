@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae.common.checks import flag
 from pyrovae.data.columns import Columns, Covariates
 from pyrovae.data.data import Data
 from pyrovae.data.field import Field
 from pyrovae.data.table_likelihood import likelihood_of
 from pyrovae.likelihoods import Mixed
-from pyrovae.nn import TableInput
+from pyrovae.nn.table import TableInput
 from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
@@ -47,6 +48,7 @@ class Table(Data):
         encoding: encoding of a CSV table.
         sheet: name or number of the sheet of an Excel file.
         layer: name of the layer of an AnnData object; None takes its ``X``.
+        drop_incomplete: whether to leave out rows in which a covariate is missing; otherwise they are refused.
 
     Attributes:
         columns: all columns, in the table's order.
@@ -70,14 +72,15 @@ class Table(Data):
         *,
         roles: dict[str, str] | None = None,
         types: dict[str, str] | None = None,
-        levels: dict[str, list[Any]] | None = None,
-        missing: list[Any] | dict[str, list[Any]] | None = None,
+        levels: dict[str, list[str | int | float | bool]] | None = None,
+        missing: list[str | int | float] | dict[str, list[str | int | float]] | None = None,
         scaling: str | dict[str, str] | None = None,
         separator: str | None = None,
         decimal: str = ".",
         encoding: str = "utf-8-sig",
         sheet: str | int = 0,
         layer: str | None = None,
+        drop_incomplete: bool = False,
     ) -> None:
         if isinstance(source, str | os.PathLike):
             self.path = Path(source)
@@ -86,6 +89,8 @@ class Table(Data):
             decimal=decimal, encoding=encoding, sheet=sheet, layer=layer,
         )  # fmt: skip
         refuse_unobservable(columns)
+        if flag("drop_incomplete", drop_incomplete):
+            frame = _complete(frame, columns)
         self._fill(frame, Encoding(columns))
 
     @classmethod
@@ -198,7 +203,9 @@ class Table(Data):
             return self
         other = Table.like(self._frame(), encoding)
         same = {name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels")}
-        other.__dict__.update(same, label_names=self.label_names, dtype=self.dtype)
+        further = [field for field in self.fields if not isinstance(field, Columns)]
+        fields = (*other.fields, *further)
+        other.__dict__.update(same, fields=fields, label_names=self.label_names, dtype=self.dtype)
         return other
 
     def _frame(self) -> pd.DataFrame:
@@ -257,13 +264,22 @@ def describe(source: Any, **options: Any) -> pd.DataFrame:
     return described(columns, {name: int(frame[name].isna().sum()) for name in frame.columns})
 
 
+def _complete(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return the rows in which no covariate is missing."""
+    complete = frame.dropna(subset=[column.name for column in columns if column.role in ("covariate", "exposure")])
+    if not len(complete):
+        raise ValueError("every row lacks a covariate, so that drop_incomplete leaves none")
+    return complete
+
+
 def _see_that_all_are_given(values: Tensor, columns: Sequence[Column]) -> None:
     empty = values.isnan()
     if bool(empty.any()):
         names = [column.name for k, column in enumerate(columns) if bool(empty[:, k].any())]
         raise ValueError(
             f"covariates cannot have missing cells, as nothing is said about their distribution: {', '.join(names)} "
-            f"in {int(empty.any(1).sum())} rows: make them outcomes, drop the rows, or impute them first"
+            f"in {int(empty.any(1).sum())} rows: make them outcomes, leave these rows out "
+            "(drop_incomplete=True), or impute them first"
         )
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pyrovae.tables import is_frame
+
 ROWS = 4096  # number of rows read at once from a set that may be larger than memory
 LARGEST_LOSS = 1e-3  # largest rounding error of a column, in its standard deviations
 FEWEST = 10  # least number of observations from which a column's spread is estimated
@@ -52,11 +54,13 @@ def instead_of(data: Any) -> str:
     if isinstance(data, Dataset | DataLoader):
         return ": wrap the Dataset, pyrovae.data.Stream(dataset)"
     if isinstance(data, str | bytes):
-        return ": read the file, pyrovae.data.CSV(path) or pyrovae.data.Array(path)"
+        return ": read the file, pyrovae.data.Table(path) or pyrovae.data.Array(path)"
     if isinstance(data, np.generic | int | float | complex):
         return ": give an array with one observation per row, numpy.array([[x]])"
     if isinstance(data, list | tuple):
         return ": give an array with one observation per row, numpy.array(x), of rows of one length"
+    if is_frame(data):
+        return ": give pyrovae.data.Table(frame)"
     for method in ("toarray", "to_numpy"):  # of SciPy's sparse matrices, and of tables
         if hasattr(data, method):
             return f": give x.{method}()"

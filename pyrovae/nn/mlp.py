@@ -1,12 +1,13 @@
 """Multilayer perceptrons, plain and gated."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae.common.checks import not_negative, widths
-from pyrovae.nn.network import Network, Shape, as_shape, check_layer, size
+from pyrovae.nn.network import Network, Shape, as_shape, check_layer, num_features, size
 
 
 class MLP(Network):
@@ -90,3 +91,22 @@ def side_by_side(features: tuple[Tensor, ...]) -> Tensor:
         return features[0]
     shape = torch.broadcast_shapes(*(f.shape[:-1] for f in features))
     return torch.cat([f.to(features[0].dtype).expand(*shape, f.shape[-1]) for f in features], dim=-1)
+
+
+class SideBySide(Network):
+    """Gives a network of one tensor several of them side by side: a picture's decoder from latents and covariates.
+
+    Args:
+        network: network of all their columns together.
+    """
+
+    def __init__(self, network: Network | nn.Module) -> None:
+        super().__init__()
+        self.out_features = num_features("network", network)
+        self.in_features: Any = getattr(network, "in_features", None)
+        self.network = network
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Map tensors ``[..., F_i]`` to the network's features."""
+        out: Tensor = self.network(side_by_side(features))
+        return out

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common.checks import at_least, shown
+from pyrovae.common.checks import at_least, not_a_class, shown
 from pyrovae.nn.network import Network, num_features
 
 KINDS = ("continuous", "positive", "count", "binary", "ordinal", "categorical")
@@ -50,14 +50,20 @@ class Table(Network):
         self, network: Network | nn.Module | Callable[[int], nn.Module], inputs: Sequence[Sequence[Any]]
     ) -> None:
         super().__init__()
+        not_a_class("network", network)
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str) or not inputs:
+            raise ValueError(
+                f"inputs must list what each column is, as data.Table(...).inputs does, got {shown(inputs)}"
+            )
         self.inputs = [_checked(given) for given in inputs]
-        if not self.inputs:
-            raise ValueError("inputs is empty: give what each column is, as data.Table(...).inputs lists it")
         width = sum(column.width for column in self.inputs)
         if not isinstance(network, nn.Module) and callable(network):
             network = network(width)
         self.out_features = num_features("network", network)
-        self.in_features = len(self.inputs)
+        taken = getattr(network, "in_features", None)
+        if isinstance(taken, int) and taken < width:
+            raise ValueError(f"network takes {taken} columns, and is given {width} for {len(self.inputs)} inputs")
+        self.in_features = len(self.inputs) + (taken - width if isinstance(taken, int) else 0)
         self.network: Any = network
 
     @staticmethod

@@ -4,7 +4,7 @@ from pyrovae.tables.column import OBSERVABLE, ROLES, SCALINGS, TYPES, Column
 from pyrovae.tables.encoding import Encoding, without_codes
 from pyrovae.tables.frames import as_frame, is_frame, named_columns
 from pyrovae.tables.proposal import levels_of, proposal
-from pyrovae.tables.reading import read_file
+from pyrovae.tables.reading import is_table_file, read_file
 from pyrovae.tables.scaling import Scaling
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Scaling",
     "as_frame",
     "is_frame",
+    "is_table_file",
     "levels_of",
     "named_columns",
     "proposal",

@@ -220,11 +220,11 @@ def _cells(values: np.ndarray, column: Column) -> Any:
     """Undo :func:`_numbers`."""
     empty = np.isnan(values)
     if column.type in BY_LEVELS:
-        codes = np.where(empty, -1, np.clip(np.round(np.where(empty, 0, values)), 0, len(column.levels) - 1)).astype(
-            int
-        )
+        nearest = np.clip(np.round(np.where(empty, 0, values)), 0, len(column.levels) - 1)
+        codes = np.where(empty, -1, nearest).astype(np.int64)
         if column.dtype == "category":
-            return pd.Categorical.from_codes(codes, categories=list(column.levels), ordered=column.type == "ordinal")
+            dtype: Any = pd.CategoricalDtype(list(column.levels), ordered=column.type == "ordinal")
+            return pd.Categorical.from_codes(codes, dtype=dtype)
         cells = np.empty(len(codes), object)
         cells[:] = [math.nan if code < 0 else column.levels[code] for code in codes]
         return _with_dtype(pd.Series(cells, dtype=object), column.dtype, bool(empty.any()))

@@ -15,7 +15,15 @@ EMPTY = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "#N/A")
 SEPARATORS = ",;\t|"
 SNIFFED = 20  # lines by which the separator is recognised
 TABS = (".tsv", ".tab")
+TEXTS = (".csv", ".txt", ".dat", *TABS)
 PARQUET, EXCEL, ANNDATA = (".parquet", ".pq"), (".xlsx", ".xlsm", ".xls", ".ods"), (".h5ad",)
+
+
+def is_table_file(name: str) -> bool:
+    """Whether a text is the name of a file that can be a table, by its ending."""
+    path = Path(name)
+    path = path.with_suffix("") if path.suffix.lower() in OPENERS else path
+    return path.suffix.lower() in (*TEXTS, *PARQUET, *EXCEL, *ANNDATA)
 
 
 def read_file(
@@ -126,6 +134,9 @@ def _check_rows(file: Any, path: Path, name: str, separator: str) -> bool:
         if not header:
             header = row
             indexed = len(header) > 1 and (not header[0].strip() or header[0] == "Unnamed: 0")
+            mark = next((mark for mark in SEPARATORS if len(header) == 1 and mark in header[0]), None)
+            if mark is not None:
+                raise ValueError(f"the fields of {name} are separated by {mark!r}, and separator is {separator!r}")
             check_header(header[1:] if indexed else header, name)
         elif row and len(row) != len(header):
             raise ValueError(

@@ -95,7 +95,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
     """Load a saved fit, onto the CPU. No code from the folder is run.
 
     Args:
-        folder: folder that :meth:`Fit.save` or a checkpoint wrote.
+        folder: folder that :meth:`Fit.save`, a checkpoint or the command ``pyrovae fit`` wrote.
         model: the generative program; None rebuilds it from its saved configuration, which modules of pyrovae have.
         guide: the recognition program, likewise. Modules that are passed receive the saved values in place.
 
@@ -103,6 +103,7 @@ def load(folder: str | Path, model: Program | None = None, guide: Program | None
         ValueError: when the folder holds no readable fit, when a program cannot be rebuilt and was not passed, or when
             the programs that were passed are not those that were saved.
     """
+    folder = storage.fit_folder(folder)
     tensors, document = storage.read(folder)
     source = repr(str(folder))
     try:

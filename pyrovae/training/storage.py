@@ -21,6 +21,7 @@ from pyrovae.saving import remove_stale, write_whole
 from pyrovae.training.migrations import FORMAT, migrated
 
 DOCUMENT = "fit.json"
+FIT = "fit"  # the folder inside its own where the command saves
 _TENSORS = "tensors-*.safetensors"
 _WRITTEN_AS = "written by pyrovae as"  # in each tensor file's header; its value is the name of the file
 _READS = 20  # attempts to read a folder while another process replaces its files
@@ -29,6 +30,23 @@ _READS = 20  # attempts to read a folder while another process replaces its file
 def holds_fit(folder: str | Path) -> bool:
     """Whether ``folder`` holds a saved fit."""
     return (Path(folder) / DOCUMENT).is_file()
+
+
+def fit_folder(folder: str | Path) -> Path:
+    """Return the folder of the saved fit: the folder itself, or one inside it, such as ``fit`` of ``pyrovae fit``.
+
+    Raises:
+        ValueError: for a folder that holds several fits, as ``pyrovae compare`` leaves it; the message names them.
+    """
+    folder = Path(folder)
+    if holds_fit(folder) or not folder.is_dir():
+        return folder
+    if holds_fit(folder / FIT):
+        return folder / FIT
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{DOCUMENT}"))
+    if len(inside) > 1:
+        raise ValueError(f"{str(folder)!r} holds several fits: name the folder of one, {', '.join(inside)} inside it")
+    return folder / inside[0] if inside else folder
 
 
 def write(folder: str | Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:

@@ -1,0 +1,156 @@
+"""The command line on own tables, and every model by name."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_tables import ROLES, holed, survey
+
+import pyrovae
+from pyrovae.app.commands import main
+
+TINY = ["--latent_dim", "2", "--features", "8", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--epochs", "1"]
+TINY += ["--compile", "false", "--progress", "false"]
+DIGITS = ["--data", "Digits", "--data.binarise", "Static"]
+WORDS = json.dumps(ROLES)
+QUICK = ["--num_particles", "3", "--progress", "false"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "survey.csv"
+    holed(survey(120)).to_csv(path, index=False)
+    return path
+
+
+def ran(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_a_table_from_file_to_report(table, tmp_path, capsys):
+    settings = tmp_path / "survey.yaml"
+    out = ran(capsys, "describe", table, "--out", settings)
+    assert "120 rows" in out
+    assert "NegativeBinomial" in out
+    written = yaml.safe_load(settings.read_text())["data"]["init_args"]
+    assert written["roles"]["id"] == "id"
+    assert written["roles"]["day"] == "time"
+    assert written["roles"]["comment"] == "drop"
+    assert written["levels"]["smoker"] == ["no", "yes"]
+    asked = ["--simulations", "20", "--latents_of", "24", "--num_draws", "3"]
+    guides = ["--guides", '{"mean_field": "MeanField"}']
+    ran(capsys, "compare", "--config", settings, "--out", tmp_path / "run", *TINY, *QUICK, *guides, *asked)
+    assert (tmp_path / "run" / "report.html").exists()
+    rows = pd.read_csv(tmp_path / "run" / "mean_field" / "per_datum.csv")
+    assert rows["datum"].str.startswith("p").all()
+    assert "exists: name another" in refused(capsys, "describe", table, "--out", settings)
+
+
+def test_fit_evaluate_and_load_a_table(table, tmp_path, capsys):
+    ran(capsys, "fit", "--data", table, "--data.roles", WORDS, "--out", tmp_path / "run", *TINY)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["data"]["init_args"]["source"] == str(table)
+    summary = json.loads(ran(capsys, "evaluate", tmp_path / "run", *QUICK))
+    fit = pyrovae.load(tmp_path / "run")
+    frame = pd.read_csv(table)
+    result = pyrovae.evaluate(fit.model, fit.guide, frame, num_particles=3, progress=False)
+    assert len(result) == 120 != summary["num_data"] == 24
+    new = tmp_path / "new.parquet"
+    frame.sample(frac=1, axis=1, random_state=0).to_parquet(new)
+    named = ["--data", new, "--data.roles", WORDS]
+    summary = json.loads(ran(capsys, "evaluate", tmp_path / "run", *named, *QUICK))
+    assert summary["elbo"] == pytest.approx(float(result.elbo.mean()), rel=1e-12)
+
+
+MODELS = {
+    "VAE": [], "HierarchicalVAE": ["--model.upper_dims", "[2, 2]"], "GaussianMixtureVAE": ["--model.num_clusters", "3"],
+    "BayesianVAE": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_a_table_by_name(name, table, tmp_path, capsys):
+    arguments = ["--data", table, "--data.roles", WORDS, "--model", name, *MODELS[name]]
+    ran(capsys, "fit", *arguments, "--out", tmp_path / "run", *TINY)
+    assert f"pyrovae.app.models.{name}" in (tmp_path / "run" / "config.yaml").read_text()
+    assert np.isfinite(json.loads(ran(capsys, "evaluate", tmp_path / "run", *QUICK))["elbo"])
+
+
+LABELLED = {
+    "ConditionalVAE": ["--model.learned_prior", "true"], "SemiSupervisedVAE": ["--model.num_labelled", "50"],
+    "HierarchicalVAE": ["--model.top_down", "true", "--model.skip", "true"],
+    "LinearGaussian": ["--model.isotropic", "true"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_models_of_labelled_data_by_name(name, tmp_path, capsys):
+    ran(capsys, "fit", *DIGITS, "--model", name, *LABELLED[name], "--out", tmp_path / "run", *TINY)
+    assert np.isfinite(json.loads(ran(capsys, "evaluate", tmp_path / "run", *QUICK))["elbo"])
+
+
+def test_covariates_and_labels_are_named_columns(table, tmp_path, capsys):
+    roles = {**ROLES, "age": "covariate", "size": "covariate", "region": "label"}
+    named = ["--data", table, "--data.roles", json.dumps(roles)]
+    said = refused(capsys, "fit", *named, "--model", "ConditionalVAE", "--out", tmp_path / "a", *TINY)
+    assert "covariates cannot have missing cells" in said
+    named += ["--data.drop_incomplete", "true"]
+    ran(capsys, "fit", *named, "--model", "ConditionalVAE", "--out", tmp_path / "a", *TINY)
+    said = refused(capsys, "fit", *named, "--out", tmp_path / "b", *TINY)
+    assert "VAE takes the outcomes alone, and the data have covariate beside them" in said
+    label = ["--data", table, "--data.roles", json.dumps({**ROLES, "region": "label"})]
+    ran(capsys, "fit", *label, "--model", "SemiSupervisedVAE", "--out", tmp_path / "c", *TINY)
+    summary = json.loads(ran(capsys, "evaluate", tmp_path / "c", "--data", table, *label[2:], *QUICK))
+    assert summary["num_data"] == 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "columns that no model observes: 'id' (an id), 'day' (dates)"),
+        (["--data.roles", WORDS, "--model", "LinearGaussian"], "LinearGaussian takes complete continuous columns"),
+        (["--data.roles", WORDS, "--model", "ConditionalVAE"], "ConditionalVAE takes covariates"),
+        (["--data.roles", WORDS, "--model", "SemiSupervisedVAE"], "SemiSupervisedVAE takes labels"),
+        (["--data.roles", WORDS, "--data.types", '{"age": "count"}'], "'age' is a count"),
+        (["--data.separator", ";"], "are separated by ',', and separator is ';'"),
+    ],
+)  # fmt: skip
+def test_wrong_tables_get_one_sentence(arguments, said, table, tmp_path, capsys):
+    error = refused(capsys, "fit", "--data", table, *arguments, "--out", tmp_path / "run", *TINY)
+    assert said in error
+    assert not list((tmp_path / "run").glob("fit*"))
+
+
+def test_a_folder_of_several_fits_names_them(table, tmp_path):
+    for name in ("a", "b"):
+        fit = pyrovae.fit(*_pair(table), pd.read_csv(table).drop(columns=list(ROLES)), epochs=1, progress=False)
+        fit.save(tmp_path / "runs" / name)
+    with pytest.raises(ValueError, match="holds several fits: name the folder of one, a, b inside it"):
+        pyrovae.load(tmp_path / "runs")
+
+
+def _pair(table):
+    from test_tables import a_pair
+
+    return a_pair(pyrovae.data.Table(pd.read_csv(table).drop(columns=list(ROLES))))
+
+
+def test_list_says_what_goes_with_what(capsys):
+    out = ran(capsys, "list")
+    assert "[guide: ClassConditional, around any guide of one latent]" in out
+    assert "\n  Table " in out
+    assert out.count("made by --model HierarchicalVAE") == 2
