@@ -1,9 +1,8 @@
 """A set of data: tensors on the device with one observation per row, batched without a loader."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from pyrovae.common.checks import at_least
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.field import Field, Moments, list_of_names
+from pyrovae.data.splitting import Keys, Split, fold_indices, keys
 from pyrovae.data.tensors import FEWEST, LARGEST_LOSS, ROWS, as_tensor, check, lost_by_rounding
 from pyrovae.programs.streams import generator
 from pyrovae.tables import Encoding
@@ -267,24 +267,83 @@ class Data:
         labels = self.labels if known is None else torch.where(known.to(self.labels.device), self.labels, -1)
         return self._copy((*self.fields, Field(labels, name="labels")))
 
-    def splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
-        """Split at random into training, validation and test sets.
+    def splits(
+        self,
+        *,
+        validation: float = 0.1,
+        test: float = 0.2,
+        seed: int = 0,
+        stratify: Keys | str | None = None,
+        groups: Keys | str | None = None,
+        time: Keys | str | None = None,
+        parts: Keys | str | None = None,
+    ) -> Splits:
+        """Split into training, validation and test sets: at random, unless one of the keys is given.
+
+        A key has one value per observation, ``[N]``, or is the name of a column of a table.
 
         Args:
             validation: share of the set for validation.
             test: share of the set for testing.
             seed: seed of the permutation.
+            stratify: classes, of which every part has its share.
+            groups: groups, none of which is in two parts; the shares are then those of the groups. A table that has a
+                column in the role "subject" or "group" is split by it unless another key is given.
+            time: times: training comes first, testing last; equal times are never separated.
+            parts: "train", "validation" or "test" for every observation.
+
+        Raises:
+            ValueError: for shares that leave nothing to train on, for two keys, and for keys that do not allow the
+                split.
         """
-        if not (is_share(validation) and is_share(test)):
-            raise ValueError(f"shares in [0, 1) were expected, got validation={validation!r} and test={test!r}")
-        num_test, num_validation = round(test * len(self)), round(validation * len(self))
-        if not 0 < len(self) - num_test - num_validation:
-            raise ValueError(
-                f"shares of at least 0 and below 1 in sum were expected, got {validation} and {test}, which leave "
-                f"nothing of {len(self)} data to train on"
-            )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed), device="cpu")
-        return self._parts(order, num_validation, num_test)
+        split = self._split(validation, test, stratify=stratify, groups=groups, time=time, parts=parts)
+        return self._in_parts(*split.indices(len(self), seed))
+
+    def folds(
+        self,
+        num_folds: int = 5,
+        *,
+        validation: float = 0.1,
+        seed: int = 0,
+        stratify: Keys | str | None = None,
+        groups: Keys | str | None = None,
+    ) -> list[Splits]:
+        """Split for cross-validation: every observation is in the test part of one fold.
+
+        Args:
+            num_folds: number of folds.
+            validation: share of the rest of each fold for validation, split off by the same keys.
+            seed: seed of the permutations.
+            stratify: classes, of which every fold has its share.
+            groups: groups, none of which is in two parts; by default as for :meth:`splits`.
+        """
+        key = self._split(validation, 0.0, stratify=stratify, groups=groups)
+        folds = []
+        for outside, inside in fold_indices(len(self), num_folds, seed, key.stratify, key.groups):
+            own = replace(
+                key, stratify=None if key.stratify is None else key.stratify[outside],
+                groups=None if key.groups is None else key.groups[outside],
+            )  # fmt: skip
+            train, held_out, _ = own.indices(len(outside), seed)
+            rest = torch.from_numpy(outside)
+            folds.append(self._in_parts(rest[train], rest[held_out], torch.from_numpy(inside)))
+        return folds
+
+    def _split(self, validation: float, test: float, **values: Any) -> Split:
+        """Return how the set is split, its keys as arrays."""
+        if all(value is None for value in values.values()):
+            values["groups"] = self._own_groups()
+        columns = self._key_columns() if any(isinstance(value, str) for value in values.values()) else {}
+        arrays = {name: keys(name, value, len(self), columns) for name, value in values.items()}
+        return Split(validation, test, **arrays).checked()
+
+    def _own_groups(self) -> Any:
+        """Return the groups by which the set is split unless another way is named."""
+        return None
+
+    def _key_columns(self) -> Mapping[str, Any]:
+        """Return the columns by which the set can be split, by name."""
+        return {} if self.labels is None else {"label": self.labels}
 
     def fingerprint(self) -> str:
         """Return a checksum of the tensors, their shapes and dtypes, and a description of how they are decoded."""
@@ -338,9 +397,8 @@ class Data:
         name = self.fields[position].name
         return f"tensor {position}" + (f" ({name})" if name else "")
 
-    def _parts(self, order: Tensor, num_validation: int, num_test: int) -> Splits:
-        num_train = len(order) - num_validation - num_test
-        train, validation, test = (self._rows(part) for part in order.split([num_train, num_validation, num_test]))
+    def _in_parts(self, *indices: Tensor) -> Splits:
+        train, validation, test = (self._rows(part) for part in indices)
         return Splits(*train._alike(validation, test))
 
     def _alike(self, *others: "Data") -> list["Data"]:
@@ -409,11 +467,6 @@ def _fields(tensors: Sequence[Any], properties: dict[str, Any]) -> tuple[Field, 
     tensors = [as_tensor(field.tensor, f"tensor {position} of the data") for position, field in enumerate(fields)]
     check(tensors, [field.missing for field in fields])
     return tuple(field.checked(position) for position, field in enumerate(fields))
-
-
-def is_share(value: Any) -> bool:
-    """Return whether ``value`` is a number in [0, 1)."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1
 
 
 def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:

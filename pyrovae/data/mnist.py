@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.binarisation import Binarisation
-from pyrovae.data.data import Data, Splits, is_share
+from pyrovae.data.data import Data, Splits
+from pyrovae.data.splitting import is_share
 
 PARTS = {"train": 60_000, "t10k": 10_000}  # the published split
 PICTURES, LABELS = 2051, 2049  # the first numbers of idx files of pictures and of labels
@@ -72,7 +73,8 @@ class MNIST(Data):
         num_train = len(self) - self.num_test
         order = torch.randperm(num_train, generator=torch.Generator().manual_seed(seed), device="cpu")
         order = torch.cat([order, torch.arange(num_train, len(self), device="cpu")])
-        return self._parts(order, round(validation * num_train), self.num_test)
+        num_validation = round(validation * num_train)
+        return self._in_parts(*order.split([num_train - num_validation, num_validation, self.num_test]))
 
     def _download(self, root: Path) -> None:
         from torchvision import datasets

@@ -213,6 +213,13 @@ class Table(Data):
         parts = [self.to_frame()] + ([] if self.kept is None else [self.kept])
         return pd.concat([part.reset_index(drop=True) for part in parts], axis=1).set_axis(self.index)
 
+    def _own_groups(self) -> Any:
+        kept = [c.name for role in ("subject", "group") for c in self.encoding.of_role(role)]
+        return None if self.kept is None or not kept else self.kept[kept[0]]
+
+    def _key_columns(self) -> Mapping[str, Any]:
+        return {name: self._frame()[name].reset_index(drop=True) for name in self._frame()}
+
     def _rows(self, indices: Tensor | slice) -> "Table":
         other: Any = super()._rows(indices)
         rows = indices if isinstance(indices, slice) else indices.cpu().numpy()
