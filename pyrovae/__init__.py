@@ -7,7 +7,8 @@ from pyrovae.common.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-    from pyrovae.app.comparison import compare, comparison
+    from pyrovae.app.comparison import compare
+    from pyrovae.app.tabulation import comparison, cross_validation, main_effects
     from pyrovae.arviz.ranks import ranks_to_arviz
     from pyrovae.data.table import describe
     from pyrovae.diagnostics.calibration.ranks import Ranks
@@ -65,8 +66,9 @@ _NAMES = {
     "bdmc": "diagnostics.evidence.bdmc",
     "codes": "diagnostics.latents.codes",
     "compare": "app.comparison",
-    "comparison": "app.comparison",
+    "comparison": "app.tabulation",
     "describe": "data.table",
+    "cross_validation": "app.tabulation",
     "disentanglement": "diagnostics.latents.disentanglement",
     "draws_needed": "importance.psis",
     "elpd": "diagnostics.evidence.elpd",
@@ -82,6 +84,7 @@ _NAMES = {
     "khat_limit": "importance.psis",
     "label_scores": "diagnostics.latents.labels",
     "load": "training",
+    "main_effects": "app.tabulation",
     "log_weights": "importance.log_weights",
     "pareto_khat": "importance.psis",
     "pit": "diagnostics.predictive.pit",
@@ -123,6 +126,7 @@ __all__ = [
     "codes",
     "compare",
     "comparison",
+    "cross_validation",
     "data",
     "describe",
     "disentanglement",
@@ -143,6 +147,7 @@ __all__ = [
     "likelihoods",
     "load",
     "log_weights",
+    "main_effects",
     "models",
     "nn",
     "objectives",

@@ -26,7 +26,7 @@ from pyrovae import (
     plots,
     worst,
 )
-from pyrovae.app.comparison import crossed_df, crossed_error
+from pyrovae.diagnostics.crossed import crossed_df, crossed_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, weigh
 from pyrovae.diagnostics.tables import formatted
 

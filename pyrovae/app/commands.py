@@ -3,9 +3,11 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
+
+from jsonargparse import Namespace
 
 from pyrovae.app.compare_command import compare_command
 from pyrovae.app.describe_command import describe_command
@@ -14,6 +16,7 @@ from pyrovae.app.fit_command import fit_command
 from pyrovae.app.folders import CONFIG, absolute, prepare
 from pyrovae.app.list_command import list_command
 from pyrovae.app.parser import (
+    Parser,
     closed_list,
     configuration_text,
     import_permitted,
@@ -81,37 +84,55 @@ def _run(arguments: Sequence[str]) -> int:
         command = options.command
         if command == "list":
             list_command()
-            sys.stdout.flush()
-            return 0
-        with made_by_options():
-            instances = parsers[command].instantiate(options[command])
-        values = {name: v for name, v in vars(instances).items() if name not in {"config", "overwrite", "allow_module"}}
-        if command == "compare":
-            own = {diagnostic.option for diagnostic in diagnostics().values()}
-            values = {**{k: v for k, v in values.items() if k not in own}, "sizes": {k: values[k] for k in own}}
-        if command == "describe":
-            describe_command(**values)
-            return 0
-        with launched() as rank, ExitStack() as stack:
-            if rank and command != "fit":
-                raise ValueError(f"{command} runs in one process: start it without torchrun")
-            runs, folder = command in {"fit", "compare"}, None
-            with Group().together():
-                if runs and not rank:
-                    folder = prepare(options[command], values)
-                    stack.enter_context(folder.locked())
-                    config = configuration_text(absolute(options[command]), parsers[command])
-                    record = {"data": values["data"].fingerprint(), "seed": values["seed"]}
-                    if options[command].overwrite and folder.exists:  # the old run stays until this one can begin
-                        folder.begin(instead={**record, "config": config})
-                    else:
-                        folder.begin(**record)
-                        if not options[command].resume or not (folder.path / CONFIG).exists():
-                            folder.write(CONFIG, config)
-            settings = _COMMANDS[command](**values)
-            if folder is not None:  # a resumed run's new settings, once they have taken effect
-                for name, value in settings.items():
-                    options[command][name] = value
-                RunFolder(folder.path).write(CONFIG, configuration_text(absolute(options[command]), parsers[command]))
+        else:
+            with made_by_options():
+                instances = parsers[command].instantiate(options[command])
+            values = _values(command, vars(instances))
+            if command in {"fit", "compare"}:
+                _run_into_folder(command, options[command], values, parsers[command])
+            else:
+                _alone(command, values)
         sys.stdout.flush()
     return 0
+
+
+def _values(command: str, instances: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's arguments; the diagnostics' own options are in ``sizes``."""
+    values = {name: v for name, v in instances.items() if name not in {"config", "overwrite", "allow_module"}}
+    if command != "compare":
+        return values
+    own = {diagnostic.option for diagnostic in diagnostics().values()}
+    return {**{k: v for k, v in values.items() if k not in own}, "sizes": {k: values[k] for k in own}}
+
+
+def _alone(command: str, values: dict[str, Any]) -> None:
+    """Run a command that makes no run; it has no use for several processes."""
+    with launched() as rank:
+        if rank:
+            raise ValueError(f"{command} runs in one process: start it without torchrun")
+        _COMMANDS[command](**values)
+
+
+def _run_into_folder(command: str, options: Namespace, values: dict[str, Any], parser: Parser) -> None:
+    """Run a command whose results are in a folder, together with the configuration that repeats it."""
+    with launched() as rank, ExitStack() as stack:
+        if rank and command != "fit":
+            raise ValueError(f"{command} runs in one process: start it without torchrun")
+        folder = None
+        with Group().together():
+            if not rank:
+                folder = prepare(options, values)
+                stack.enter_context(folder.locked())
+                config = configuration_text(absolute(options), parser)
+                record = {"data": values["data"].fingerprint(), "seed": values["seed"]}
+                if options.overwrite and folder.exists:  # the old run stays until this one can begin
+                    folder.begin(instead={**record, "config": config})
+                else:
+                    folder.begin(**record)
+                    if not options.resume or not (folder.path / CONFIG).exists():
+                        folder.write(CONFIG, config)
+        settings = _COMMANDS[command](**values)
+        if folder is not None:  # a resumed run's new settings, once they have taken effect
+            for name, value in settings.items():
+                options[name] = value
+            RunFolder(folder.path).write(CONFIG, configuration_text(absolute(options), parser))

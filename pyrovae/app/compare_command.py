@@ -4,17 +4,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 
 import pyrovae
-from pyrovae.app.comparison import Findings, examine
+from pyrovae.app.comparison import Findings, endings_of, examine
 from pyrovae.app.evaluate_command import as_netcdf
 from pyrovae.app.fit_command import fit_guide, made_model
-from pyrovae.app.folders import CONFIG, run_names, strategies
+from pyrovae.app.folders import CONFIG, levels, run_names, strategies
 from pyrovae.app.models import VAE, ModelOption, make_pair, per_observation
 from pyrovae.app.page import comparison_page
 from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, made
+from pyrovae.app.tabulation import main_effects
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.diagnostics.diagnostic import diagnostics
@@ -51,6 +53,7 @@ def compare_command(
     num_draws: int = 100,
     max_arviz_data: int = 200,
     num_seeds: int = 1,
+    reference: str | None = None,
     seed: int = 0,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
@@ -92,6 +95,7 @@ def compare_command(
         max_arviz_data: number of test observations in the netCDF files, the first ones.
         num_seeds: number of fits of each strategy; their initial parameters and noise come from seed, seed + 1, ...;
             all share one split.
+        reference: strategy that the others are compared with; null takes the best, which is picked on the test data.
         seed: seed of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
@@ -99,26 +103,19 @@ def compare_command(
         progress: show progress bars.
         sizes: values of the diagnostics' own options, by name.
     """
-    if not guides:
-        raise ValueError("guides is empty: name at least one")
     maker = made_model(model)
     objectives = {"elbo": maker.objective} if objectives is None else objectives
-    if not objectives:
-        raise ValueError("objectives is empty: name at least one")
-    num_seeds = at_least("num_seeds", num_seeds, 1)
-    numbers = {name: one.check(sizes.get(one.option, one.default)) for name, one in diagnostics().items()}
-    counts = {"num_particles": num_particles, "num_draws": num_draws, "max_arviz_data": max_arviz_data}
-    for name, count in counts.items():
-        at_least(name, count, 1)
     makers = strategies(guides, objectives)
+    numbers = _checked(guides, objectives, reference, num_seeds, sizes, (num_particles, num_draws, max_arviz_data))
     steps = _steps(compile, makers)
     parts: dict[str, Any] = {
         "prior": prior, "likelihood": likelihood, "encoder": encoder, "decoder": decoder, "latent_dim": latent_dim,
         "features": features,
     }  # fmt: skip
+    splits = maker.split(data.splits(seed=seed))
     for guide, objective in makers.values():  # report what cannot be made before the first fit
         made(objective)
-        make_pair(maker, Parts(maker.split(data.splits(seed=seed)).train, guide=guide, **parts), seed)
+        make_pair(maker, Parts(splits.train, guide=guide, **parts), seed)
     folder = RunFolder(out)
     fitting: dict[str, Any] = {
         **parts, "model": maker, "epochs": epochs, "patience": patience, "batch_size": batch_size, "lr": lr,
@@ -136,10 +133,33 @@ def compare_command(
         for name, (guide, objective) in makers.items()
     }  # fmt: skip
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
-    compile = "auto" if isinstance(compile, dict) else compile
+    how: dict[str, Any] = {"compile": "auto" if isinstance(compile, dict) else compile, "reference": reference}
+    findings = examine(fits, splits.test.fixed(), sizes=numbers, **how, **options)
+    if len(guides) > 1 and len(objectives) > 1:
+        crossed = {pair: findings.evaluations[name] for name, pair in levels(guides, objectives).items()}
+        findings.effects = main_effects(crossed, ("guide", "objective"))
     drawing = {"num_draws": num_draws, "max_arviz_data": max_arviz_data}
-    test = maker.split(data.splits(seed=seed)).test.fixed()
-    return _compared(folder, fits, test, numbers, compile, drawing, options)
+    return _reported(folder, fits, splits.test.fixed(), findings, drawing, options)
+
+
+def _checked(
+    guides: Mapping[str, Any], objectives: Mapping[str, Any], reference: str | None, num_seeds: int,
+    sizes: Mapping[str, int], counts: tuple[int, ...],
+) -> dict[str, int]:  # fmt: skip
+    """Check the numbers and names of a comparison, and return the number of each diagnostic.
+
+    Raises:
+        ValueError: naming what was got and what was expected.
+    """
+    for what, named in (("guides", guides), ("objectives", objectives)):
+        if not named:
+            raise ValueError(f"{what} is empty: name at least one")
+    if reference is not None and reference not in (names := levels(guides, objectives)):
+        raise ValueError(f"reference must be one of {', '.join(names)}, got {reference!r}")
+    at_least("num_seeds", num_seeds, 1)
+    for name, count in zip(("num_particles", "num_draws", "max_arviz_data"), counts, strict=True):
+        at_least(name, count, 1)
+    return {name: one.check(sizes.get(one.option, one.default)) for name, one in diagnostics().items()}
 
 
 def _steps(compile: Any, makers: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,12 +177,11 @@ def _steps(compile: Any, makers: Mapping[str, Any]) -> dict[str, Any]:
     return steps
 
 
-def _compared(
-    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, sizes: dict[str, int], compile: Any,
-    drawing: dict[str, int], options: dict[str, Any],
+def _reported(
+    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, findings: Findings, drawing: dict[str, int],
+    options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluate every fit; write the tables, the netCDF files and the page; return the settings that the run chose."""
-    findings = examine(fits, test, sizes=sizes, compile=compile, **options)
+    """Write the tables, the netCDF files and the page; return the settings that the run chose."""
     _write_findings(folder, fits, findings)
     first_data = test.subset(slice(0, drawing["max_arviz_data"]))
     pictures = _write_draws(folder, fits, first_data, num_draws=drawing["num_draws"], **options)
@@ -177,10 +196,11 @@ def _compared(
 def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], findings: Findings) -> None:
     """Write the tables of a comparison: all strategies, every fit's observations, and ArviZ's own table."""
     num_seeds = len(next(iter(fits.values())))
-    if num_seeds == 1:
-        findings.table["steps"] = pd.Series({name: len(run[0].history) for name, run in fits.items()})
-        findings.table["stopped"] = pd.Series({name: run[0].stopped for name, run in fits.items()})
+    findings.table["steps"] = pd.Series({n: float(np.mean([len(f.history) for f in run])) for n, run in fits.items()})
+    findings.table["ended"] = pd.Series({name: endings_of(run) for name, run in fits.items()})
     folder.write_table("table.csv", findings.table)
+    if findings.effects is not None:
+        folder.write_table("effects.csv", findings.effects)
     for name, diagnostic in diagnostics().items():
         if name in findings.answers.found and (table := diagnostic.table(findings.answers.by_fit(name))) is not None:
             folder.write_table(f"{name}.csv", table, index_label="fit")
@@ -205,6 +225,8 @@ def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], data: Data, **op
 
 def _print_findings(findings: Findings, num_data: int) -> None:
     print(f"{num_data} test data, nats per observation:\n{formatted(findings.own_table).to_string()}")
+    if findings.effects is not None:
+        print(f"main effects on log evidence, nats per observation:\n{formatted(findings.effects).to_string()}")
     for name, diagnostic in diagnostics().items():
         if name in findings.answers.found and (table := diagnostic.table(findings.answers.by_fit(name))) is not None:
             print(f"{diagnostic.title}:\n{formatted(table).to_string()}")

@@ -3,22 +3,19 @@
 import math
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pyrovae.app.models import per_observation
+from pyrovae.app.tabulation import comparison, cross_validation, same_number
 from pyrovae.data import Data, as_data
-from pyrovae.diagnostics.crossed import crossed_df, crossed_error
 from pyrovae.diagnostics.diagnostic import Fitted, chosen, diagnostics
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
-from pyrovae.importance.psis import trusted_on_average
 from pyrovae.programs.types import Program
 from pyrovae.training import Fit
 
@@ -33,6 +30,7 @@ def compare(
     data: Any,
     *,
     num_particles: int = 1000,
+    reference: str | None = None,
     ask: str | Sequence[str] | Mapping[str, int] = (),
     with_gaps: bool = False,
     with_latents: bool = False,
@@ -45,8 +43,12 @@ def compare(
         candidates: fits, or (model, guide) pairs, by name; or lists of them, one per seed. All lists have one length,
             and fits of the same seed have the same position. Where the fits of several seeds differ only by chance
             (initial parameters, noise, order), the errors are those of the strategy rather than of one fit.
-        data: a tensor, a tuple of tensors, or a data set; the same for all.
+        data: a tensor, a tuple of tensors, a table, or a data set; the same for all. For a cross-validation, a list of
+            data sets, one per fold (``[fold.test for fold in data.folds(5)]``): every strategy then has one fit per
+            fold, in the same order.
         num_particles: number of importance samples per observation.
+        reference: name of the strategy that the others are compared with; None takes the best, which is picked on these
+            same data.
         ask: further questions: their names, or a dict from each name to the number of observations to ask about. The
             names are those of ``pyrovae list``, and the caller's own (:class:`pyrovae.Diagnostic`). Their columns come
             last.
@@ -61,7 +63,8 @@ def compare(
             (:class:`pyrovae.Options`).
 
     Returns:
-        One row per strategy, best log evidence first, as :func:`comparison` describes. Where a question cannot be asked
+        One row per strategy, best log evidence first, as :func:`comparison` describes, and, of fits, how they ended
+        (``ended``; :class:`pyrovae.training.Ending`). Where a question cannot be asked
         of a pair, its columns are NaN, with a warning that says why.
 
     Raises:
@@ -71,20 +74,56 @@ def compare(
         raise ValueError(f"candidates must be a dict of fits or pairs by name, got a {type(candidates).__name__}")
     runs = {name: _runs(candidate) for name, candidate in candidates.items()}
     pairs = {name: [programs(one) for one in run] for name, run in runs.items()}
-    _same_number({name: len(run) for name, run in runs.items()})
-    data = as_data(data, *next(iter(pairs.values()))[0]).fixed()
+    same_number({name: len(run) for name, run in runs.items()})
+    sizes = chosen(ask)
     flags = {"gaps": with_gaps, "latents": with_latents, "calibration": with_calibration}
+    seconds = {n: [c.seconds if isinstance(c, Fit) else math.nan for c in run] for n, run in runs.items()}
+    if is_folds(data):
+        if sizes or any(flags.values()):
+            raise ValueError("a cross-validation compares evidence alone: ask further questions fold by fold")
+        parts = [as_data(part, *pair).fixed() for part, pair in zip(data, _one_per_fold(pairs, data), strict=True)]
+        folded = {
+            name: [
+                evaluate(*pair, part, num_particles=num_particles, **options)
+                for pair, part in zip(run, parts, strict=True)
+            ]
+            for name, run in pairs.items()
+        }
+        return cross_validation(folded, seconds, reference=reference)
+    data = as_data(data, *next(iter(pairs.values()))[0]).fixed()
     numbers = {"gaps": len(data), "latents": len(data), "calibration": SIMULATIONS}
-    sizes = {**chosen(ask), **{name: numbers[name] for name, yes in flags.items() if yes}}
+    sizes = {**sizes, **{name: numbers[name] for name, yes in flags.items() if yes}}
     evaluations = {
         name: [evaluate(*pair, data, num_particles=num_particles, **options) for pair in run]
         for name, run in pairs.items()
     }
     answers = answered(pairs, data, sizes, **without(options, "batch_size", "compile"))
+    endings = {name: endings_of(run) for name, run in runs.items()}
     for note in [*_not_asked(sizes, data, len(next(iter(pairs.values())))), *answers.notes]:
         warnings.warn(note, stacklevel=3)
-    seconds = {n: [c.seconds if isinstance(c, Fit) else math.nan for c in run] for n, run in runs.items()}
-    return comparison(evaluations, seconds, answers.columns())
+    table = comparison(evaluations, seconds, answers.columns(), reference=reference)
+    return table.assign(ended=pd.Series(endings)) if any(endings.values()) else table
+
+
+def endings_of(run: Iterable[Any]) -> str:
+    """Return how the fits of a strategy ended, and how many of them; "" for pairs that were not fitted here."""
+    counts = Counter(fit.ending.status for fit in run if isinstance(fit, Fit))
+    if len(counts) == 1 or not counts:
+        return next(iter(counts), "")
+    return ", ".join(f"{status} x {count}" for status, count in counts.most_common())
+
+
+def is_folds(data: Any) -> bool:
+    """Whether data are a list of sets, one per fold of a cross-validation."""
+    return isinstance(data, list | tuple) and bool(data) and all(isinstance(part, Data) for part in data)
+
+
+def _one_per_fold(pairs: Mapping[str, list[Any]], folds: Sequence[Data]) -> list[Any]:
+    """Return the first strategy's pairs, after a check that every strategy has one per fold."""
+    first = next(iter(pairs.values()))
+    if len(first) != len(folds):
+        raise ValueError(f"a strategy needs one fit per fold: got {len(first)} fits for {len(folds)} folds")
+    return first
 
 
 def _not_asked(names: Iterable[str], data: Data, num_seeds: int) -> Iterator[str]:
@@ -115,91 +154,6 @@ def programs(candidate: Any) -> tuple[Program, Program]:
         "a candidate is a Fit or a tuple (model, guide), or a list of them, one per seed; got "
         f"{type(candidate).__name__}"
     )
-
-
-def _same_number(sizes: Mapping[str, int]) -> None:
-    if not sizes:
-        raise ValueError("there is nothing to compare: give at least one candidate")
-    if len(set(sizes.values())) > 1 or 0 in sizes.values():
-        raise ValueError(f"every strategy needs as many seeds as the others, at least one: got {dict(sizes)}")
-
-
-def comparison(
-    evaluations: Mapping[str, Evaluation | Sequence[Evaluation]],
-    seconds: Mapping[str, float | Sequence[float]] | None = None,
-    more: Mapping[str, Mapping[str, float]] | None = None,
-) -> pd.DataFrame:
-    """Tabulate evaluations of the same data, best log evidence first.
-
-    The columns are in nats per observation, and means over data and seeds, unless stated otherwise:
-
-    - ``log_evidence`` with its standard error; ``difference`` to the best with the standard error of the PAIRED
-      differences; ``elbo`` with its standard error. With several seeds the errors are those for new data and new seeds
-      at once (:func:`crossed_error`); with one seed, those for new data under the same fits;
-    - ``reliable``: whether log evidence, and so the row's place, is reliable. It is where the importance weights of at
-      most a tenth of the data are unreliable (:func:`~pyrovae.importance.psis.trusted_on_average`). The worse the guide
-      of an unreliable row, the lower its log evidence, whatever its model: anneal (:func:`pyrovae.evidence`), or fit
-      the guide as a proposal;
-    - ``khat_over_limit``, the share of data whose importance weights are unreliable; ``ess``, the mean effective sample
-      size;
-    - with several seeds, ``seeds``, their number; ``seed_sd``, the standard deviation between seeds of the mean log
-      evidence; and ``difference_df``, the degrees of freedom of the difference's error (:func:`crossed_df`);
-    - the columns of ``more``;
-    - ``seconds`` of a fit, NaN when not known.
-
-    The best strategy is picked on these same data: of many strategies that are equal, the worst often lies two standard
-    errors below the best. To confirm a result, compare with one strategy that was chosen beforehand.
-
-    Args:
-        evaluations: evaluations by name, one or one per seed; the same number for every name.
-        seconds: seconds of fitting, likewise.
-        more: further columns, by name.
-
-    Raises:
-        ValueError: for no evaluations, evaluations of different numbers of data, or different numbers of seeds.
-    """
-    runs = {name: [e] if isinstance(e, Evaluation) else list(e) for name, e in evaluations.items()}
-    _same_number({name: len(run) for name, run in runs.items()})
-    sizes = {name: len(e) for name, run in runs.items() for e in run}
-    if len({len(e) for run in runs.values() for e in run}) > 1:
-        raise ValueError(f"candidates must be evaluated on the same data, got numbers of data {sizes}")
-    stacks = {name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}  # [seeds, data]
-    best = max(stacks.values(), key=lambda values: float(values.mean()))
-    count = len(best)
-    rows = {}
-    for name, run in runs.items():
-        values, bounds = stacks[name], torch.stack([e.elbo for e in run])
-        difference = values - best
-        reliable, ess = (torch.stack([getattr(e, field) for e in run]) for field in ("reliable", "ess"))
-        fit_seconds = (seconds or {}).get(name, math.nan)
-        further = (more or {}).get(name, {})
-        rows[name] = {
-            "log_evidence": float(values.mean()),
-            "log_evidence_se": crossed_error(values),
-            "reliable": trusted_on_average(reliable),
-            "difference": float(difference.mean()),
-            "difference_se": crossed_error(difference),
-            "elbo": float(bounds.mean()),
-            "elbo_se": crossed_error(bounds),
-            "khat_over_limit": float((~reliable).double().mean()),
-            "ess": float(ess.mean()),
-            **(_seed_columns(values, difference) if count > 1 else {}),
-            "seconds": float(np.mean(fit_seconds)),
-        }
-        if taken := rows[name].keys() & further.keys():
-            raise ValueError(f"a comparison has a column {min(taken)!r} already: give the further one another name")
-        rows[name].update(further)
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table["seconds"] = table.pop("seconds")
-    return table.sort_values("log_evidence", ascending=False, kind="stable").rename_axis("name")
-
-
-def _seed_columns(values: Tensor, difference: Tensor) -> dict[str, float]:
-    return {
-        "seeds": len(values),
-        "seed_sd": float(values.mean(1).std()),
-        "difference_df": crossed_df(difference),
-    }
 
 
 @dataclass
@@ -287,12 +241,14 @@ class Findings:
         table: table of :func:`comparison`.
         seconds: seconds of every fit by name, one per seed.
         answers: answers of the diagnostics.
+        effects: main effects of guides and objectives; None where there are not several of both.
     """
 
     evaluations: dict[str, list[Evaluation]]
     table: pd.DataFrame
     seconds: dict[str, list[float]]
     answers: Answers
+    effects: pd.DataFrame | None = None
 
     @property
     def own_table(self) -> pd.DataFrame:
@@ -308,6 +264,7 @@ def examine(
     num_particles: int,
     sizes: Mapping[str, int],
     compile: bool | str = "auto",
+    reference: str | None = None,
     **options: Any,
 ) -> Findings:
     """Evaluate every fit, and ask the diagnostics about it.
@@ -318,6 +275,7 @@ def examine(
         num_particles: number of importance samples per observation.
         sizes: names of diagnostics, with the value of their option.
         compile: whether log weights are compiled, as in :func:`pyrovae.evaluate`.
+        reference: name of the strategy that the others are compared with; None takes the best.
         options: ``seed``, ``device`` and ``progress``.
     """
     keywords: dict[str, Any] = {"num_particles": num_particles, "compile": compile, **options}
@@ -325,4 +283,5 @@ def examine(
     evaluations = {name: [evaluate(*pair, test, **keywords) for pair in run] for name, run in pairs.items()}
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
     answers = answered(pairs, test, sizes, **options)
-    return Findings(evaluations, comparison(evaluations, seconds, answers.columns()), seconds, answers)
+    table = comparison(evaluations, seconds, answers.columns(), reference=reference)
+    return Findings(evaluations, table, seconds, answers)

@@ -44,7 +44,7 @@ def describe_command(
         encoding: encoding of a CSV table.
         sheet: name or number of the sheet of an Excel file.
     """
-    how = {"separator": separator, "decimal": decimal, "encoding": encoding, "sheet": sheet}
+    how: dict[str, Any] = {"separator": separator, "decimal": decimal, "encoding": encoding, "sheet": sheet}
     frame, columns = read_table(source, roles=roles, types=types, levels=levels, missing=missing, **how)
     table = described(columns, {name: int(frame[name].isna().sum()) for name in frame.columns})
     print(f"{len(frame):,} rows")

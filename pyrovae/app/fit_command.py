@@ -94,7 +94,8 @@ def fit_command(
     )  # fmt: skip
     if Group().rank == 0:
         folder.write_table("history.csv", fitted.history, index=False)
-        print(f"saved in {folder.path}")
+        print(f"best validation bound {fitted.history['validation_bound'].max():.3f} nats per observation")
+        print(f"saved in {folder.path}; to evaluate it on the test data: pyrovae evaluate {folder.path}")
     return {"compile": fitted.compile}
 
 
@@ -124,5 +125,5 @@ def fit_guide(
     folder = run.path / name if Group().rank else run.add_fit(name)
     fitted = fit(model, q, splits.train, validation_data=validation, checkpoint=folder, **options)
     if Group().rank == 0:
-        print(f"{name}: {fitted.stopped} after {len(fitted.history)} steps, {fitted.seconds:.1f} s")
+        print(f"{name}: {fitted.ending} ({len(fitted.history)} steps, {fitted.seconds:.1f} s)")
     return fitted

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,14 @@ def prepare(options: Namespace, values: dict[str, Any]) -> RunFolder:
         makers = strategies(values["guides"], values["objectives"])
         at_least("num_seeds", values["num_seeds"], 1)
         fits = [fit for name in makers for fit in run_names(name, values["num_seeds"])]
-        files = [CONFIG, "table.csv", "arviz_compare.csv", "report.html", *(f"{fit}/per_datum.csv" for fit in fits)]
+        files = [
+            CONFIG,
+            "table.csv",
+            "effects.csv",
+            "arviz_compare.csv",
+            "report.html",
+            *(f"{fit}/per_datum.csv" for fit in fits),
+        ]
         files += [f"{name}.csv" for name in diagnostics()]
         files += [f"{run_names(name, values['num_seeds'])[0]}.nc" for name in makers]
         _check_names([*fits, *makers], [*files, "figures"])
@@ -107,8 +114,13 @@ def strategies(
 ) -> dict[str, tuple[GuideMaker, Any]]:
     """Return every combination of a guide and an objective, by name; None stands for the model's own objective."""
     objectives = {"elbo": None} if objectives is None else objectives
-    pairs = itertools.product(guides.items(), objectives.items())
-    return {(g if len(objectives) == 1 else f"{g}-{o}"): (guide, objective) for (g, guide), (o, objective) in pairs}
+    return {name: (guides[g], objectives[o]) for name, (g, o) in levels(guides, objectives).items()}
+
+
+def levels(guides: Collection[str], objectives: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Return the names of the guide and the objective of every strategy, by the strategy's name."""
+    pairs = itertools.product(guides, objectives)
+    return {(g if len(objectives) == 1 else f"{g}-{o}"): (g, o) for g, o in pairs}
 
 
 def run_names(name: str, num_seeds: int) -> list[str]:

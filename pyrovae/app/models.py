@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 
 from pyrovae import guides, models
-from pyrovae.app.parts import ObjectiveMaker, Parts, made_by_options
+from pyrovae.app.parts import Parts, made_by_options
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Field, Splits, Table
 from pyrovae.objectives import SemiSupervisedELBO
@@ -23,12 +23,14 @@ class ModelMaker(ABC):
     """A model that options can name.
 
     Attributes:
-        objective: what fits it unless another is named.
-        guided: whether it takes any guide of one latent; the guide of the others is their own.
+        guided: what its guide is.
     """
 
-    objective: ClassVar[ObjectiveMaker] = Trace_ELBO
     guided: ClassVar[str] = "any guide of one latent"
+
+    def objective(self) -> ELBO:
+        """Make what fits it unless another objective is named."""
+        return Trace_ELBO()
 
     @abstractmethod
     def pair(self, parts: Parts) -> tuple[nn.Module, nn.Module]:
@@ -108,12 +110,15 @@ class SemiSupervisedVAE(ModelMaker):
         learn_probabilities: whether the probabilities of the classes are learned.
     """
 
-    objective = SemiSupervisedELBO
     guided = "ClassConditional, around any guide of one latent"
 
     def __init__(self, num_labelled: int | None = None, learn_probabilities: bool = False) -> None:
         self.num_labelled = None if num_labelled is None else at_least("num_labelled", num_labelled, 1)
         self.learn_probabilities = learn_probabilities
+
+    def objective(self) -> ELBO:
+        """Make the bound that trains the classifier on the labels as well."""
+        return SemiSupervisedELBO()
 
     def given(self, data: Data) -> Data:
         """Return data with their labels as a further tensor, all unknown."""
@@ -145,11 +150,14 @@ class GaussianMixtureVAE(ModelMaker):
         num_clusters: number of clusters.
     """
 
-    objective = staticmethod(lambda: TraceEnum_ELBO(max_plate_nesting=1))
     guided = "Clustered, around any guide of one latent"
 
     def __init__(self, num_clusters: int = 10) -> None:
         self.num_clusters = num_clusters
+
+    def objective(self) -> ELBO:
+        """Make the bound that sums the clusters out."""
+        return TraceEnum_ELBO(max_plate_nesting=1)
 
     def pair(self, parts: Parts) -> tuple[nn.Module, nn.Module]:
         """Make the model and its guide."""

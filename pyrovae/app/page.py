@@ -103,6 +103,10 @@ _CAPTIONS = {
     "pictures": "Test data; the mean of each guide's posterior predictive draws of them; new data drawn from each "
     "fitted model.",
 }
+_EFFECTS = (
+    "What each guide and each objective gives on average over the others: its mean log evidence minus the mean of all "
+    "strategies, paired over test data and seeds, in nats per observation."
+)
 _PICTURES = 16
 
 
@@ -131,6 +135,8 @@ def comparison_page(
     text = _TEXT + (_SEEDS if seeds > 1 else "")
     figures = {"comparison": plots.comparison(table), "pareto": plots.pareto(table, seconds=findings.seconds)}
     sections = [Section("Comparison", text, findings.own_table, figures, captions=_CAPTIONS.get)]
+    if findings.effects is not None:
+        sections.append(Section("Main effects", _EFFECTS, findings.effects))
     sections += [_of_diagnostic(diagnostic, findings) for diagnostic in _answered(findings)]
     details = _details(fits, first, best, test, pictures)
     sections.append(Section("Details", " ".join(findings.answers.notes), figures=details, captions=_CAPTIONS.get))

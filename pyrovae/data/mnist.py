@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,14 +57,17 @@ class MNIST(Data):
             binarise=binarise,
         )
 
-    def splits(self, *, validation: float = 1 / 6, test: float | None = None, seed: int = 0) -> Splits:
+    def splits(self, *, validation: float = 1 / 6, test: float | None = None, seed: int = 0, **keys: Any) -> Splits:
         """Split the training pictures at random; the test set is the published one.
 
         Args:
             validation: share of the 60,000 training pictures for validation (by default 10,000 pictures).
             test: must be None: the test set is the whole published one.
             seed: seed of the permutation.
+            **keys: must all be None: the parts are drawn at random.
         """
+        if any(key is not None for key in keys.values()):
+            raise ValueError(f"{type(self).__name__} has a published test set, and is not split by {', '.join(keys)}")
         if test is not None or not is_share(validation):
             raise ValueError(
                 f"a validation share in [0, 1) and test=None (the published test set) were expected, got {validation} "

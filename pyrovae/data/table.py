@@ -218,7 +218,8 @@ class Table(Data):
         return None if self.kept is None or not kept else self.kept[kept[0]]
 
     def _key_columns(self) -> Mapping[str, Any]:
-        return {name: self._frame()[name].reset_index(drop=True) for name in self._frame()}
+        frame = self._frame()
+        return {str(name): frame[name].reset_index(drop=True) for name in frame}
 
     def _rows(self, indices: Tensor | slice) -> "Table":
         other: Any = super()._rows(indices)

@@ -44,6 +44,20 @@ def crossed_df(values: Tensor) -> float:
     return max(by_data + by_seed - rest, rest) ** 2 / spread
 
 
+def fold_error(means: Tensor) -> float:
+    """Return the standard error of the mean over the folds of a cross-validation, of one mean per fold, ``[K]``.
+
+    The folds share most of their training data, so that their means are correlated, and no unbiased estimate of the
+    variance exists (Bengio and Grandvalet, 2004). With test parts 1 / (K - 1) times as large as the rest, Nadeau and
+    Bengio's estimate is (1 / K + 1 / (K - 1)) s^2, where s is the standard deviation of the folds' means. Use Student's
+    t with K - 1 degrees of freedom.
+
+    Source: Nadeau and Bengio, "Inference for the generalization error", 2003.
+    """
+    count = len(means)
+    return math.sqrt((1 / count + 1 / (count - 1)) * float(means.var())) if count > 1 else math.nan
+
+
 def _parts(values: Tensor) -> tuple[float, float, float]:
     """Return the parts of the variance of the mean of ``[K, N]``: from data, from seeds and from residuals."""
     seeds, size = values.shape

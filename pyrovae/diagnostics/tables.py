@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+UNRELIABLE = " (unreliable)"
 _FORMATS = {
     "khat_over_limit": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
     "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
-    "symmetry": "{:.3g}", "unreliable": "{:.1%}", "refuted": "{:.1%}", "gaps_unreliable": "{:.1%}",
+    "folds": "{:.0f}", "symmetry": "{:.3g}", "unreliable": "{:.1%}", "refuted": "{:.1%}", "gaps_unreliable": "{:.1%}",
     "gaps_refuted": "{:.1%}",
 }  # fmt: skip
 
@@ -17,7 +18,11 @@ _FORMATS = {
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of numbers as text, each column in the format that fits it."""
     text = {name: [_cell(str(name), value) for value in column] for name, column in table.items()}
-    return pd.DataFrame(text, index=table.index)
+    index = table.index
+    if "reliable" in table:  # the mark is where the eye is
+        marks = ["" if reliable else UNRELIABLE for reliable in table["reliable"]]
+        index = pd.Index([f"{name}{mark}" for name, mark in zip(index, marks, strict=True)], name=index.name)
+    return pd.DataFrame(text, index=index)
 
 
 def _cell(name: str, value: Any) -> str:

@@ -19,6 +19,7 @@ from pyrovae.saving import lock
 from pyrovae.saving.configuration import NotConfigurable, build, configuration
 from pyrovae.tables import Encoding
 from pyrovae.training import storage
+from pyrovae.training.ending import Ending, ending
 from pyrovae.training.tensors import BARE, fitted_tensors, pair_tensors, restore_pair
 
 
@@ -53,6 +54,11 @@ class Fit:
     compile: bool = False
     _bare: dict[str, Tensor] = field(default_factory=dict, repr=False)
     encoding: Encoding | None = field(default=None, repr=False)
+
+    @property
+    def ending(self) -> Ending:
+        """How the fit ended: converged, still improving, stopped by patience, ... (:class:`Ending`)."""
+        return ending(self.history, self.stopped)
 
     def save(self, folder: str | Path) -> None:
         """Save the fit in ``folder``: tensors as safetensors, everything else as JSON.

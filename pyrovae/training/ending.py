@@ -1,0 +1,61 @@
+"""How a fit ended: whether its validation bound was still rising."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+FEWEST = 8  # validated epochs that a trend is told from
+WINDOW = 4  # the trend is that of the last quarter of the fit
+LEAST_GAIN = 1e-3  # of the bound's size, below which a gain does not count
+SIGNIFICANT = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a fit ended.
+
+    Attributes:
+        status: "converged" or "still improving", by the validation bound's trend over the last quarter of the epochs;
+            "patience" (the best state was kept); "limit of steps" where there are too few validated epochs to tell; or
+            "diverged", "failed", a signal, or a callback's reason.
+        gain: rise of the validation bound over the last quarter, in nats per observation, by a straight line.
+        gain_se: its standard error, which allows for the correlation of successive epochs.
+        epochs: number of epochs of that quarter.
+    """
+
+    status: str
+    gain: float = math.nan
+    gain_se: float = math.nan
+    epochs: int = 0
+
+    def __str__(self) -> str:
+        if self.status not in ("converged", "still improving"):
+            return self.status
+        return f"{self.status}: {self.gain:+.3g} (se {self.gain_se:.2g}) nats in the last {self.epochs} epochs"
+
+
+def ending(history: pd.DataFrame, stopped: str) -> Ending:
+    """Return how a fit with this history ended.
+
+    A fit that used up its steps is "still improving" where its validation bound rose over the last quarter of the
+    epochs by more than two standard errors, and by more than a thousandth of the bound. The standard error of the
+    line's slope is inflated by the residuals' correlation r between successive epochs, by sqrt((1 + r) / (1 - r)).
+    """
+    if stopped != "finished":
+        return Ending(stopped)
+    bounds = history["validation_bound"].dropna().to_numpy(float)
+    if len(bounds) < FEWEST:
+        return Ending("limit of steps")
+    last = bounds[-max(FEWEST // 2, len(bounds) // WINDOW) :]
+    epochs = np.arange(len(last)) - (len(last) - 1) / 2
+    slope = float((epochs * last).sum() / (epochs**2).sum())
+    residuals = last - last.mean() - slope * epochs
+    variance = float((residuals**2).sum()) / max(1, len(last) - 2) / float((epochs**2).sum())
+    square = float((residuals**2).sum())
+    r = min(0.9, max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / square)) if square > 0 else 0.0
+    span = len(last) - 1
+    gain, se = slope * span, math.sqrt(variance * (1 + r) / (1 - r)) * span
+    rising = gain > SIGNIFICANT * se and gain > LEAST_GAIN * max(1.0, abs(float(last.mean())))
+    return Ending("still improving" if rising else "converged", gain, se, len(last))
