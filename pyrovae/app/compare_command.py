@@ -15,7 +15,7 @@ from pyrovae.app.fit_command import fit_guide, made_model
 from pyrovae.app.folders import CONFIG, levels, run_names, strategies
 from pyrovae.app.models import VAE, ModelOption, make_pair, per_observation
 from pyrovae.app.page import comparison_page
-from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, made
+from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, SchedulerMaker, made
 from pyrovae.app.tabulation import main_effects
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
@@ -48,6 +48,9 @@ def compare_command(
     batch_size: int = 128,
     lr: float = 1e-3,
     clip_norm: float | None = None,
+    scheduler: SchedulerMaker | None = None,
+    scheduler_every: Literal["epoch", "step"] = "epoch",
+    drop_last: bool = False,
     compile: bool | Literal["auto"] | dict[str, bool] = "auto",
     num_particles: int = 1000,
     num_draws: int = 100,
@@ -88,6 +91,9 @@ def compare_command(
         batch_size: number of observations in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
+        scheduler: schedule of the learning rate, such as ReduceLROnPlateau, CosineAnnealingLR or StepLR; null keeps it.
+        scheduler_every: when the scheduler steps.
+        drop_last: whether the last batch of an epoch is left out where it is smaller than the others.
         compile: true compiles steps and log weights, false does not, auto does where it saves time; or true or false
             for the steps of each strategy, by name, as config.yaml records it after a run.
         num_particles: number of importance samples per observation.
@@ -120,7 +126,8 @@ def compare_command(
     fitting: dict[str, Any] = {
         **parts, "model": maker, "epochs": epochs, "patience": patience, "batch_size": batch_size, "lr": lr,
         "clip_norm": clip_norm, "split_seed": seed, "device": device, "checkpoint_seconds": checkpoint_seconds,
-        "resume": resume, "progress": progress,
+        "resume": resume, "progress": progress, "scheduler": scheduler, "scheduler_every": scheduler_every,
+        "drop_last": drop_last,
     }  # fmt: skip
     fits: dict[str, list[Fit]] = {
         name: [

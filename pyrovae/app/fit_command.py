@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pyrovae.app.folders import clear
 from pyrovae.app.models import VAE, ModelMaker, ModelOption, make_pair
-from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, made, made_by_options
+from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, SchedulerMaker, made, made_by_options
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.guides import MeanField
@@ -38,6 +38,9 @@ def fit_command(
     batch_size: int = 128,
     lr: float = 1e-3,
     clip_norm: float | None = None,
+    scheduler: SchedulerMaker | None = None,
+    scheduler_every: Literal["epoch", "step"] = "epoch",
+    drop_last: bool = False,
     compile: bool | Literal["auto"] = "auto",
     precision: Literal["float32", "float64", "bfloat16"] = "float32",
     seed: int = 0,
@@ -74,6 +77,9 @@ def fit_command(
         batch_size: number of observations in a step.
         lr: learning rate of Adam.
         clip_norm: largest global norm of the gradient of the summed loss.
+        scheduler: schedule of the learning rate, such as ReduceLROnPlateau, CosineAnnealingLR or StepLR; null keeps it.
+        scheduler_every: when the scheduler steps.
+        drop_last: whether the last batch of an epoch is left out where it is smaller than the others.
         compile: true compiles the step, false does not, auto does where it saves time; config.yaml records the choice.
         precision: precision of modules and data; bfloat16 applies to the matrix products in networks only.
         seed: seed of the split, the initial parameters and the noise.
@@ -89,6 +95,7 @@ def fit_command(
         encoder=encoder, decoder=decoder,
         latent_dim=latent_dim, features=features,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
+        scheduler=scheduler, scheduler_every=scheduler_every, drop_last=drop_last,
         precision=precision, seed=seed, device=device, checkpoint_seconds=checkpoint_seconds, resume=resume,
         progress=progress,
     )  # fmt: skip

@@ -22,7 +22,7 @@ _ALLOWED = (
     "pyrovae.app.models", "pyrovae.data", "pyrovae.guides", "pyrovae.likelihoods", "pyrovae.models", "pyrovae.nn",
     "pyrovae.objectives", "pyrovae.priors", "pyro.infer.trace_elbo", "pyro.infer.tracegraph_elbo",
     "pyro.infer.traceenum_elbo", "pyro.infer.trace_mean_field_elbo", "pyro.infer.renyi_elbo",
-    "torch.nn.modules.activation",
+    "torch.nn.modules.activation", "torch.optim.lr_scheduler",
 )  # fmt: skip
 _INFER = ("Trace_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "TraceMeanField_ELBO", "RenyiELBO")
 _DENIED = ("*", "pyrovae.data.stream", "pyrovae.data.Stream")  # a Stream takes a Dataset, which no option can give

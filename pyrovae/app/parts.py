@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from pyro.infer import ELBO
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Table
@@ -19,6 +21,7 @@ from pyrovae.priors import Prior
 
 GuideMaker = Callable[[Network, int], Guide]
 ObjectiveMaker = Callable[[], ELBO]
+SchedulerMaker = Callable[[Optimizer], LRScheduler]
 
 
 @dataclass(frozen=True)

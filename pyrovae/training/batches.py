@@ -20,31 +20,35 @@ class Batches:
         batch_size: number of observations in a step; the last batch of an epoch holds the remaining ones.
         seed: seed of the order.
         group: group of processes, each of which takes its share of every batch.
+        least: smallest size of a last batch; a smaller one is left out of its epoch, unless it is the only one.
 
     Attributes:
+        size: number of observations in an epoch.
         per_epoch: number of batches in an epoch.
     """
 
-    def __init__(self, data: Data, batch_size: int, seed: int, group: Group) -> None:
-        self.data, self.batch_size, self.seed, self.group = data, batch_size, seed, group
-        self.per_epoch = -(-len(data) // batch_size)
+    def __init__(self, data: Data, batch_size: int, seed: int, group: Group, least: int = 1) -> None:
+        self.data, self.batch_size, self.seed, self.group, self.least = data, batch_size, seed, group, least
+        rest = len(data) % batch_size
+        self.size = len(data) - rest if 0 < rest < min(least, len(data)) else len(data)
+        self.per_epoch = -(-self.size // batch_size)
 
     @property
     def num_sizes(self) -> int:
         """Number of different sizes of batches: the last batch of every epoch may be smaller."""
-        return 2 if len(self.data) % self.batch_size and self.per_epoch > 1 else 1
+        return 2 if self.size % self.batch_size and self.per_epoch > 1 else 1
 
     def order(self, epoch: int) -> Tensor:
-        """Return the order of the data in an epoch.
+        """Return the observations of an epoch in their order, all but those of a last batch that is left out.
 
         A batch that holds the whole set keeps the set's own order, as under plain Pyro. There a program may have
         parameters ``[N]``, one per observation, and use them without the plate's indices.
         """
         device = self.data.device
-        if self.per_epoch == 1:
+        if self.per_epoch == 1 and self.size == len(self.data):
             return torch.arange(len(self.data), device=device)
         source = generator("order", self.seed, epoch)
-        return torch.randperm(len(self.data), generator=source, device="cpu").to(device)
+        return torch.randperm(len(self.data), generator=source, device="cpu")[: self.size].to(device)
 
     def indices(self, step: int) -> Tensor:
         """Return the indices of a step's observations."""

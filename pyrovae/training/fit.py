@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 import torch
 
-from pyrovae.common.checks import at_least, not_negative, writable_folder
+from pyrovae.common.checks import at_least, flag, not_negative, writable_folder
 from pyrovae.data import training_data
 from pyrovae.objectives import Objective
 from pyrovae.programs.compilation import check_mode
@@ -53,6 +53,10 @@ def fit(
     validation_data: Any = None,
     patience: int | None = None,
     clip_norm: float | None = None,
+    drop_last: bool = False,
+    least_batch: int = 1,
+    scheduler: Any = None,
+    scheduler_every: str = "epoch",
     compile: bool | str = "auto",
     precision: str = "float32",
     checkpoint: str | Path | None = None,
@@ -94,6 +98,14 @@ def fit(
             observation and the same noise each time.
         patience: stop after this many epochs without a better validation bound, and go back to the best state.
         clip_norm: largest global norm of the gradient of the summed loss.
+        drop_last: whether the last batch of an epoch is left out where it is smaller than the others. Every epoch has
+            an order of its own, so that no observation is left out for good.
+        least_batch: smallest size of a last batch; a smaller one is left out, as for batch statistics, which one
+            observation does not have.
+        scheduler: a function of the optimizer that returns a scheduler of ``torch.optim.lr_scheduler``, such as
+            ``lambda optimizer: ReduceLROnPlateau(optimizer, patience=5)``. ``ReduceLROnPlateau`` goes by minus the
+            validation bound, or, without validation data, by the mean of the epoch's losses.
+        scheduler_every: "epoch" or "step": when the scheduler steps.
         compile: whether a step is traced once per batch size and compiled. "auto" compiles where that saves more time
             than it costs, which it decides from the counted work of a step and the number of steps
             (:class:`pyrovae.programs.compilation.Work`). Both ways draw the same random numbers; they differ by
@@ -134,10 +146,12 @@ def fit(
     with ExitStack() as stack:
         with group.together() as common:
             data = training_data(data, model, guide)
+            least = _least(batch_size, drop_last, least_batch)
             plan = _plan(
-                len(data), epochs, steps, batch_size, patience, validation_data, checkpoint, checkpoint_seconds, resume
-            )
-            optimization = Optimization.checked(optimizer, lr, clip_norm)
+                Batches(data, int(batch_size), 0, group, least).per_epoch, epochs, steps, patience, validation_data,
+                checkpoint, checkpoint_seconds, resume,
+            )  # fmt: skip
+            optimization = Optimization.checked(optimizer, lr, clip_norm, scheduler, scheduler_every)
             check_mode(compile)
             check_seed(seed)
             _check_objective(objective)
@@ -145,7 +159,7 @@ def fit(
                 stack.enter_context(lock(plan.checkpoint))
             placed = place(model, guide, data, validation_data, device=device, precision=precision)
             stack.enter_context(_isolated(placed, seed))
-            batches = Batches(placed.data, int(batch_size), seed, group)
+            batches = Batches(placed.data, int(batch_size), seed, group, least)
             fitting = _prepared(placed, batches, objective, optimization, compile, plan.total, progress)
             if plan.checkpoint is not None or group.size > 1:
                 plan = replace(plan, settings=settings(fitting, optimization, precision))
@@ -161,8 +175,14 @@ def fit(
         return _run(fitting, plan, Callbacks([fitting.history, Watch(fitting), *callbacks, bar]))
 
 
+def _least(batch_size: Any, drop_last: Any, least_batch: Any) -> int:
+    """Check the sizes of batches, and return the smallest size of a last one."""
+    at_least("batch_size", batch_size, 1)
+    return int(batch_size) if flag("drop_last", drop_last) else at_least("least_batch", least_batch, 1)
+
+
 def _plan(
-    num_data: int, epochs: int | None, steps: int | None, batch_size: Any, patience: int | None, validation_data: Any,
+    per_epoch: int, epochs: int | None, steps: int | None, patience: int | None, validation_data: Any,
     checkpoint: str | Path | None, checkpoint_seconds: float, resume: bool,
 ) -> Plan:  # fmt: skip
     """Check the numbers of a fit.
@@ -170,7 +190,7 @@ def _plan(
     Raises:
         ValueError: naming what was got and what was expected.
     """
-    total = _total_steps(num_data, epochs, steps, at_least("batch_size", batch_size, 1))
+    total = _total_steps(per_epoch, epochs, steps)
     if patience is not None:
         patience = at_least("patience", patience, 1)
         if validation_data is None:
@@ -181,12 +201,12 @@ def _plan(
     return Plan(total, patience, None if checkpoint is None else writable_folder(checkpoint), seconds)
 
 
-def _total_steps(num_data: int, epochs: int | None, steps: int | None, batch_size: int) -> int:
+def _total_steps(per_epoch: int, epochs: int | None, steps: int | None) -> int:
     if epochs is not None and steps is not None:
         raise ValueError("give epochs or steps, not both")
     if steps is not None:
         return at_least("steps", steps, 1)
-    return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * -(-num_data // batch_size)
+    return at_least("epochs", DEFAULT_EPOCHS if epochs is None else epochs, 1) * per_epoch
 
 
 def _check_objective(objective: Any) -> None:

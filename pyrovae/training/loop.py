@@ -81,6 +81,7 @@ def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: 
     if group.size > 1 and isinstance(stepper, TorchStepper):
         stepper.gradients.share = group.share(len(indices))
         stepper.gradients.seed = stream_seed("share", fitting.batches.seed, step)
+    lr = stepper.lr
     try:
         measured = stepper.step(batch)
     except LostProcess:
@@ -88,7 +89,7 @@ def _take(fitting: Fitting, epoch: int, indices: Tensor, batch: Batch, started: 
     except Exception as error:  # a program may fail in any way
         fail(fitting, f"{type(error).__name__}: {brief(error)}", indices, batch, cause=error)
     fitting.position.step += 1
-    return Step(step, epoch, time.monotonic() - started, measured, stepper.lr, weights)
+    return Step(step, epoch, time.monotonic() - started, measured, lr, weights)
 
 
 def _scheduled(fitting: Fitting, indices: Tensor, batch: Batch) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pyro.optim.multi import MultiOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyrovae.common.checks import check_schedule, positive
+from pyrovae.common.checks import check_schedule, positive, shown
 from pyrovae.training.compiling import Compiler
 from pyrovae.training.gradients import Gradients
 from pyrovae.training.group import Group
@@ -31,14 +31,20 @@ class Optimization:
         optimizer: None (Adam), a class, a function of the parameters, or an optimizer of torch or Pyro.
         lr: learning rate, or a function of the step.
         clip_norm: largest norm of a gradient; None sets no limit.
+        scheduler: function of the optimizer that makes a scheduler of its learning rates, or None.
+        every_step: whether the scheduler steps after every step, and not after every epoch.
     """
 
     optimizer: Any
     lr: Any
     clip_norm: float | None
+    scheduler: Any = None
+    every_step: bool = False
 
     @classmethod
-    def checked(cls, optimizer: Any, lr: Any, clip_norm: Any) -> "Optimization":
+    def checked(
+        cls, optimizer: Any, lr: Any, clip_norm: Any, scheduler: Any = None, scheduler_every: Any = "epoch"
+    ) -> "Optimization":
         """Return the settings after a check of each.
 
         Raises:
@@ -48,7 +54,12 @@ class Optimization:
             clip_norm = positive("clip_norm", clip_norm)
         check_optimizer(optimizer)
         check_schedule(lr)
-        return cls(optimizer, lr if callable(lr) else positive("lr", lr), clip_norm)
+        if scheduler_every not in ("epoch", "step"):
+            raise ValueError(f'scheduler_every must be "epoch" or "step", got {scheduler_every!r}')
+        if scheduler is not None:
+            _check_scheduler(scheduler, optimizer, lr)
+        lr = lr if callable(lr) else positive("lr", lr)
+        return cls(optimizer, lr, clip_norm, scheduler, scheduler_every == "step")
 
     @property
     def has_own_lr(self) -> bool:
@@ -81,7 +92,39 @@ def stepper_of(problem: Problem, optimization: Optimization, compiler: Compiler,
     gradients = Gradients(
         problem.pair, problem.layout, problem.objective, problem.params, problem.state, problem.bfloat16
     )
-    return TorchStepper(gradients, compiler, torch_optimizer, optimization.clip_norm, group, problem.layout.subsampled)
+    stepper = TorchStepper(
+        gradients, compiler, torch_optimizer, optimization.clip_norm, group, problem.layout.subsampled
+    )
+    if optimization.scheduler is not None:
+        stepper.schedule(_made_scheduler(optimization.scheduler, torch_optimizer), every_step=optimization.every_step)
+    return stepper
+
+
+def _check_scheduler(scheduler: Any, optimizer: Any, lr: Any) -> None:
+    """Check that an argument can make a scheduler, and that nothing else sets the learning rate.
+
+    Raises:
+        ValueError: naming what was got and what to do.
+    """
+    if isinstance(scheduler, LRScheduler) or not callable(scheduler):
+        raise ValueError(
+            "scheduler must be a function of the optimizer that makes a scheduler, such as lambda optimizer: "
+            f"torch.optim.lr_scheduler.StepLR(optimizer, 10), got {shown(scheduler)}"
+        )
+    if callable(lr):
+        raise ValueError("lr is a function of the step, and scheduler sets the learning rate too: give one of them")
+    if isinstance(optimizer, pyro.optim.PyroOptim):
+        raise ValueError("a Pyro optimizer has schedulers of its own (pyro.optim): leave scheduler out")
+
+
+def _made_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    try:
+        instance = scheduler(optimizer)
+    except TypeError as error:
+        raise ValueError(f"scheduler cannot be made from the optimizer alone: {error}") from None
+    if not isinstance(instance, LRScheduler):
+        raise ValueError(f"scheduler must make a torch.optim.lr_scheduler, got {shown(instance)}")
+    return instance
 
 
 def check_optimizer(optimizer: Any) -> None:

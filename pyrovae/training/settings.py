@@ -11,7 +11,7 @@ from pyrovae.training.optimizers import Optimization
 def settings(fitting: Fitting, optimization: Optimization, precision: str) -> dict[str, Any]:
     """Describe a fit by JSON values, in the form in which a checkpoint returns them."""
     problem, batches = fitting.problem, fitting.batches
-    described_by_name = {
+    described_by_name: dict[str, Any] = {
         "seed": batches.seed,
         "batch_size": batches.batch_size,
         **problem.programs,
@@ -26,6 +26,14 @@ def settings(fitting: Fitting, optimization: Optimization, precision: str) -> di
             **of_an_optimizer(fitting.stepper.optimizer, scheduled=callable(optimization.lr)),
         },
     }
+    if batches.size < len(problem.data):
+        described_by_name["least_batch"] = batches.least
+    if optimization.scheduler is not None:
+        scheduler: Any = getattr(fitting.stepper, "scheduler", None)
+        described_by_name["scheduler"] = {
+            "name": type(scheduler).__qualname__, "every_step": optimization.every_step,
+            **{name: described(value) for name, value in scheduler.state_dict().items()},
+        }  # fmt: skip
     return dict(json.loads(json.dumps(described_by_name)))
 
 

@@ -1,11 +1,13 @@
 """Steps of a torch optimizer."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyrovae.programs.compilation import signature
 from pyrovae.programs.types import Batch
@@ -51,6 +53,8 @@ class TorchStepper:
         self.on_host = self.params[0].device.type == "cpu"
         self.healthy = torch.ones((), dtype=torch.bool, device=self.params[0].device)
         self._graphs: dict[Any, Captured] = {}
+        self.scheduler: LRScheduler | None = None
+        self.every_step = False
         self._prepare_capture()
 
     def _prepare_capture(self) -> None:
@@ -65,6 +69,18 @@ class TorchStepper:
             for group in groups:
                 group["capturable"] = True
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.healthy.device)
+
+    def schedule(self, scheduler: LRScheduler, *, every_step: bool) -> None:
+        """Let a scheduler set the learning rates, after every step or after every epoch."""
+        self.scheduler, self.every_step = scheduler, every_step
+        self._lr = float(self.optimizer.param_groups[0]["lr"])
+
+    def _advance_scheduler(self, *metric: float) -> None:
+        scheduler: Any = self.scheduler
+        with warnings.catch_warnings():  # a replayed graph takes the optimizer's step without calling it
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
+            scheduler.step(*metric)
+        self._lr = float(self.optimizer.param_groups[0]["lr"])
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all parameters."""
@@ -84,6 +100,12 @@ class TorchStepper:
 
     def step(self, batch: Batch) -> Tensor:
         """Take a step. Where a loss or gradient is not finite, neither it nor any later step changes a parameter."""
+        row = self._step(batch)
+        if self.every_step:
+            self._advance_scheduler()
+        return row
+
+    def _step(self, batch: Batch) -> Tensor:
         if self.on_host:
             row, *grads = self._measured(batch)
             loss, *_, norm = row.tolist()
@@ -135,13 +157,18 @@ class TorchStepper:
             self.second.step()
 
     def state(self) -> Any:
-        """Return the optimizer's state."""
-        return self.optimizer.state_dict()
+        """Return the state of the optimizer and of the scheduler, if any."""
+        state = self.optimizer.state_dict()
+        return state if self.scheduler is None else {**state, "scheduler": self.scheduler.state_dict()}
 
     def restore(self, state: Any) -> None:
-        """Continue from an optimizer's state."""
-        self.optimizer.load_state_dict(state)
+        """Continue from a state."""
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.optimizer.load_state_dict({name: part for name, part in state.items() if name != "scheduler"})
         self._prepare_capture()
 
     def end_epoch(self, metric: Callable[[], float]) -> None:
-        """Do nothing."""
+        """Advance the scheduler, if it steps after every epoch."""
+        if self.scheduler is not None and not self.every_step:
+            self._advance_scheduler(*([metric()] if isinstance(self.scheduler, ReduceLROnPlateau) else []))
