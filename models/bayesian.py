@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyrovae.common.checks import at_least, positive
 from pyrovae.likelihoods import Likelihood
-from pyrovae.models.parts import check_decoder, check_latents
+from pyrovae.models.parts import check_decoder, check_latents, only_exposure
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
 
@@ -68,9 +68,10 @@ class BayesianVAE(nn.Module):
         """The decoder's own weights, by latent site."""
         return {f"decoder.{name}".replace("/", "."): weight for name, weight in self.first.named_buffers()}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *exposure: Tensor) -> Tensor:
         """Sample the weights and z, and observe ``x``, ``[N, D]``; return z."""
         pyro.module("model", self)
+        given = only_exposure(self, exposure)
         weights = {
             name.removeprefix("decoder."): pyro.sample(name, self._weight_prior(weight))
             for name, weight in self.start.items()
@@ -79,7 +80,7 @@ class BayesianVAE(nn.Module):
         with pyro.plate("data", self.num_data, subsample_size=x.shape[0]):
             z: Tensor = pyro.sample("z", prior)
             features = torch.func.functional_call(self.decoder, weights, (z,))
-            pyro.sample("x", self.likelihood(features), obs=x)
+            pyro.sample("x", self.likelihood(features, **given), obs=x)
         return z
 
     def _weight_prior(self, weight: Tensor) -> dist.TorchDistribution:

@@ -6,7 +6,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.likelihoods import Likelihood
-from pyrovae.models.parts import check_decoder, optional_size
+from pyrovae.models.parts import check_decoder, optional_size, split_exposure
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
 from pyrovae.priors.prior import num_latents
@@ -20,7 +20,7 @@ class ConditionalVAE(nn.Module):
         z ~ p(z | c)
         x ~ p(x | decoder(z, c))
 
-    Data are tuples ``(x, c, ...)``. Guides: any guide of one latent whose encoder takes x and c
+    Data are tuples ``(x, c, ...)``; an exposure comes last. Guides: any guide of one latent whose encoder takes x and c
     (``nn.MLP(64 + 10, 32)``). A prior that depends on c: :class:`~pyrovae.priors.ConditionalNormal`.
 
     Source: Sohn, Lee and Yan, "Learning structured output representation using deep conditional generative models",
@@ -64,8 +64,9 @@ class ConditionalVAE(nn.Module):
         if not covariates:
             raise ValueError("a ConditionalVAE needs covariates beside x: pass data as a tuple (x, c)")
         pyro.module("model", self)
+        covariates, given = split_exposure(self, covariates)
         prior = self.prior(*covariates)
         with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
             z: Tensor = pyro.sample("z", prior)
-            pyro.sample("x", self.likelihood(self.decoder(z, *covariates)), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(z, *covariates), **given), obs=x)
         return z

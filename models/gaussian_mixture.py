@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyrovae.common.checks import at_least
 from pyrovae.likelihoods import Likelihood
-from pyrovae.models.parts import check_decoder
+from pyrovae.models.parts import check_decoder, only_exposure
 from pyrovae.nn import Network, positive
 from pyrovae.nn.network import SHIFT, check_columns
 from pyrovae.programs.isolation import importing
@@ -83,11 +83,12 @@ class GaussianMixtureVAE(nn.Module):
             scale = torch.from_numpy(clusters.covariances_).sqrt().clamp(min=1e-2)
             self.raw_scale.copy_(scale + (-torch.expm1(-scale)).log() - SHIFT)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *exposure: Tensor) -> Tensor:
         """Sample y and z, and observe ``x``, ``[N, D]``; return z."""
         pyro.module("model", self)
+        given = only_exposure(self, exposure)
         with pyro.plate("data", x.shape[0]):
             y = pyro.sample("y", dist.OneHotCategorical(logits=self.logits))
             z: Tensor = pyro.sample("z", dist.Normal(y @ self.loc, y @ positive(self.raw_scale)).to_event(1))
-            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(z), **given), obs=x)
         return z

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.common.checks import flag, shown
 from pyrovae.likelihoods import Likelihood
-from pyrovae.models.parts import check_decoder, optional_size
+from pyrovae.models.parts import check_decoder, only_exposure, optional_size
 from pyrovae.nn import Network, positive
 from pyrovae.nn.network import check_columns, num_features
 from pyrovae.priors import as_prior
@@ -94,14 +94,15 @@ class HierarchicalVAE(nn.Module):
     def _input(self, above: Sequence[Tensor]) -> Tensor:
         return torch.cat(tuple(above), dim=-1) if self.skip else above[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *exposure: Tensor) -> Tensor:
         """Sample every layer and observe ``x``, ``[N, D]``; return z1."""
         pyro.module("model", self)
+        given = only_exposure(self, exposure)
         layers = len(self.latent_dims)
         prior = self.prior()
         with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
             above: list[Tensor] = [pyro.sample(f"z{layers}", prior)]
             for layer in range(layers - 1, 0, -1):
                 above.insert(0, pyro.sample(f"z{layer}", self.conditional(layer, above)))
-            pyro.sample("x", self.likelihood(self.decoder(self._input(above))), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(self._input(above)), **given), obs=x)
         return above[0]

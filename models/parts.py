@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.common.checks import at_least
 from pyrovae.likelihoods import Likelihood, Missing, Mixed
@@ -52,3 +52,35 @@ def check_latents(prior: nn.Module, decoder: nn.Module, more: int = 0) -> None:
 def optional_size(num_data: int | None) -> int | None:
     """Return the number of observations in the whole data set as an int; None if it is not given."""
     return None if num_data is None else at_least("num_data", num_data, 1)
+
+
+def split_exposure(model: nn.Module, others: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return the covariates among the tensors beside x, and the exposure, the last one, where the likelihood takes it.
+
+    Raises:
+        ValueError: when the exposure is missing.
+    """
+    likelihood: Any = model.likelihood
+    if not getattr(likelihood, "takes_exposure", False):
+        return others, {}
+    if not others:
+        raise ValueError(
+            f"the likelihood of the {type(model).__name__} takes an exposure: pass data as a tuple that ends with it, "
+            "(x, exposure)"
+        )
+    return others[:-1], {"exposure": others[-1]}
+
+
+def only_exposure(model: nn.Module, others: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Return the exposure of a model that takes no covariates.
+
+    Raises:
+        ValueError: when the exposure is missing, and for further tensors.
+    """
+    covariates, exposure = split_exposure(model, others)
+    if covariates:
+        raise ValueError(
+            f"a {type(model).__name__} takes x alone, or x and an exposure where its likelihood does, got "
+            f"{1 + len(others)} tensors: a model of covariates is models.ConditionalVAE"
+        )
+    return exposure

@@ -6,7 +6,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.likelihoods import Likelihood
-from pyrovae.models.parts import check_decoder, check_latents, optional_size
+from pyrovae.models.parts import check_decoder, check_latents, only_exposure, optional_size
 from pyrovae.nn import Network
 from pyrovae.priors import as_prior
 
@@ -55,11 +55,12 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *exposure: Tensor) -> Tensor:
         """Sample z and observe ``x``, ``[N, D]``; return z."""
         pyro.module("model", self)
+        given = only_exposure(self, exposure)
         prior = self.prior()
         with pyro.plate("data", self.num_data or x.shape[0], subsample_size=x.shape[0]):
             z: Tensor = pyro.sample("z", prior)
-            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(z), **given), obs=x)
         return z

@@ -240,7 +240,11 @@ def test_evidence_below_an_elbo_is_no_gap():
     assert summary["log_evidence"] == pytest.approx(float(truth[~found.refuted].mean()))
     assert "3 data lies below their ELBO" in str(found)
     table = diagnostics()["gaps"].table({"exact": found})
-    assert formatted(table).loc["exact", ["reliable", "unreliable", "refuted"]].tolist() == ["NO", "50.0%", "50.0%"]
+    assert formatted(table).loc["exact (unreliable)", ["reliable", "unreliable", "refuted"]].tolist() == [
+        "NO",
+        "50.0%",
+        "50.0%",
+    ]
     columns = diagnostics()["gaps"].columns([found, found])
     assert (columns["gaps_reliable"], columns["gaps_unreliable"], columns["gaps_refuted"]) == (False, 0.5, 0.5)
     assert columns["approximation"] == pytest.approx(summary["approximation"])

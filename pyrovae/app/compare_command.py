@@ -71,7 +71,7 @@ def compare_command(
 
     Args:
         data: the data set: the path of a table (CSV, Parquet, Excel), or Table with its options, Array (a .npy file),
-            Digits, MNIST, FashionMNIST, Sprites, DSprites or CSV.
+            Folder (of pictures), Documents (a text file), Digits, MNIST, FashionMNIST, Sprites, DSprites or CSV.
         out: folder for all results.
         model: the generative model: VAE, ConditionalVAE, SemiSupervisedVAE, GaussianMixtureVAE, HierarchicalVAE,
             BayesianVAE or LinearGaussian.

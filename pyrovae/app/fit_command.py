@@ -57,7 +57,7 @@ def fit_command(
 
     Args:
         data: the data set: the path of a table (CSV, Parquet, Excel), or Table with its options, Array (a .npy file),
-            Digits, MNIST, FashionMNIST, Sprites, DSprites or CSV.
+            Folder (of pictures), Documents (a text file), Digits, MNIST, FashionMNIST, Sprites, DSprites or CSV.
         out: folder for the fit, its history and its configuration.
         model: the generative model: VAE, ConditionalVAE, SemiSupervisedVAE, GaussianMixtureVAE, HierarchicalVAE,
             BayesianVAE or LinearGaussian.

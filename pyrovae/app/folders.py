@@ -102,7 +102,7 @@ def inputs(data: Data) -> list[Path]:
 def absolute(options: Namespace) -> Namespace:
     """Return a run's options with absolute paths of its data, so that they hold in any working folder."""
     options = options.clone()
-    for name, default in {"path": None, "source": None, "root": data_root(None)}.items():
+    for name, default in {"path": None, "source": None, "texts": None, "root": data_root(None)}.items():
         key = f"data.init_args.{name}"
         if key in options and (options[key] or default) is not None:
             options[key] = str(Path(str(options[key] or default)).resolve())

@@ -12,6 +12,7 @@ from pyrovae import guides, models
 from pyrovae.app.parts import Parts, made_by_options
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Field, Splits, Table
+from pyrovae.data.data import EXPOSURE
 from pyrovae.objectives import SemiSupervisedELBO
 from pyrovae.priors import ConditionalNormal, VampPrior
 from pyrovae.programs.handlers import given
@@ -42,8 +43,9 @@ class ModelMaker(ABC):
         Raises:
             ValueError: for data that it cannot take; the message says what they lack.
         """
-        if len(data.fields) > 1:
-            names = ", ".join(field.name or "another tensor" for field in data.fields[1:])
+        further = [field.name for field in data.fields[1:] if field.name != EXPOSURE]
+        if further:
+            names = ", ".join(name or "another tensor" for name in further)
             raise ValueError(
                 f"{type(self).__name__} takes the outcomes alone, and the data have {names} beside them: use "
                 "--model ConditionalVAE, or give the columns another role"
@@ -80,7 +82,7 @@ class ConditionalVAE(ModelMaker):
 
     def given(self, data: Data) -> Data:
         """Return data with their covariates, or with their labels, one-hot, in their place."""
-        if len(data.fields) > 1:
+        if any(field.name != EXPOSURE for field in data.fields[1:]):
             return data
         if data.labels is None or bool((data.labels < 0).any()):
             raise ValueError(
@@ -88,7 +90,8 @@ class ConditionalVAE(ModelMaker):
                 '\'{"age": "covariate"}\'), or data with a label for every observation'
             )
         one_hot = nn.functional.one_hot(data.labels, num_classes(data)).float()
-        return data.with_fields(*data.fields, Field(one_hot, name="label", role="covariate"))
+        label = Field(one_hot, name="label", role="covariate")
+        return data.with_fields(data.first, label, *data.fields[1:])
 
     def pair(self, parts: Parts) -> tuple[nn.Module, nn.Module]:
         """Make the model and its guide."""
@@ -124,7 +127,9 @@ class SemiSupervisedVAE(ModelMaker):
         """Return data with their labels as a further tensor, all unknown."""
         if data.labels is None:
             raise ValueError("SemiSupervisedVAE takes labels: give a column of a table that role, or data with labels")
-        return super().given(data).labelled(torch.zeros(len(data), dtype=torch.bool))
+        if len(data.fields) > 1:
+            raise ValueError("SemiSupervisedVAE takes outcomes and a label alone: give other columns another role")
+        return data.labelled(torch.zeros(len(data), dtype=torch.bool))
 
     def split(self, parts: Splits) -> Splits:
         """Return the parts: labels are shown in training, as many as were asked for, and hidden elsewhere."""

@@ -73,7 +73,8 @@ class Parts:
         """
         shape = self.data.shape
         if isinstance(self.data, Table):
-            return TableEncoder(lambda width: self._checked(width, more), self.data.inputs)
+            exposure = self.data.typical_exposure
+            return TableEncoder(lambda width: self._checked(width, more), self.data.inputs, exposure=exposure)
         if self.data.missing:
             doubled = 2 * shape if isinstance(shape, int) else (2 * shape[0], *shape[1:])
             return Observed(self._checked(doubled, more))

@@ -19,6 +19,7 @@ from pyrovae.programs.streams import generator
 from pyrovae.tables import Encoding
 
 Shape = int | tuple[int, ...]
+EXPOSURE = "exposure"
 
 
 class Splits(NamedTuple):
@@ -256,6 +257,14 @@ class Data:
         """Return the set with other fields, of as many observations."""
         return self._copy(tuple(field.checked(position) for position, field in enumerate(fields)))
 
+    def with_totals(self) -> "Data":
+        """Return the set with each row's total as a further tensor of every batch, ``[N, 1]``: the exposure.
+
+        The likelihood takes it as the exposure of counts, or as the total of a ``Multinomial``.
+        """
+        totals = torch.cat([part.flatten(1).nansum(1).float() for part in self.first.tensor.split(ROWS)])
+        return self._copy((*self.fields, exposure_field(totals)))
+
     def labelled(self, known: Tensor | None = None) -> "Data":
         """Return the set with its labels as a further tensor of every batch, as semi-supervised models take them.
 
@@ -467,6 +476,23 @@ def _fields(tensors: Sequence[Any], properties: dict[str, Any]) -> tuple[Field, 
     tensors = [as_tensor(field.tensor, f"tensor {position} of the data") for position, field in enumerate(fields)]
     check(tensors, [field.missing for field in fields])
     return tuple(field.checked(position) for position, field in enumerate(fields))
+
+
+def exposure_field(values: Any) -> Field:
+    """Return exposures ``[N]`` as a field, ``[N, 1]``.
+
+    Raises:
+        ValueError: for an exposure that is not above 0.
+    """
+    exposure = as_tensor(values, "exposure")
+    wrong = ~(exposure > 0)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"an exposure must be above 0, got {float(exposure[row]):g} for observation {row} ({int(wrong.sum())} in "
+            "all): drop these observations"
+        )
+    return Field(exposure.reshape(-1, 1).to(torch.get_default_dtype()), name=EXPOSURE, role="covariate")
 
 
 def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.common.checks import flag
 from pyrovae.data.columns import Columns, Covariates
-from pyrovae.data.data import Data
+from pyrovae.data.data import EXPOSURE, Data, exposure_field
 from pyrovae.data.field import Field
 from pyrovae.data.table_likelihood import likelihood_of
 from pyrovae.likelihoods import Mixed
@@ -48,6 +48,7 @@ class Table(Data):
         encoding: encoding of a CSV table.
         sheet: name or number of the sheet of an Excel file.
         layer: name of the layer of an AnnData object; None takes its ``X``.
+        totals: whether each row's total over its counts is its exposure, as the size of a library or a document is.
         drop_incomplete: whether to leave out rows in which a covariate is missing; otherwise they are refused.
 
     Attributes:
@@ -80,6 +81,7 @@ class Table(Data):
         encoding: str = "utf-8-sig",
         sheet: str | int = 0,
         layer: str | None = None,
+        totals: bool = False,
         drop_incomplete: bool = False,
     ) -> None:
         if isinstance(source, str | os.PathLike):
@@ -91,7 +93,7 @@ class Table(Data):
         refuse_unobservable(columns)
         if flag("drop_incomplete", drop_incomplete):
             frame = _complete(frame, columns)
-        self._fill(frame, Encoding(columns))
+        self._fill(frame, Encoding(columns, totals=flag("totals", totals)))
 
     @classmethod
     def like(cls, source: Any, encoding: Encoding, what: str = "the table") -> "Table":
@@ -132,17 +134,18 @@ class Table(Data):
                     scaling=scalings.get("covariate"),
                 )
             )  # fmt: skip
+        fields += _exposure(frame, encoding, fields[0].tensor)
         labels, label_names = _labels(frame, encoding)
         names: Any = _row_names(frame, encoding)
         super().__init__(*fields, labels=labels, label_names=label_names, row_names=names)
-        self.columns = encoding.columns
+        self.columns, self.totals = encoding.columns, encoding.totals
         kept = [column.name for column in encoding.of_role(*KEPT)]
         self.kept: pd.DataFrame | None = frame[kept].set_axis(self.index) if kept else None
 
     @property
     def encoding(self) -> Encoding:
         """How the table was read: its columns and their scales, which a fit keeps."""
-        return Encoding(self.columns, {field.name: field.fitted for field in self._typed})
+        return Encoding(self.columns, {field.name: field.fitted for field in self._typed}, self.totals)
 
     @property
     def _typed(self) -> list[Columns]:
@@ -167,12 +170,19 @@ class Table(Data):
         negative binomial with a dispersion per column, and the rest Bernoulli, ordinal and categorical. Where cells are
         missing they do not count.
         """
-        return Mixed(likelihood_of(self._typed[0].columns), missing=self.missing)
+        parts = likelihood_of(self._typed[0].columns, exposure=self.typical_exposure is not None)
+        return Mixed(parts, missing=self.missing)
 
     @property
     def inputs(self) -> list[TableInput]:
         """What an encoder is given, column by column, for :class:`pyrovae.nn.Table`."""
         return [TableInput(c.type, max(len(c.levels), 1), c.missing) for c in self._typed[0].columns]
+
+    @property
+    def typical_exposure(self) -> float | None:
+        """The median exposure, for :class:`pyrovae.nn.Table`; None where there is no exposure."""
+        exposures = [field.tensor for field in self.fields if field.name == EXPOSURE]
+        return float(exposures[0].median()) if exposures else None
 
     @property
     def num_covariates(self) -> int:
@@ -203,7 +213,7 @@ class Table(Data):
             return self
         other = Table.like(self._frame(), encoding)
         same = {name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels")}
-        further = [field for field in self.fields if not isinstance(field, Columns)]
+        further = [f for f in self.fields if not isinstance(f, Columns) and f.name != EXPOSURE]
         fields = (*other.fields, *further)
         other.__dict__.update(same, fields=fields, label_names=self.label_names, dtype=self.dtype)
         return other
@@ -295,6 +305,21 @@ def _see_width(values: Tensor, columns: Sequence[Column]) -> None:
     if values.dim() != 2 or values.shape[1] != len(columns):
         names = ", ".join(column.name for column in columns)
         raise ValueError(f"values [N, {len(columns)}] of {names} were expected, got {list(values.shape)}")
+
+
+def _exposure(frame: pd.DataFrame, encoding: Encoding, outcomes: Tensor) -> list[Field]:
+    """Return the exposure as a field, if there is one: a column, or the rows' totals over their counts."""
+    named = encoding.of_role("exposure")
+    if encoding.totals:
+        counts = [k for k, column in enumerate(encoding.outcomes) if column.type == "count"]
+        if named or not counts:
+            what = f"the column {named[0].name!r} has that role" if named else "the table has no counts"
+            raise ValueError(f"totals=True makes the rows' totals their exposure, and {what}")
+        return [exposure_field(outcomes[:, counts].nansum(1))]
+    if not named:
+        return []
+    cells = pd.to_numeric(frame[named[0].name]).to_numpy(np.float64, na_value=np.nan)
+    return [exposure_field(torch.from_numpy(cells.copy()))]
 
 
 def _labels(frame: pd.DataFrame, encoding: Encoding) -> tuple[Tensor | None, list[str] | None]:

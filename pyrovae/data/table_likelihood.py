@@ -8,10 +8,15 @@ from pyrovae.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Lo
 from pyrovae.tables import Column
 
 
-def likelihood_of(columns: Sequence[Column]) -> list[tuple[Likelihood, int]]:
-    """Return a likelihood and a number of columns for every run of columns that are alike."""
+def likelihood_of(columns: Sequence[Column], *, exposure: bool = False) -> list[tuple[Likelihood, int]]:
+    """Return a likelihood and a number of columns for every run of columns that are alike.
+
+    Args:
+        columns: the outcomes.
+        exposure: whether the counts have an exposure.
+    """
     runs = [(key, len(list(run))) for key, run in groupby(enumerate(columns), key=_kind)]
-    return [(_made(*key[:2], number), number) for key, number in runs]
+    return [(_made(*key[:2], number, exposure), number) for key, number in runs]
 
 
 def _kind(numbered: tuple[int, Column]) -> tuple[str, int, int]:
@@ -20,11 +25,11 @@ def _kind(numbered: tuple[int, Column]) -> tuple[str, int, int]:
     return column.likelihood, len(column.levels), place if column.likelihood == "Ordinal" else -1
 
 
-def _made(name: str, num_levels: int, number: int) -> Likelihood:
+def _made(name: str, num_levels: int, number: int, exposure: bool) -> Likelihood:
     makers: dict[str, Any] = {
         "Gaussian": lambda: Gaussian(num_scales=number),
         "LogNormal": lambda: LogNormal(num_scales=number),
-        "NegativeBinomial": lambda: NegativeBinomial(num_dispersions=number),
+        "NegativeBinomial": lambda: NegativeBinomial(num_dispersions=number, exposure=exposure),
         "Bernoulli": lambda: Bernoulli(),
         "Ordinal": lambda: Ordinal(num_levels),
         "Categorical": lambda: Categorical(num_levels),

@@ -17,25 +17,51 @@ class Likelihood(nn.Module):
     The D columns of an observation are independent given z. A likelihood with several parameters per column takes
     them in blocks of D features, side by side: for pictures, channels on channels.
 
+    A likelihood of counts can take an exposure, one number per observation: time at risk, area, size of a library. It
+    is then the last tensor of a batch, beside the data, and means are proportional to it.
+
     Attributes:
         num_params: P, number of features per column.
+        takes_exposure: whether the distribution depends on an exposure.
     """
 
     num_params = 1
+    takes_exposure = False
 
     @abstractmethod
     def columns(self, features: Tensor) -> TorchDistribution:
         """Return the distribution of every column, batch shape ``[..., D]``, no event dimension."""
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> TorchDistribution:
+    def exposed(self, features: Tensor, exposure: Tensor) -> TorchDistribution:
+        """Return the distribution of every column under an exposure ``[..., 1]``, batch shape ``[..., D]``."""
+        raise ValueError(f"{type(self).__name__} takes no exposure, which likelihoods of counts do")
+
+    def with_exposure(self, features: Tensor, exposure: Tensor | None) -> TorchDistribution:
+        """Return the distribution of every column, under an exposure where the likelihood takes one.
+
+        Raises:
+            ValueError: for an exposure that is missing, or that the likelihood does not take.
+        """
+        if self.takes_exposure and exposure is None:
+            raise ValueError(
+                f"{type(self).__name__} takes an exposure, the last tensor of a batch: pass data as (x, exposure)"
+            )
+        if exposure is None:
+            return self.columns(features)
+        return self.exposed(features, exposure if exposure.shape[-1:] == (1,) else exposure[..., None])
+
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, exposure: Tensor | None = None
+    ) -> TorchDistribution:
         """Return the distribution of x, batch shape ``[...]`` and event shape ``[D]``.
 
         Args:
             features: features of the decoder, ``[..., P * D]``.
             mask: which values are observed, broadcasting against ``[..., D]``; the others do not count in
                 ``log_prob``, whatever stands in their place. None: all are observed.
+            exposure: exposure of every observation, ``[..., 1]``, above 0, where the likelihood takes one.
         """
-        columns = self.columns(features)
+        columns = self.with_exposure(features, exposure)
         return (columns if mask is None else PartlyObserved(columns, mask)).to_event(1)
 
     def features(self, shape: Shape) -> Shape:

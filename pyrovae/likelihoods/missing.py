@@ -126,9 +126,15 @@ class Missing(nn.Module):
         check_module("likelihood", likelihood)
         self.likelihood = likelihood
 
-    def forward(self, features: Tensor) -> TorchDistribution:
+    @property
+    def takes_exposure(self) -> bool:
+        """Whether the likelihood takes an exposure."""
+        return bool(getattr(self.likelihood, "takes_exposure", False))
+
+    def forward(self, features: Tensor, *, exposure: Tensor | None = None) -> TorchDistribution:
         """Return the distribution of x, in which NaN marks a missing value."""
-        base: Any = self.likelihood(features)
+        offsets = {} if exposure is None else {"exposure": exposure}
+        base: Any = self.likelihood(features, **offsets)
         if not isinstance(base, torch.distributions.Independent):
             raise ValueError(
                 f"a {type(base).__name__} has no density of single columns, so that none of them can be missing: "

@@ -86,6 +86,7 @@ class Mixed(Likelihood):
                 raise ValueError(f"each of parts must have a likelihood, such as Poisson(), got {shown(likelihood)}")
         self.sizes = tuple(at_least("each number of columns in parts", size, 1) for _, size in parts)
         self.likelihoods = nn.ModuleList([likelihood for likelihood, _ in parts])
+        self.takes_exposure = any(getattr(likelihood, "takes_exposure", False) for likelihood, _ in parts)
         self.widths: list[Any] = [part.features(n) for (part, _), n in zip(parts, self.sizes, strict=True)]
 
     @property
@@ -101,16 +102,29 @@ class Mixed(Likelihood):
 
     def columns(self, features: Tensor) -> dist.TorchDistribution:
         """Return the distribution of every column."""
+        return Columns([part.columns(piece) for part, piece in self._pieces(features)])
+
+    def exposed(self, features: Tensor, exposure: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of every column; the parts that take an exposure are given it, ``[..., 1]``."""
+        return Columns(
+            [
+                part.exposed(piece, exposure) if part.takes_exposure else part.columns(piece)
+                for part, piece in self._pieces(features)
+            ]
+        )
+
+    def _pieces(self, features: Tensor) -> list[tuple[Any, Tensor]]:
+        """Return the parts, each with its features."""
         if features.shape[-1] != sum(self.widths):
             raise ValueError(
                 f"the parts take {self.widths} features, {sum(self.widths)} in all, got {features.shape[-1]}"
             )
-        pieces = features.split(self.widths, dim=-1)
-        likelihoods: Any = self.likelihoods
-        return Columns([part.columns(f) for part, f in zip(likelihoods, pieces, strict=True)])
+        return list(zip(self.likelihoods, features.split(self.widths, dim=-1), strict=True))
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, exposure: Tensor | None = None
+    ) -> dist.TorchDistribution:
         """Return the distribution of x, batch shape ``[...]`` and event shape ``[D]``."""
         if self.missing and mask is None:
-            return PartlyObserved(self.columns(features)).to_event(1)
-        return super().forward(features, mask)
+            return PartlyObserved(self.with_exposure(features, exposure)).to_event(1)
+        return super().forward(features, mask, exposure=exposure)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common.checks import at_least, not_a_class, shown
+from pyrovae.common.checks import at_least, not_a_class, positive, shown
 from pyrovae.nn.network import Network, num_features
 
 KINDS = ("continuous", "positive", "count", "binary", "ordinal", "categorical")
@@ -37,6 +37,9 @@ class Table(Network):
         network: network that takes as many columns as :meth:`width` says, or a function of that number that makes it.
         inputs: what each column is, as :attr:`pyrovae.data.Table.inputs` lists it: triples of the type, the number of
             categories, and whether cells may be missing.
+        exposure: a typical exposure, where the last tensor of a batch is each observation's own, ``[..., 1]``: counts
+            are then shown as log(1 + x typical / own), and the network is given log(own / typical) as one more column,
+            from which it knows how much they tell.
 
     Example:
         >>> from pyrovae import nn
@@ -47,16 +50,21 @@ class Table(Network):
     """
 
     def __init__(
-        self, network: Network | nn.Module | Callable[[int], nn.Module], inputs: Sequence[Sequence[Any]]
+        self,
+        network: Network | nn.Module | Callable[[int], nn.Module],
+        inputs: Sequence[Sequence[Any]],
+        *,
+        exposure: float | None = None,
     ) -> None:
         super().__init__()
         not_a_class("network", network)
+        self.exposure = None if exposure is None else positive("exposure", exposure)
         if not isinstance(inputs, Sequence) or isinstance(inputs, str) or not inputs:
             raise ValueError(
                 f"inputs must list what each column is, as data.Table(...).inputs does, got {shown(inputs)}"
             )
         self.inputs = [_checked(given) for given in inputs]
-        width = sum(column.width for column in self.inputs)
+        width = sum(column.width for column in self.inputs) + (self.exposure is not None)
         if not isinstance(network, nn.Module) and callable(network):
             network = network(width)
         self.out_features = num_features("network", network)
@@ -75,23 +83,33 @@ class Table(Network):
         """Map columns ``[..., D]`` with NaN, and the network's other inputs, to its features."""
         if x.shape[-1] != len(self.inputs):
             raise ValueError(f"the encoder is made for {len(self.inputs)} columns, got {x.shape[-1]}")
-        out: Tensor = self.network(self.shown(x), *others)
+        if self.exposure is None:
+            out: Tensor = self.network(self.shown(x), *others)
+            return out
+        if not others:
+            raise ValueError("the encoder is made for an exposure, the last tensor of a batch: pass (x, exposure)")
+        scale = others[-1] / self.exposure
+        shown = torch.cat([self.shown(x, scale), scale.log().expand(*x.shape[:-1], 1)], dim=-1)
+        out = self.network(shown, *others[:-1])
         return out
 
-    def shown(self, x: Tensor) -> Tensor:
-        """Return what the network is given of columns ``[..., D]``."""
-        return torch.cat([part for k, column in enumerate(self.inputs) for part in _shown(x[..., k], column)], dim=-1)
+    def shown(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return what the network is given of columns ``[..., D]``, counts divided by ``scale`` ``[..., 1]``."""
+        parts = [part for k, column in enumerate(self.inputs) for part in _shown(x[..., k], column, scale)]
+        return torch.cat(parts, dim=-1)
 
 
-def _shown(x: Tensor, column: TableInput) -> list[Tensor]:
+def _shown(x: Tensor, column: TableInput, scale: Tensor | None) -> list[Tensor]:
     observed = ~x.isnan()
     values = torch.where(observed, x, 0.0)
     if column.kind == "categorical":
         parts = (values[..., None] == torch.arange(column.size, device=x.device)).to(x.dtype) * observed[..., None]
     elif column.kind == "ordinal":
         parts = (values[..., None] > torch.arange(column.size - 1, device=x.device)).to(x.dtype)
+    elif column.kind == "count":
+        parts = (values if scale is None else values / scale[..., 0]).log1p()[..., None]
     else:
-        parts = (values.log1p() if column.kind == "count" else values)[..., None]
+        parts = values[..., None]
     return [parts, observed[..., None].to(x.dtype)] if column.missing else [parts]
 
 

@@ -27,10 +27,12 @@ class Encoding:
     Attributes:
         columns: all columns of the table, in its order.
         scalings: scales of the outcomes and of the covariates; None where they have not been fitted.
+        totals: whether each row's total over its counts is its exposure.
     """
 
     columns: tuple[Column, ...]
     scalings: Mapping[str, Scaling] | None = None
+    totals: bool = False
 
     def of_role(self, *roles: str) -> tuple[Column, ...]:
         """Return the columns in some roles, in the table's order."""
@@ -118,14 +120,16 @@ class Encoding:
     def described(self) -> dict[str, Any]:
         """Return the encoding as JSON values."""
         scalings = None if self.scalings is None else {k: s.described() for k, s in self.scalings.items()}
-        return {"columns": [column.described() for column in self.columns], "scalings": scalings}
+        columns = [column.described() for column in self.columns]
+        return {"columns": columns, "scalings": scalings, "totals": self.totals}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Encoding":
         """Undo :meth:`described`."""
         scalings = record["scalings"]
         columns = tuple(Column.of(column) for column in record["columns"])
-        return cls(columns, None if scalings is None else {k: Scaling.of(s) for k, s in scalings.items()})
+        fitted = None if scalings is None else {k: Scaling.of(s) for k, s in scalings.items()}
+        return cls(columns, fitted, record["totals"])
 
 
 def without_codes(frame: pd.DataFrame, codes: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
