@@ -129,3 +129,16 @@ def test_own_question(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))  # of this test alone
     table = example("own_question")["main"](epochs=2)
     assert table["recognised"].between(0, 1).all()
+
+
+@pytest.mark.own_state
+def test_own_table(capsys):
+    table = example("own_table")["main"](epochs=3, num_particles=10, seeds=1)
+    assert set(table.index) == {"mean field", "full rank"}
+    assert "white-collar" in capsys.readouterr().out
+
+
+@pytest.mark.own_state
+def test_library_size():
+    table = example("library_size")["main"](rows=600, epochs=40)
+    assert table["correlation with log size"]["offset"] < table["correlation with log size"]["no offset"]

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_own_data import TINY, ran
+from test_own_data import QUICK, TINY, ran
 
 from pyrovae.data import Folder, Static
-
-SIZES = {"cats": (6, 8), "dogs": (6, 8)}
 
 
 def write(folder, name, size=(6, 8), colour=False, seed=0):
@@ -65,8 +63,6 @@ def test_the_command_line_takes_a_folder(tmp_path, capsys):
         write(tmp_path / "pictures", f"{k:02d}.png", seed=k)
     ran(capsys, "fit", "--data", "Folder", "--data.path", tmp_path / "pictures", "--likelihood", "ContinuousBernoulli",
         "--out", tmp_path / "run", *TINY)  # fmt: skip
-    out = ran(
-        capsys, "evaluate", tmp_path / "run", "--num_particles", "3", "--progress", "false", "--out", tmp_path / "e"
-    )
+    out = ran(capsys, "evaluate", tmp_path / "run", *QUICK, "--out", tmp_path / "e")
     assert "wrote" in out
     assert ".png" in (tmp_path / "e" / "per_datum.csv").read_text()

@@ -170,3 +170,21 @@ def test_a_dataset_without_random_access_is_declined():
 
     with pytest.raises(ValueError, match="no random access"):
         data.Stream(Endless())
+
+
+def test_labels_are_kept():
+    class Pictures(torch.utils.data.Dataset):
+        targets, classes = [0, 1, 1, 0], ["a", "b"]
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return torch.full((3,), float(index)), self.targets[index]
+
+    stream = data.Stream(Pictures(), fields=(0,))
+    assert stream.classes.tolist() == ["a", "b", "b", "a"]
+    assert stream.subset([2, 3]).classes.tolist() == ["b", "a"]
+    assert data.Stream(Pictures(), fields=(0,), labels=torch.tensor([1, 1, 0, -1])).labels.tolist() == [1, 1, 0, -1]
+    with pytest.raises(ValueError, match="one label per observation: got 2 labels for 4"):
+        data.Stream(Pictures(), fields=(0,), labels=torch.tensor([1, 1]))

@@ -85,8 +85,8 @@ class Data:
         }  # fmt: skip
         self.fields = _fields(tensors, {name: value for name, value in properties.items() if value is not None})
         count = len(self.tensors[0])
-        self.labels = None if labels is None else _labels(labels, count)
-        self.label_names = None if label_names is None else _label_names(label_names, self.labels)
+        self.labels = None if labels is None else check_labels(labels, count)
+        self.label_names = None if label_names is None else check_label_names(label_names, self.labels)
         self.factors, self.factor_names = _factors(factors, factor_names, count)
         self.mapped, self.place = mapped, self.tensors[0].device
         self.rows = torch.arange(count if mapped else 0, device="cpu")  # rows of a mapped file in this set
@@ -504,7 +504,12 @@ def _is_narrower(dtype: torch.dtype, stored: torch.dtype) -> bool:
     return stored != torch.bool and torch.iinfo(stored).max > 2 / torch.finfo(dtype).eps
 
 
-def _labels(labels: Any, count: int) -> Tensor:
+def check_labels(labels: Any, count: int) -> Tensor:
+    """Return labels as whole numbers ``[N]``.
+
+    Raises:
+        ValueError: for anything else, and for another number of them.
+    """
     numbers = as_tensor(labels, "labels")
     if numbers.dim() != 1 or numbers.is_floating_point() or numbers.dtype == torch.bool:
         raise ValueError(
@@ -516,7 +521,12 @@ def _labels(labels: Any, count: int) -> Tensor:
     return numbers
 
 
-def _label_names(label_names: Any, labels: Tensor | None) -> list[str]:
+def check_label_names(label_names: Any, labels: Tensor | None) -> list[str]:
+    """Return the names of labels as a list.
+
+    Raises:
+        ValueError: for fewer names than labels.
+    """
     names = list_of_names("label_names", label_names)
     if labels is None or int(labels.max()) >= len(names):
         largest = "no labels" if labels is None else f"labels up to {int(labels.max())}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from pyrovae.data.data import Data
+from pyrovae.data.data import Data, check_label_names, check_labels
 
 
 class Stream(Data):
@@ -22,6 +22,9 @@ class Stream(Data):
             where the items are dicts; None takes all, in the item's order.
         num_workers: number of processes that load; 0 loads in this process.
         image_shape: (channels, rows, columns) of the first field, whose batches are flat; None leaves it as it is.
+        labels: labels of the items, ``[N]``, numbered from 0, -1 where unknown; None takes the dataset's ``targets``,
+            which torchvision's have.
+        label_names: names of the labels; None takes the dataset's ``classes``, if it has labels.
 
     Raises:
         ValueError: for a dataset without random access or without items, for fields that the items do not have, and for
@@ -41,6 +44,8 @@ class Stream(Data):
         fields: Sequence[int] | Sequence[str] | None = None,
         num_workers: int = 0,
         image_shape: tuple[int, int, int] | None = None,
+        labels: Any = None,
+        label_names: Sequence[str] | None = None,
     ) -> None:
         if isinstance(dataset, IterableDataset) or not (
             hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
@@ -55,6 +60,7 @@ class Stream(Data):
         self._names = _chosen(dataset[0], fields)
         super().__init__(*self._fetch(torch.arange(1, device="cpu")), image_shape=image_shape, mapped=True)
         self.rows = torch.arange(len(dataset), device="cpu")
+        self.labels, self.label_names = _labels(dataset, labels, label_names)
 
     def stream(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """Iterate over the batches at given indices, loaded ahead of their use."""
@@ -88,6 +94,21 @@ class Stream(Data):
     def _collate(self, items: list[Any]) -> list[Tensor]:
         first, *others = (default_collate([_members(item)[name] for item in items]) for name in self._names)
         return [first.flatten(1) if self._flat else first, *others]
+
+
+def _labels(dataset: Any, labels: Any, label_names: Any) -> tuple[Tensor | None, list[str] | None]:
+    """Return the labels of a dataset's items and their names: those that were given, or else the dataset's own."""
+    if labels is None:
+        targets = getattr(dataset, "targets", None)
+        try:
+            own = torch.as_tensor(targets, device="cpu") if targets is not None else None
+        except (TypeError, ValueError, RuntimeError):  # no numbers
+            own = None
+        labels = own if own is not None and own.dim() == 1 and not own.is_floating_point() else None
+        classes = getattr(dataset, "classes", None)
+        label_names = list(map(str, classes)) if labels is not None and label_names is None and classes else label_names
+    checked = None if labels is None else check_labels(labels, len(dataset))
+    return checked, None if label_names is None else check_label_names(label_names, checked)
 
 
 def _members(item: Any) -> Any:

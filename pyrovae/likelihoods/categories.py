@@ -2,12 +2,12 @@
 
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae.common.checks import at_least
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.nn import positive
+from pyrovae.nn.network import log_sigmoid
 
 
 class Categorical(Likelihood):
@@ -66,8 +66,8 @@ class OrderedGrades(dist.OrderedLogistic):
         cuts = self.cutpoints.expand(*grade.shape, last)
         below, above = (cuts.gather(-1, k.clamp(0, last - 1)[..., None])[..., 0] for k in (grade - 1, grade))
         inner = torch.where(first | final, 0.0, (-torch.expm1(torch.where(first | final, -1.0, below - above))).log())
-        upper = torch.where(final, 0.0, F.logsigmoid(above - predictor))
-        return upper + torch.where(first, 0.0, F.logsigmoid(predictor - below)) + inner
+        upper = torch.where(final, 0.0, log_sigmoid(above - predictor))
+        return upper + torch.where(first, 0.0, log_sigmoid(predictor - below)) + inner
 
     @property
     def mean(self) -> Tensor:

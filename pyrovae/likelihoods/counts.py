@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -13,6 +12,7 @@ from pyrovae.common.checks import at_least, flag, shown
 from pyrovae.distributions import precise
 from pyrovae.likelihoods.likelihood import Likelihood, check_likelihood
 from pyrovae.nn import positive
+from pyrovae.nn.network import log_sigmoid
 
 
 class Poisson(Likelihood):
@@ -103,8 +103,8 @@ class Inflated(dist.ZeroInflatedDistribution):
         """Return the log probability."""
         if self._validate_args:
             self._validate_sample(value)
-        from_counts = F.logsigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
-        return torch.where(value == 0, torch.logaddexp(F.logsigmoid(self.gate_logits), from_counts), from_counts)
+        from_counts = log_sigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(log_sigmoid(self.gate_logits), from_counts), from_counts)
 
     @property
     def mean(self) -> Tensor:

@@ -151,6 +151,11 @@ def positive(raw: Tensor) -> Tensor:
     return torch.nn.functional.softplus(raw + SHIFT) + LEAST
 
 
+def log_sigmoid(x: Tensor) -> Tensor:
+    """Return log sigmoid(x) = -softplus(-x); torch's own wakes all threads even for a few numbers."""
+    return -torch.nn.functional.softplus(-x, threshold=50.0)
+
+
 def raw_positive(scale: float, name: str = "scale") -> float:
     """Return the real number that :func:`positive` maps to ``scale``, above 1e-5.
 
