@@ -7,6 +7,7 @@ import torch
 from conftest import SIGMAS, bits, make_vae
 
 import pyrovae
+from pyrovae import objectives
 from pyrovae.data import Data
 from pyrovae.diagnostics.crossed import fold_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
@@ -153,3 +154,15 @@ def test_a_comparison_says_how_its_fits_ended():
     assert fits[0].ending.status == "limit of steps"
     table = pyrovae.compare({"a": fits, "b": fits}, x, num_particles=3, progress=False)
     assert table["ended"]["a"] in ("limit of steps x 1, still improving x 1", "limit of steps x 1, converged x 1")
+
+
+def test_a_warm_up_that_patience_cut_short_is_told():
+    x = bits(40)
+    objective = objectives.BetaELBO(kl_weight=objectives.linear(4000))
+    with pytest.warns(UserWarning, match=r"kl_weight reaches 1 at step 4000, but the best validation bound was after"):
+        fit = pyrovae.fit(
+            *make_vae(), x, objective=objective, epochs=4500, patience=2, lr=0.05, validation_data=bits(9, seed=3),
+            compile=False, progress=False,
+        )  # fmt: skip
+    assert fit.stopped == "patience"
+    assert fit.history["kl_weight"].iloc[-1] < 1

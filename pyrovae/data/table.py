@@ -21,7 +21,7 @@ from pyrovae.nn.table import TableInput
 from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
-KEPT = ("label", "time", "subject", "group", "weight", "exposure")
+KEPT = ("label", "time", "subject", "group", "exposure")
 
 
 class Table(Data):
@@ -36,7 +36,7 @@ class Table(Data):
     Args:
         source: path of a file (CSV, Parquet, Excel, ``.h5ad``), a pandas or polars table, an array or tensor, a sparse
             matrix, or an AnnData object.
-        roles: role by name of column: "outcome" (the default), "covariate", "label", "id", "weight", "time", "subject",
+        roles: role by name of column: "outcome" (the default), "covariate", "label", "id", "time", "subject",
             "group", "exposure" or "drop".
         types: type by name of column: "continuous", "positive", "count", "binary", "ordinal" or "categorical".
         levels: order of the categories by name of column.

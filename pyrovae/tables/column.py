@@ -11,7 +11,7 @@ OTHERS = ("date", "text", "id", "constant")
 TYPES = (*OBSERVABLE, *OTHERS)
 BY_LEVELS = ("binary", "ordinal", "categorical")
 ENCODED = ("outcome", "covariate")
-ROLES = (*ENCODED, "label", "id", "weight", "time", "subject", "group", "exposure", "drop")
+ROLES = (*ENCODED, "label", "id", "time", "subject", "group", "exposure", "drop")
 SCALINGS = ("none", "standardise", "log", "rank")
 OWN_SCALING = {"continuous": "standardise", "positive": "log"}
 LIKELIHOODS = {
@@ -28,8 +28,8 @@ class Column:
         name: name of the column.
         type: one of "continuous", "positive", "count", "binary", "ordinal", "categorical", which a model can observe,
             and "date", "text", "id" and "constant".
-        role: one of "outcome" (observed by the model), "covariate" (given to both programs), "label", "id", "weight",
-            "time", "subject", "group", "exposure" and "drop".
+        role: one of "outcome" (observed by the model), "covariate" (given to both programs), "label", "id", "time",
+            "subject", "group", "exposure" and "drop".
         dtype: pandas dtype of the column, which :meth:`Encoding.to_frame` restores.
         levels: categories in their order, for a column that is coded by levels.
         scaling: "none", "standardise", "log" (the logarithm is standardised) or "rank" (normal scores).

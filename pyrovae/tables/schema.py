@@ -11,7 +11,7 @@ from pyrovae.tables.column import BY_LEVELS, OTHERS, OWN_SCALING, ROLES, SCALING
 from pyrovae.tables.frames import named_columns
 from pyrovae.tables.proposal import Proposal, levels_of, proposal
 
-SINGLE = ("label", "id", "weight", "time", "exposure")
+SINGLE = ("label", "id", "time", "exposure")
 REMEDIES = {"date": "time", "id": "id"}
 FEWEST_LEVELS = {"binary": 2, "ordinal": 2, "categorical": 2}
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.common.checks import brief
+from pyrovae.objectives import Objective
 from pyrovae.programs.streams import stream_seed
 from pyrovae.programs.types import Batch
 from pyrovae.training.callbacks import Callbacks, Saved, Step, Validated
@@ -139,9 +140,20 @@ def _finish(fitting: Fitting, plan: Plan, callbacks: Callbacks) -> None:
         warnings.warn(sentence, stacklevel=4)
     look(fitting)
     if plan.patience is not None:
+        _warn_of_unfinished_weights(fitting)
         fitting.end_at_best()
     if plan.checkpoint is not None:
         write(fitting, plan, callbacks, position.stopped or "finished")
+
+
+def _warn_of_unfinished_weights(fitting: Fitting) -> None:
+    """Warn where the best state is from before the objective's weights came to rest, as in a KL warm-up."""
+    position, objective = fitting.position, fitting.problem.objective
+    step = position.best_epoch * fitting.batches.per_epoch
+    if position.stopped == "patience" and step and isinstance(objective, Objective):
+        for sentence in objective.unfinished(step):
+            text = sentence.replace("the fit has", "the best validation bound was after").partition(": fit for")[0]
+            warnings.warn(f"{text}: give more patience, or let it rise sooner", stacklevel=5)
 
 
 def write(fitting: Fitting, plan: Plan, callbacks: Callbacks, stopped: str) -> None:
