@@ -71,7 +71,7 @@ WORKING = {
     "nn.AttentionEncoder": {"in_shape": SEQUENCE, "out_shape": 4, "width": 8},
     "nn.AttentionDecoder": {"in_shape": 4, "out_shape": SEQUENCE, "width": 8},
     "nn.SideBySide": {"network": lambda: nn.MLP(12, 4, hidden=(3,))},
-    "nn.Table": {"network": lambda: nn.MLP(6, 4, hidden=(3,)), "inputs": [("continuous", 1, False)] * 6},
+    "nn.Table": {"network": lambda: nn.MLP(7, 4, hidden=(3,)), "inputs": [("continuous", 1, False)] * 6},
     "nn.Observed": {"network": lambda: nn.MLP(12, 4, hidden=(3,))},
     "nn.image_shape": {"shape": PICTURE},
     "nn.size": {"shape": PICTURE},

@@ -543,3 +543,49 @@ def test_an_encoder_sees_types():
         encoder(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="the type in inputs must be one of"):
         nn.Table(nn.MLP(1, 1), [("number",)])
+
+
+# tables larger than memory
+
+
+@pytest.mark.parametrize("rows", [400])
+def test_a_mapped_table_is_that_in_memory(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.tables.parquet.ROWS", 37)
+    frame = holed(survey(rows)).drop(columns=["comment", "unit"])
+    frame.loc[rows - 1, "region"] = "west"  # first met in the last part
+    frame.to_parquet(tmp_path / "t.parquet")
+    options = {"roles": {"id": "id", "day": "time", "size": "covariate"}, "missing": {"income": [0.0]}}
+    one, other = (Table(tmp_path / "t.parquet", mapped=mapped, **options) for mapped in (True, False))
+    assert one.columns == other.columns or one.describe().equals(other.describe())
+    for a, b in zip(one.splits(seed=1), other.splits(seed=1), strict=True):
+        assert a.index.tolist() == b.index.tolist()
+        assert all(
+            x.nan_to_num(-9).equal(y.nan_to_num(-9))
+            for x, y in zip(a.batch(slice(0, 9)), b.batch(slice(0, 9)), strict=True)
+        )
+        assert a.describe().drop(columns="note").equals(b.describe().drop(columns="note"))
+        pd.testing.assert_frame_equal(a.to_frame(), b.to_frame())
+    train, validation, test = one.splits(seed=1)
+    fit = pyrovae.fit(
+        *a_conditional_pair(train), train, validation_data=validation, epochs=1, compile=False, progress=False
+    )
+    in_memory = other.splits(seed=1)
+    again = pyrovae.fit(*a_conditional_pair(in_memory.train), in_memory.train, epochs=1, compile=False, progress=False)
+    assert fit.history["loss"].tolist() == again.history["loss"].tolist()
+    results = [pyrovae.evaluate(fit.model, fit.guide, part, **QUICK).elbo for part in (test, in_memory.test)]
+    assert results[0].equal(results[1])
+    with pytest.raises(ValueError, match="cannot read a table from"):
+        Table(tmp_path / "none.parquet", mapped=True)
+    frame.to_csv(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match="cannot read a table from"):
+        Table(tmp_path / "t.csv", mapped=True)
+
+
+@torch.random.fork_rng()
+def a_conditional_pair(table):
+    torch.manual_seed(0)
+    more, likelihood = table.num_covariates, table.likelihood()
+    encoder = nn.Table(lambda width: nn.MLP(width + more, 8), table.inputs)
+    decoder = nn.MLP(2 + more, likelihood.features(table.shape))
+    model = models.ConditionalVAE(prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihood)
+    return model, guides.MeanField(encoder, 2)

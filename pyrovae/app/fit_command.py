@@ -102,7 +102,7 @@ def fit_command(
     if Group().rank == 0:
         folder.write_table("history.csv", fitted.history, index=False)
         print(f"best validation bound {fitted.history['validation_bound'].max():.3f} nats per observation")
-        print(f"saved in {folder.path}; to evaluate it on the test data: pyrovae evaluate {folder.path}")
+        print(f"saved in {folder.path}\nto evaluate it on the test data: pyrovae evaluate {folder.path}")
     return {"compile": fitted.compile}
 
 

@@ -136,7 +136,8 @@ def comparison_page(
     figures = {"comparison": plots.comparison(table), "pareto": plots.pareto(table, seconds=findings.seconds)}
     sections = [Section("Comparison", text, findings.own_table, figures, captions=_CAPTIONS.get)]
     if findings.effects is not None:
-        sections.append(Section("Main effects", _EFFECTS, findings.effects))
+        joined = [f"{factor}: {level}" for factor, level in findings.effects.index]
+        sections.append(Section("Main effects", _EFFECTS, findings.effects.set_axis(joined)))
     sections += [_of_diagnostic(diagnostic, findings) for diagnostic in _answered(findings)]
     details = _details(fits, first, best, test, pictures)
     sections.append(Section("Details", " ".join(findings.answers.notes), figures=details, captions=_CAPTIONS.get))

@@ -33,19 +33,18 @@ class Columns(Field):
         """The scales of the columns."""
         return self.own_scaling() if self.scaling is None else self.scaling
 
-    def own_scaling(self, values: Tensor | None = None) -> Scaling:
-        """Return scales taken from the field's own rows, or from given ones."""
-        rows = self.tensor if values is None else values
-        return Scaling.fitted(rows, [c.scaling for c in self.columns], [c.name for c in self.columns])
+    def own_scaling(self, rows: Tensor | None = None) -> Scaling:
+        """Return scales taken from the field's own rows, or from some of them."""
+        return Scaling.fitted(self.tensor, [c.scaling for c in self.columns], [c.name for c in self.columns], rows)
 
     @cached_property
     def scale(self) -> Moments:
         """What is subtracted from each column and what it is divided by, after logarithms, ``[D]`` each."""
         return self.fitted.shift, self.fitted.scale
 
-    def scaled(self) -> "Columns":
-        """Return the field on scales taken from its own rows."""
-        return replace(self, scaling=self.own_scaling())
+    def scaled(self, rows: Tensor | None = None) -> "Columns":
+        """Return the field on scales taken from its own rows, or from some of them."""
+        return replace(self, scaling=self.own_scaling(rows))
 
     def scaled_as(self, other: Field) -> "Columns":
         """Return the field on another field's scales."""

@@ -414,7 +414,7 @@ class Data:
         """Return this set and others on the scales of this one, so that held-out data do not influence them."""
         if not any(field.is_scaled for field in self.fields):
             return [self, *others]
-        scaled = [field.scaled() for field in self.fields]
+        scaled = [field.scaled(self.rows if self.mapped else None) for field in self.fields]
         return [
             part._copy(tuple(f.scaled_as(own) for f, own in zip(part.fields, scaled, strict=True)))
             for part in (self, *others)

@@ -114,8 +114,12 @@ class Field:
         """Whether batches are on another scale, taken from the training data."""
         return self.standardise
 
-    def scaled(self) -> "Field":
-        """Return the field on a scale taken from its own rows, where it is to be scaled."""
+    def scaled(self, rows: Tensor | None = None) -> "Field":
+        """Return the field on a scale taken from its own rows, where it is to be scaled.
+
+        Args:
+            rows: numbers of the rows to take, of a file that is mapped into memory; None takes all.
+        """
         return replace(self, moments=self.own_moments()) if self.standardise else self
 
     def scaled_as(self, other: "Field") -> "Field":

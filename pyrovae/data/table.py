@@ -15,10 +15,14 @@ from pyrovae.common.checks import flag
 from pyrovae.data.columns import Columns, Covariates
 from pyrovae.data.data import EXPOSURE, Data, exposure_field
 from pyrovae.data.field import Field
+from pyrovae.data.mapped_table import OwnFolder, mapped_arrays
 from pyrovae.data.table_likelihood import likelihood_of
+from pyrovae.data.tensors import ROWS
 from pyrovae.likelihoods import Mixed
 from pyrovae.nn.table import TableInput
 from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
+from pyrovae.tables.column import ENCODED
+from pyrovae.tables.parquet import completed, first_rows, parts
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
 KEPT = ("label", "time", "subject", "group", "exposure")
@@ -50,6 +54,8 @@ class Table(Data):
         layer: name of the layer of an AnnData object; None takes its ``X``.
         totals: whether each row's total over its counts is its exposure, as the size of a library or a document is.
         drop_incomplete: whether to leave out rows in which a covariate is missing; otherwise they are refused.
+        mapped: whether a Parquet file is read in parts into a file of numbers that is mapped into memory, for a table
+            larger than memory. Types are proposed from its first rows, categories are those of all.
 
     Attributes:
         columns: all columns, in the table's order.
@@ -83,14 +89,20 @@ class Table(Data):
         layer: str | None = None,
         totals: bool = False,
         drop_incomplete: bool = False,
+        mapped: bool = False,
     ) -> None:
         if isinstance(source, str | os.PathLike):
             self.path = Path(source)
         frame, columns = read_table(
             source, roles=roles, types=types, levels=levels, missing=missing, scaling=scaling, separator=separator,
-            decimal=decimal, encoding=encoding, sheet=sheet, layer=layer,
+            decimal=decimal, encoding=encoding, sheet=sheet, layer=layer, mapped=mapped,
         )  # fmt: skip
         refuse_unobservable(columns)
+        if flag("mapped", mapped):
+            if totals or drop_incomplete:
+                raise ValueError("a mapped table takes neither totals nor drop_incomplete: read it with mapped=False")
+            self._map(source, columns, missing or [])
+            return
         if flag("drop_incomplete", drop_incomplete):
             frame = _complete(frame, columns)
         self._fill(frame, Encoding(columns, totals=flag("totals", totals)))
@@ -114,19 +126,32 @@ class Table(Data):
         encoding.see_that_units_agree({field.name: field.tensor for field in table._typed})
         return table
 
+    def _map(self, path: Any, columns: tuple[Column, ...], codes: Any) -> None:
+        """Make the fields of a Parquet file that is read in parts."""
+        columns, count = completed(columns, path, codes)
+        encoding = Encoding(columns)
+        self._folder = OwnFolder()  # removed with the table and its parts
+        arrays, kept = mapped_arrays(encoding, parts(path, codes), count, self._folder.path, (*KEPT, "id"))
+        self._set(arrays, kept, encoding, mapped=True)
+
     def _fill(self, frame: pd.DataFrame, encoding: Encoding) -> None:
         """Make the fields of a table whose columns are known."""
+        arrays = {role: encoding.encode(frame, role) for role in ENCODED if encoding.of_role(role)}
+        self._set(arrays, frame, encoding)
+
+    def _set(self, arrays: Mapping[str, Tensor], frame: pd.DataFrame, encoding: Encoding, mapped: bool = False) -> None:
+        """Make the fields from their numbers; the frame holds the columns that are not encoded."""
         scalings = encoding.scalings or {}
         outcomes = encoding.outcomes
         fields: list[Field] = [
             Columns(
-                encoding.encode(frame, "outcome"), name="outcome", role="observed", columns=outcomes,
+                arrays["outcome"], name="outcome", role="observed", columns=outcomes,
                 feature_names=[column.name for column in outcomes], scaling=scalings.get("outcome"),
                 missing=any(column.missing for column in outcomes),
             )
         ]  # fmt: skip
         if encoding.covariates:
-            covariates = encoding.encode(frame, "covariate")
+            covariates = arrays["covariate"]
             _see_that_all_are_given(covariates, encoding.covariates)
             fields.append(
                 Covariates(
@@ -137,7 +162,7 @@ class Table(Data):
         fields += _exposure(frame, encoding, fields[0].tensor)
         labels, label_names = _labels(frame, encoding)
         names: Any = _row_names(frame, encoding)
-        super().__init__(*fields, labels=labels, label_names=label_names, row_names=names)
+        super().__init__(*fields, labels=labels, label_names=label_names, row_names=names, mapped=mapped)
         self.columns, self.totals = encoding.columns, encoding.totals
         kept = [column.name for column in encoding.of_role(*KEPT)]
         self.kept: pd.DataFrame | None = frame[kept].set_axis(self.index) if kept else None
@@ -157,7 +182,7 @@ class Table(Data):
         The likelihood is what :meth:`likelihood` proposes; the note says what to look at where the type is a guess.
         """
         counts = {
-            column.name: int(field.tensor[:, k].isnan().sum())
+            column.name: int(sum(part[:, k].isnan().sum() for part in self._rows_of(field.tensor)))
             for field in self._typed
             for k, column in enumerate(field.columns)
         }
@@ -200,7 +225,8 @@ class Table(Data):
         """
         if values is None:
             index = None if self.row_names is None and self.origin is None else self.index
-            parts = [self.encoding.to_frame(f.tensor, f.name, index) for f in self._typed]
+            own = [f.tensor[self.rows] if self.mapped else f.tensor for f in self._typed]
+            parts = [self.encoding.to_frame(t, f.name, index) for t, f in zip(own, self._typed, strict=True)]
             names = [column.name for column in self.columns if column.is_encoded]
             return pd.concat(parts, axis=1)[names]
         _see_width(values, self._typed[0].columns)
@@ -209,8 +235,15 @@ class Table(Data):
 
     def encoded_as(self, encoding: Encoding) -> "Table":
         """Return the same rows, read as an earlier table was."""
-        if encoding.described() == self.encoding.described():
+        own = self.encoding
+        if encoding.described() == own.described():
             return self
+        if replace(encoding, scalings=None) == replace(own, scalings=None) and encoding.scalings is not None:
+            scaled = [
+                replace(f, scaling=encoding.scalings[f.name]) if isinstance(f, Columns) else f for f in self.fields
+            ]
+            encoding.see_that_units_agree({f.name: f.tensor[:ROWS] for f in self._typed})
+            return self._copy(tuple(scaled))
         other = Table.like(self._frame(), encoding)
         same = {name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels")}
         further = [f for f in self.fields if not isinstance(f, Columns) and f.name != EXPOSURE]
@@ -246,13 +279,15 @@ class Table(Data):
 def read_table(
     source: Any, *, roles: Any = None, types: Any = None, levels: Any = None, missing: Any = None, scaling: Any = None,
     separator: str | None = None, decimal: str = ".", encoding: str = "utf-8-sig", sheet: str | int = 0,
-    layer: str | None = None,
+    layer: str | None = None, mapped: bool = False,
 ) -> tuple[pd.DataFrame, tuple[Column, ...]]:  # fmt: skip
     """Return a table and the properties of its columns; the arguments are those of :class:`Table`."""
     codes = [] if missing is None else missing
     if not isinstance(codes, Mapping | list | tuple):
         raise ValueError(f"missing must be a list of values, or lists by name of column, got {missing!r}")
-    if isinstance(source, str | os.PathLike):
+    if mapped:
+        source = first_rows(source, codes)
+    elif isinstance(source, str | os.PathLike):
         source = read_file(source, separator=separator, decimal=decimal, encoding=encoding, sheet=sheet, codes=codes)
     frame = as_frame(source, layer)
     if isinstance(codes, Mapping):

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,14 +92,6 @@ class Encoding:
             )
         present = frame[[name for name in names if name in frame.columns]]
         return without_codes(present, {column.name: column.codes for column in self.columns})
-
-    def fitted(self, raw: Mapping[str, Tensor]) -> "Encoding":
-        """Return the encoding with scales taken from rows of its columns, ``[N, D]``, by role."""
-        scalings = {
-            role: Scaling.fitted(rows, *zip(*((c.scaling, c.name) for c in self.of_role(role)), strict=True))
-            for role, rows in raw.items()
-        }
-        return replace(self, scalings=scalings)
 
     def see_that_units_agree(self, raw: Mapping[str, Tensor]) -> None:
         """Warn where a column of later data lies far from where it lay in the fit's data, as in another unit."""

@@ -34,18 +34,27 @@ class Scaling:
     high: Tensor
 
     @classmethod
-    def fitted(cls, values: Tensor, methods: Sequence[str], names: Sequence[str]) -> "Scaling":
-        """Fit the scales to rows ``[N, D]``, in double precision; NaN does not count.
+    def fitted(
+        cls, values: Tensor, methods: Sequence[str], names: Sequence[str], rows: Tensor | None = None
+    ) -> "Scaling":
+        """Fit the scales to rows ``[N, D]``, in double precision and in parts; NaN does not count.
+
+        Args:
+            values: the rows, which may be a file mapped into memory.
+            methods: how each column is scaled.
+            names: names of the columns.
+            rows: numbers of the rows to take; None takes all.
 
         Raises:
             ValueError: for a column that does not vary, and one with values of 0 or below whose logarithm is taken.
         """
-        low, high = _range(values)
+        rows = None if rows is None else rows.sort().values
+        low, high = _range(values, rows)
         logged = torch.tensor([method == "log" for method in methods])
         _see_that_columns_can_be_scaled(low, high, methods, names)
-        mean, deviation = _moments(values, logged)
+        mean, deviation = _moments(values, rows, logged)
         scaled = torch.tensor([method in ("standardise", "log") for method in methods])
-        knots = {k: _quantiles(values[:, k]) for k, method in enumerate(methods) if method == "rank"}
+        knots = {k: _quantiles(values, rows, k) for k, method in enumerate(methods) if method == "rank"}
         shift = torch.where(scaled, mean, 0.0)
         return cls(tuple(methods), shift, torch.where(scaled, deviation, 1.0), knots, low, high)
 
@@ -90,24 +99,25 @@ class Scaling:
         return cls(tuple(record["methods"]), shift, scale, knots, low, high)
 
 
-def _parts(values: Tensor) -> Iterable[Tensor]:
-    return (part.double() for part in values.split(ROWS))
+def _parts(values: Tensor, rows: Tensor | None) -> Iterable[Tensor]:
+    parts = values.split(ROWS) if rows is None else (values[part] for part in rows.split(ROWS))
+    return (part.double() for part in parts)
 
 
-def _range(values: Tensor) -> tuple[Tensor, Tensor]:
+def _range(values: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
     low = torch.full(values.shape[1:], torch.inf, dtype=torch.float64, device=values.device)
     high = -low
-    for part in _parts(values):
+    for part in _parts(values, rows):
         low = torch.minimum(low, part.nan_to_num(nan=torch.inf, posinf=torch.inf).amin(0))
         high = torch.maximum(high, part.nan_to_num(nan=-torch.inf, neginf=-torch.inf).amax(0))
     return low.cpu(), high.cpu()
 
 
-def _moments(values: Tensor, logged: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(values: Tensor, rows: Tensor | None, logged: Tensor) -> tuple[Tensor, Tensor]:
     logged = logged.to(values.device)
 
     def transformed() -> Iterable[Tensor]:
-        return (torch.where(logged, torch.where(logged, part, 1.0).log(), part) for part in _parts(values))
+        return (torch.where(logged, torch.where(logged, part, 1.0).log(), part) for part in _parts(values, rows))
 
     zero = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
     count, total, square = zero.clone(), zero.clone(), zero.clone()
@@ -133,9 +143,11 @@ def _see_that_columns_can_be_scaled(low: Tensor, high: Tensor, methods: Sequence
             )
 
 
-def _quantiles(column: Tensor) -> Tensor:
-    values = column[:: -(-len(column) // MOST_FOR_KNOTS)].double().cpu().numpy()
-    quantiles = np.nanquantile(values, np.linspace(0, 1, min(KNOTS, max(2, int((~np.isnan(values)).sum())))))
+def _quantiles(values: Tensor, rows: Tensor | None, k: int) -> Tensor:
+    numbers = torch.arange(len(values)) if rows is None else rows
+    some = numbers[:: -(-len(numbers) // MOST_FOR_KNOTS)].to(values.device)
+    column = values[some, k].double().cpu().numpy()
+    quantiles = np.nanquantile(column, np.linspace(0, 1, min(KNOTS, max(2, int((~np.isnan(column)).sum())))))
     return torch.from_numpy(quantiles)
 
 
