@@ -1,8 +1,8 @@
 """The memory of a fit to a Parquet file larger than the others: ``python benchmarks/large_table.py``.
 
 For each number of rows, a file of six columns (numbers, counts, categories, missing cells) is written in parts; a fresh
-process maps it (``data.Table(path, mapped=True)``), splits it and fits 300 steps, and prints the most memory that was its
-own. Pages of the mapped file, which the system takes back when it needs them, are counted apart.
+process maps it (``data.Table(path, mapped=True)``), splits it and fits 300 steps, and prints the most memory that was
+its own. Pages of the mapped file, which the system takes back when it needs them, are counted apart.
 """
 
 import argparse

@@ -58,7 +58,7 @@ def main(epochs=100, num_particles=1000, seeds=3):
     print(pyrovae.evaluate(best.model, best.guide, new, progress=False).table()[["log_evidence", "khat"]].to_string())
     print("three new people, drawn from the model, beside the three of the table:")
     draws = pyrovae.to_arviz(best.model, best.guide, test, num_draws=1, progress=False).prior_predictive["x"][0, 0, :3]
-    print(test.to_frame(torch.from_numpy(draws.to_numpy())).to_string(index=False))
+    print(test.to_frame(draws.to_numpy(), scaled=False).to_string(index=False))
     print(new[test.feature_names].to_string(index=False))
     return comparison
 

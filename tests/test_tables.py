@@ -511,6 +511,13 @@ def test_rows_are_named_in_every_answer(fitted):
     assert inference.posterior["z"].coords["datum"].values.tolist() == names
     assert inference.posterior_predictive["x"].coords["x_dim"].values.tolist() == test.feature_names
     assert test.subset([2, 0]).index.tolist() == [names[2], names[0]]
+    observed = inference.observed_data["x"]
+    expected = test.to_frame()
+    np.testing.assert_allclose(observed.sel(x_dim="age"), expected["age"], rtol=1e-5)
+    assert bool((inference.posterior_predictive["x"].sel(x_dim="income") > 0).all())
+    assert json.loads(observed.attrs["categories"])["region"] == ["north", "south", "east", "west"]
+    back = test.to_frame(observed.values, scaled=False)
+    assert back["region"].equals(expected["region"])
 
 
 # what an encoder is given

@@ -92,7 +92,7 @@ class Data:
         self.rows = torch.arange(count if mapped else 0, device="cpu")  # rows of a mapped file in this set
         self.dtype: torch.dtype | None = None
         self.row_names = None if row_names is None else _row_names(row_names, len(self))
-        self.numbers: Tensor | None = None  # of the observations within the whole set, for programs
+        self.numbers: Tensor | InOrder | None = None  # of the observations within the whole set, for programs
         self.origin: Tensor | None = None  # likewise, for a part, as index of results; None: whole set
         self.assumed: int | None = None  # length of the set that is assumed to be the whole one
         if mapped and any(field.binarise is not None for field in self.fields):
@@ -227,7 +227,8 @@ class Data:
         if self.numbers is not None:
             return self
         other = self._copy(self.fields)
-        other.numbers = torch.arange(len(self), device=self.device)
+        count = len(self)
+        other.numbers = InOrder(count, self.device) if self.mapped else torch.arange(count, device=self.device)
         other.assumed = len(self) if assumed else None
         return other
 
@@ -450,11 +451,13 @@ class Data:
         other = self._copy(self.fields if self.mapped else tuple(field.part(indices) for field in self.fields))
         other.labels = None if self.labels is None else self.labels[indices]
         other.factors = None if self.factors is None else self.factors[indices]
-        whole = torch.arange(len(self), device="cpu") if self.origin is None else self.origin
-        other.origin = whole[indices.cpu() if isinstance(indices, Tensor) else indices]
         other.numbers = None if self.numbers is None else self.numbers[indices]
+        chosen = indices.cpu() if isinstance(indices, Tensor) else indices
         if self.mapped:
-            other.rows = self.rows[indices]
+            other.origin = other.rows = self.rows[chosen]
+        else:
+            whole = torch.arange(len(self), device="cpu") if self.origin is None else self.origin
+            other.origin = whole[chosen]
         return other
 
     def _copy(self, fields: tuple[Field, ...]) -> "Data":
@@ -476,6 +479,31 @@ def _fields(tensors: Sequence[Any], properties: dict[str, Any]) -> tuple[Field, 
     tensors = [as_tensor(field.tensor, f"tensor {position} of the data") for position, field in enumerate(fields)]
     check(tensors, [field.missing for field in fields])
     return tuple(field.checked(position) for position, field in enumerate(fields))
+
+
+class InOrder:
+    """The numbers of a large set, 0 to N - 1, which are made when they are asked for.
+
+    Args:
+        count: N.
+        device: device of the numbers.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.count, self.device = count, device
+
+    def __getitem__(self, indices: Tensor | slice) -> Tensor:
+        if isinstance(indices, slice):
+            return torch.arange(*indices.indices(self.count), device=self.device)
+        return indices.to(self.device)
+
+    def to(self, device: torch.device) -> "InOrder":
+        """Return the numbers on another device."""
+        return InOrder(self.count, device)
+
+    def cpu(self) -> "InOrder":
+        """Return the numbers on the CPU."""
+        return self.to(torch.device("cpu"))
 
 
 def exposure_field(values: Any) -> Field:

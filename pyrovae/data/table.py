@@ -122,6 +122,7 @@ class Table(Data):
         frame = encoding.selected(as_frame(source), what)
         present = tuple(column for column in encoding.columns if column.name in frame.columns)
         table = object.__new__(cls)
+        _see_that_complete_columns_are(frame, encoding.outcomes, what)
         table._fill(frame, replace(encoding, columns=present))
         encoding.see_that_units_agree({field.name: field.tensor for field in table._typed})
         return table
@@ -214,24 +215,28 @@ class Table(Data):
         """Number of columns of the covariates in a batch."""
         return sum(field.width for field in self.fields if isinstance(field, Covariates))
 
-    def to_frame(self, values: Tensor | None = None) -> pd.DataFrame:
-        """Return outcomes in the form of a batch, ``[N, D]``, as a table: own units, names, categories, missing cells.
+    def to_frame(self, values: Tensor | np.ndarray | None = None, *, scaled: bool = True) -> pd.DataFrame:
+        """Return outcomes ``[N, D]`` as a table: own units, names, categories, missing cells.
 
         Args:
             values: numbers as programs see and draw them; None returns the table's own rows, covariates included.
+            scaled: whether the values are on the scale of batches; False takes them in the columns' own units with
+                categories numbered, as :func:`pyrovae.to_arviz` returns them.
 
         Raises:
             ValueError: for values with another number of columns.
         """
         if values is None:
             index = None if self.row_names is None and self.origin is None else self.index
-            own = [f.tensor[self.rows] if self.mapped else f.tensor for f in self._typed]
-            parts = [self.encoding.to_frame(t, f.name, index) for t, f in zip(own, self._typed, strict=True)]
+            rows = self.rows if self.mapped else slice(None)
+            frames = [self.encoding.to_frame(f.tensor[rows], f.name, index) for f in self._typed]
             names = [column.name for column in self.columns if column.is_encoded]
-            return pd.concat(parts, axis=1)[names]
+            return pd.concat(frames, axis=1)[names]
+        values = torch.as_tensor(values).detach().cpu()
         _see_width(values, self._typed[0].columns)
         index = self.index if len(values) == len(self) else None
-        return self.encoding.to_frame(self._typed[0].fitted.invert(values.detach().cpu()), "outcome", index)
+        own = self._typed[0].fitted.invert(values) if scaled else values
+        return self.encoding.to_frame(own, "outcome", index)
 
     def encoded_as(self, encoding: Encoding) -> "Table":
         """Return the same rows, read as an earlier table was."""
@@ -333,6 +338,20 @@ def _see_that_all_are_given(values: Tensor, columns: Sequence[Column]) -> None:
             f"covariates cannot have missing cells, as nothing is said about their distribution: {', '.join(names)} "
             f"in {int(empty.any(1).sum())} rows: make them outcomes, leave these rows out "
             "(drop_incomplete=True), or impute them first"
+        )
+
+
+def _see_that_complete_columns_are(frame: pd.DataFrame, columns: Sequence[Column], what: str) -> None:
+    """See that a later table has no missing cell where the earlier one had none in the whole column.
+
+    Raises:
+        ValueError: naming the columns.
+    """
+    holed = [column.name for column in columns if not column.missing and bool(frame[column.name].isna().any())]
+    if holed:
+        raise ValueError(
+            f"{what} has missing cells in {', '.join(holed)}, which had none where the pair was fitted, so that "
+            "nothing in it takes them: drop these rows, or fit to a table with such cells"
         )
 
 

@@ -48,7 +48,7 @@ class Scaling:
         Raises:
             ValueError: for a column that does not vary, and one with values of 0 or below whose logarithm is taken.
         """
-        rows = None if rows is None else rows.sort().values
+        rows = None if rows is None else torch.from_numpy(np.sort(rows.numpy()))
         low, high = _range(values, rows)
         logged = torch.tensor([method == "log" for method in methods])
         _see_that_columns_can_be_scaled(low, high, methods, names)
@@ -80,6 +80,14 @@ class Scaling:
         for k, knots in self.knots.items():
             rows[..., k] = _at_share(torch.special.ndtr(rows[..., k]), knots.to(rows.device))
         return rows
+
+    def taken(self, places: Sequence[int]) -> "Scaling":
+        """Return the scales of some of the columns."""
+        chosen = list(places)
+        return Scaling(
+            tuple(self.methods[i] for i in chosen), self.shift[chosen], self.scale[chosen],
+            {k: self.knots[i] for k, i in enumerate(chosen) if i in self.knots}, self.low[chosen], self.high[chosen],
+        )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """Return the scales as JSON values; floats are kept to the bit."""

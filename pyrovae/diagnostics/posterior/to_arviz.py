@@ -1,17 +1,19 @@
 """The pair's draws and densities as an ArviZ object."""
 
+import json
 from dataclasses import replace
 from math import prod
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 import xarray as xr
 
 from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
 from pyrovae.arviz.psis import smoothed
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
-from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw, feature_names
+from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw, feature_names, typed_columns
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, ask
 from pyrovae.programs.isolation import importing
@@ -87,6 +89,7 @@ def to_arviz(
             buffers.add(part)
     if corrected:
         buffers.resample(options["seed"])
+    buffers.in_own_units()
     return assemble(buffers.datasets(evaluation))
 
 
@@ -108,6 +111,7 @@ class _Buffers:
         (one,) = draw(replace(question, data=question.data.subset(slice(0, 1)), batch_size=1), 1, groups, None)
         self.plates = one.plates
         self.features = {name: feature_names(question, name) for name in one.observed}
+        self.columns = {name: typed_columns(question, name) for name in one.observed}
         sites = (*question.layout.latents, *question.layout.summed, *one.observed)
         refuse_names({name: one.plates.get(name, []) for name in sites})
         shapes = {
@@ -141,6 +145,15 @@ class _Buffers:
                 index = indices.reshape(*indices.shape, *(1,) * (values.ndim - 2))
                 self.arrays[group][name] = np.take_along_axis(values, index, axis=0)
 
+    def in_own_units(self) -> None:
+        """Turn values of a table's columns back into the columns' units; categories stay numbered."""
+        for group in ("posterior_predictive", "prior_predictive", "observed_data"):
+            for name, values in self.arrays.get(group, {}).items():
+                typed = self.columns.get(name)
+                if typed is not None:
+                    own = typed[1].invert(torch.from_numpy(values))
+                    self.arrays[group][name] = own.numpy().astype(values.dtype)
+
     @importing()
     def datasets(self, evaluation: Evaluation) -> dict[str, xr.Dataset]:
         fields = ("khat", "ess", "elbo", "log_evidence", "log_evidence_se")
@@ -169,6 +182,10 @@ class _Buffers:
         dataset = labelled(variables, self.data.index)
         features = {f"{name}_dim": self.features[name] for name in self.arrays["observed_data"]}
         coordinates = {dim: names for dim, names in features.items() if names and dataset.sizes.get(dim) == len(names)}
+        for name, typed in self.columns.items():
+            if typed is not None and name in dataset:
+                levels = {column.name: list(map(str, column.levels)) for column in typed[0] if column.levels}
+                dataset[name].attrs["categories"] = json.dumps(levels, ensure_ascii=False)
         return dataset.assign_coords(coordinates)
 
 

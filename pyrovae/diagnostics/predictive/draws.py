@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.data.columns import Columns
 from pyrovae.importance.particles import Particles
 from pyrovae.importance.question import Question
 from pyrovae.importance.simulation import drawn_anew
@@ -18,6 +19,7 @@ from pyrovae.programs.handlers import Repeated
 from pyrovae.programs.noise import DatumNoise
 from pyrovae.programs.sites import outer_plates, released, sample_sites, with_holes
 from pyrovae.programs.streams import stream_seed
+from pyrovae.tables import Column, Scaling
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
 CONDITIONAL = "log_likelihood"  # no draws, but log p(x | z) at those of the posterior
@@ -138,6 +140,20 @@ def observed_sites(question: Question, site: str | None) -> list[str]:
     if site is not None and site not in names:
         raise ValueError(f"site {site!r} is not observed: the model observes {names}")
     return names if site is None else [site]
+
+
+def typed_columns(question: Question, name: str) -> tuple[tuple[Column, ...], Scaling] | None:
+    """Return the columns of a table that an observed site holds, and their scales; None for other data."""
+    reading = next(site.reading for site in question.layout.observed if site.name == name)
+    source = None if reading is None else question.data.fields[reading.source]
+    if reading is None or not isinstance(source, Columns):
+        return None
+    if reading.columns is None:
+        return source.columns, source.fitted
+    chosen = reading.columns
+    if chosen.dim() != 1 or not bool((chosen >= 0).all()):
+        return None
+    return tuple(source.columns[i] for i in chosen.tolist()), source.fitted.taken(chosen.tolist())
 
 
 def feature_names(question: Question, name: str) -> list[str] | None:
