@@ -7,7 +7,7 @@ import torch
 from conftest import SIGMAS, bits, make_vae
 
 import pyrovae
-from pyrovae import objectives
+from pyrovae import data, guides, likelihoods, models, nn, objectives, priors
 from pyrovae.data import Data
 from pyrovae.diagnostics.crossed import fold_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
@@ -116,7 +116,7 @@ EPOCHS = np.arange(80)
         (-100 + 0.5 * EPOCHS + 0.1 * noise(80), "still improving"),
         (-100 - 60 * np.exp(-EPOCHS / 5) + 0.1 * noise(80), "converged"),
         (-100 + 0.1 * noise(80), "converged"),
-        (-100 - 0.5 * EPOCHS, "converged"),
+        (-100 - 0.5 * EPOCHS, "falling"),
         (-100 - 60 * np.exp(-EPOCHS / 40), "still improving"),
         (np.full(80, -3.0), "converged"),
         ([-100.0, -90.0, -80.0], "limit of steps"),
@@ -142,7 +142,7 @@ def test_flat_curves_are_seldom_said_to_rise():
 
 @pytest.mark.parametrize("stopped", ["patience", "diverged", "SIGTERM"])
 def test_other_endings_are_what_stopped_the_fit(stopped):
-    assert str(ending(a_history(EPOCHS - 100.0), stopped)) == stopped
+    assert str(ending(a_history(EPOCHS - 100.0), stopped)) == f"{stopped}, best after epoch 80"
 
 
 def test_a_comparison_says_how_its_fits_ended():
@@ -166,3 +166,22 @@ def test_a_warm_up_that_patience_cut_short_is_told():
         )  # fmt: skip
     assert fit.stopped == "patience"
     assert fit.history["kl_weight"].iloc[-1] < 1
+
+
+@torch.random.fork_rng()
+def gaussian_pair():
+    model = models.VAE(prior=priors.StandardNormal(2), decoder=nn.MLP(2, 3), likelihood=likelihoods.Gaussian())
+    return model, guides.MeanField(nn.MLP(3, 8), 2)
+
+
+def test_fits_of_other_folds_are_refused():
+    frame = pd.DataFrame(noise(60, 3), columns=["a", "b", "c"])
+    folds = data.Table(frame).folds(3)
+    fits = [
+        pyrovae.fit(*gaussian_pair(), fold.train, steps=1, compile=False, progress=False)
+        for fold in folds
+    ]  # fmt: skip
+    tests = [fold.test for fold in folds]
+    assert "ended" in pyrovae.compare({"a": fits}, tests, num_particles=3, progress=False)
+    with pytest.raises(ValueError, match="fit 0 of 'a' was not made on the training part of fold 0"):
+        pyrovae.compare({"a": fits[::-1]}, tests, num_particles=3, progress=False)

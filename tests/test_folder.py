@@ -42,6 +42,12 @@ def test_colours_and_sizes(tmp_path):
     assert Folder(tmp_path, size=(4, 4)).image_shape == (3, 4, 4)
 
 
+def test_deep_greys_are_not_cut_off(tmp_path):
+    Image.fromarray((np.arange(16, dtype=np.uint16) * 4000).reshape(4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="more than 8 bits per pixel"):
+        Folder(tmp_path)
+
+
 def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="holds no picture"):
         Folder(tmp_path)

@@ -71,9 +71,16 @@ def test_fit_evaluate_and_load_a_table(table, tmp_path, capsys):
     assert len(result) == 120 != summary["num_data"] == 24
     new = tmp_path / "new.parquet"
     frame.sample(frac=1, axis=1, random_state=0).to_parquet(new)
+    summary = json.loads(ran(capsys, "evaluate", tmp_path / "run", "--data", new, *QUICK))
+    assert summary["elbo"] == pytest.approx(float(result.elbo.mean()), rel=1e-12)
     named = ["--data", new, "--data.roles", WORDS]
     summary = json.loads(ran(capsys, "evaluate", tmp_path / "run", *named, *QUICK))
     assert summary["elbo"] == pytest.approx(float(result.elbo.mean()), rel=1e-12)
+    frame.drop(columns="age").to_csv(tmp_path / "wrong.csv", index=False)
+    said = refused(capsys, "evaluate", tmp_path / "run", "--data", tmp_path / "wrong.csv", *QUICK)
+    assert "wrong.csv' lacks 'age'" in said
+    ran(capsys, "fit", *DIGITS, "--out", tmp_path / "digits", *TINY)
+    assert "was not fitted to a table" in refused(capsys, "evaluate", tmp_path / "digits", "--data", new, *QUICK)
 
 
 MODELS = {
@@ -103,6 +110,7 @@ def test_models_of_labelled_data_by_name(name, tmp_path, capsys):
     assert np.isfinite(json.loads(ran(capsys, "evaluate", tmp_path / "run", *QUICK))["elbo"])
 
 
+@pytest.mark.filterwarnings("ignore:.*rows are left out")
 def test_covariates_and_labels_are_named_columns(table, tmp_path, capsys):
     roles = {**ROLES, "age": "covariate", "size": "covariate", "region": "label"}
     named = ["--data", table, "--data.roles", json.dumps(roles)]

@@ -93,7 +93,7 @@ def test_parts_are_those_that_a_column_names():
     [
         ({"groups": SUBJECTS, "time": TIMES}, "split in one way, got groups and time"),
         ({"groups": SUBJECTS[:5]}, "groups must have one value per observation, 200, got 5"),
-        ({"time": [None] * N}, "time lacks a value for observation 0"),
+        ({"time": [None] * N}, "time lacks a value for 200 of 200 observations, first for number 0"),
         ({"groups": np.zeros(N)}, "the set cannot be split by groups"),
         ({"stratify": np.arange(N)}, "the set cannot be split by stratify"),
         ({"validation": 0.7, "test": 0.5}, "leave nothing of 200 data"),
@@ -133,3 +133,28 @@ def test_splits_at_random_are_those_of_before():
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(7))
     assert train.index.tolist() == order[: len(train)].tolist()
     assert test.index.tolist() == order[len(train) + len(validation) :].tolist()
+
+
+def test_keys_with_the_rows_names_are_taken_by_name():
+    table = Table(frame()[["a", "b"]].set_axis([f"r{k}" for k in range(N)]))
+    order = RNG.permutation(N)
+    key = pd.Series(TIMES[order], index=[f"r{k}" for k in order])
+    one, other = (table.splits(time=times) for times in (key, TIMES))
+    assert [part.index.tolist() for part in one] == [part.index.tolist() for part in other]
+
+
+def test_ordered_categories_are_times_and_others_are_not():
+    months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun"]
+    cells = RNG.choice(months, N)
+    parts = Data(X).splits(time=pd.Series(pd.Categorical(cells, months, ordered=True)), test=0.3)
+    assert "Jun" in set(cells[parts.test.index])
+    assert "Jan" not in set(cells[parts.test.index])
+    with pytest.raises(ValueError, match="time holds categories without an order"):
+        Data(X).splits(time=pd.Series(pd.Categorical(cells, months)))
+
+
+def test_two_columns_that_keep_rows_together_are_told():
+    table = Table(frame().drop(columns="day"), roles={"clinic": "group", "kind": "subject"})
+    with pytest.raises(ValueError, match="several columns that keep rows together, clinic, kind: say groups="):
+        table.splits()
+    a_partition(table.splits(groups="clinic"))

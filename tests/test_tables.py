@@ -98,9 +98,9 @@ def test_types_levels_and_scalings_are_overridden_by_name():
         ({"roles": {"ages": "drop"}}, "roles names 'ages', which is no column of the table; it has id, age"),
         ({"roles": {"age": "covariat"}}, "did you mean 'covariate'"),
         ({"types": {"age": "number"}}, "types of 'age' must be one of continuous"),
-        ({"types": {"comment": "ordinal"}}, "its texts have no order of their own: give levels"),
+        ({"types": {"comment": "ordinal"}}, "its categories have no order of their own: give levels"),
         ({"types": {"grade": "binary"}}, "'grade' is said to be binary, and has 7 different values"),
-        ({"types": {"age": "count"}}, "'age' is a count .* and holds .* say types="),
+        ({"types": {"age": "count"}}, "'age' is a count .* and holds .* correct it, mark it as missing"),
         ({"types": {"smoker": "continuous"}}, "column 'smoker' is numeric, and holds 'no' in row"),
         ({"levels": {"smoker": ["yes", "never"]}}, "levels of 'smoker' lack 'no'"),
         ({"scaling": {"smoker": "log"}}, "'smoker', which is binary and has no scale"),
@@ -204,6 +204,12 @@ def test_own_units_come_back_from_draws_and_means():
     np.testing.assert_allclose(frame["income"], survey()["income"][:3], rtol=1e-5)
     with pytest.raises(ValueError, match=r"values \[N, 7\] of age, income"):
         table.to_frame(x[:, :3])
+    whole = Table(survey().set_index("id"), roles={k: v for k, v in ROLES.items() if k != "id"})
+    means = whole.to_frame(whole.batch(slice(None))[0] + 0.25)  # as many rows as the table has
+    assert not means[["visits", "age"]].isna().any().any()
+    assert means.index.tolist() == list(range(N))
+    assert means["region"].isna().all()  # between two unordered categories there is none
+    assert whole.to_frame(whole.batch(slice(None))[0], index=whole.index).index.tolist() == survey()["id"].tolist()
 
 
 # scales
@@ -341,7 +347,7 @@ def test_codes_of_missing_cells(tmp_path):
         assert table.missing
     everywhere = Table(tmp_path / "t.csv", missing=["-9", ".", "none"])
     assert everywhere.describe()["missing"].tolist() == [1, 1, 1]
-    again = Table.like(frame.iloc[[1, 2]].assign(a=[7.0, 8.0]), everywhere.encoding)
+    again = Table.like(frame.iloc[[1, 2]].assign(a=[2.0, 3.0]), everywhere.encoding)
     assert again.to_frame()["b"].isna().tolist() == [False, True]
 
 
@@ -443,7 +449,7 @@ def test_wrong_later_tables_get_one_sentence(fitted):
     wrong = {
         "the table lacks 'age'": frame.drop(columns="age"),
         "the table has 'height' beside them": frame.assign(height=1.0),
-        "column 'smoker' holds 'sometimes' in row 0 .*none of its categories 'no', 'yes'": frame.assign(
+        "column 'smoker' holds 'sometimes' in row 'p.*none of its categories 'no', 'yes'": frame.assign(
             smoker="sometimes"
         ),
         "column 'income' is positive .above 0., and holds -1": frame.assign(income=-1.0),
@@ -516,7 +522,7 @@ def test_rows_are_named_in_every_answer(fitted):
     np.testing.assert_allclose(observed.sel(x_dim="age"), expected["age"], rtol=1e-5)
     assert bool((inference.posterior_predictive["x"].sel(x_dim="income") > 0).all())
     assert json.loads(observed.attrs["categories"])["region"] == ["north", "south", "east", "west"]
-    back = test.to_frame(observed.values, scaled=False)
+    back = test.to_frame(observed.values, scaled=False, index=test.index)
     assert back["region"].equals(expected["region"])
 
 
@@ -596,3 +602,197 @@ def a_conditional_pair(table):
     decoder = nn.MLP(2 + more, likelihood.features(table.shape))
     model = models.ConditionalVAE(prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihood)
     return model, guides.MeanField(encoder, 2)
+
+
+# what a newcomer met
+
+
+def test_a_single_row_in_another_unit_gets_a_warning(fitted):
+    fit, frame, _ = fitted
+    for rows in (frame.iloc[[0]].assign(income=3e7), frame.assign(age=[999.0] + [40.0] * (len(frame) - 1))):
+        with pytest.warns(UserWarning, match=r"has .* in row 'p\d+' \(1 such rows\), and held .*another unit"):
+            pyrovae.evaluate(fit.model, fit.guide, rows, **QUICK)
+
+
+def test_an_index_with_doubles_is_told():
+    with pytest.warns(UserWarning, match="several rows of the table have the index 'a', so rows are numbered"):
+        table = Table(pd.DataFrame({"v": [1.5, 2.5, 4.0]}, index=["a", "a", "b"]))
+    assert table.index.tolist() == [0, 1, 2]
+
+
+def test_rows_that_are_left_out_are_counted():
+    frame = holed(survey(), ("age",))
+    with pytest.warns(UserWarning, match=r"\d+ of 60 rows are left out, which lack age"):
+        Table(frame, roles={**ROLES, "age": "covariate"}, drop_incomplete=True)
+
+
+@pytest.mark.parametrize(("days", "months"), [("%d.%m.%Y", True), ("%m/%d/%Y", False), ("%Y-%m-%d", False)])
+def test_dates_that_are_texts_are_split_as_times(days, months):
+    times = pd.Timestamp("2023-03-01") + pd.to_timedelta(np.random.default_rng(3).permutation(200), "D")
+    frame = pd.DataFrame({"v": np.random.default_rng(0).normal(size=200), "day": times.strftime(days)})
+    for table in (Table(frame, roles={"day": "time"}), Table(frame, roles={"day": "drop"})):
+        parts = table.splits(time="day" if table.kept is not None else frame["day"])
+        order = [times[part.index] for part in parts]
+        assert order[0].max() < order[1].min() < order[2].min()
+    few = pd.DataFrame({"v": [1.5, 2.5, 3.5], "day": ["01.02.2024", "03.04.2024", "05.06.2024"]})
+    with pytest.raises(ValueError, match="days and months cannot be told apart"):
+        Table(few, roles={"day": "time"})
+
+
+def test_decimal_commas_are_recognised(tmp_path):
+    path = written(tmp_path, "a;b\n1,5;2\n2,25;3\n3,5;7\n")
+    with pytest.raises(ValueError, match=r"'a' \(texts: numbers with decimal commas: say decimal=','\)"):
+        Table(path)
+    assert Table(path, decimal=",").describe()["type"]["a"] == "continuous"
+
+
+def test_words_that_are_suggested_can_be_said():
+    frame = survey().assign(other=[f"q{k}" for k in range(N)])
+    with pytest.raises(ValueError, match="texts") as caught:
+        Table(frame)
+    words = str(caught.value).partition("roles=")[2].partition(", or another")[0]
+    assert Table(frame, roles=eval(words)).index.tolist() == survey()["id"].tolist()
+
+
+def test_grades_that_are_texts_of_numbers_have_their_order():
+    frame = pd.DataFrame({"g": ["10", "2", "1", "2"], "v": [1.5, 2.0, 2.5, 3.5]})
+    assert Table(frame, types={"g": "ordinal"}).describe().loc["g", "levels"] == "1, 2, 10"
+
+
+def test_cells_that_are_missing_for_the_first_time_are_refused(fitted):
+    fit, frame, _ = fitted
+    with pytest.raises(ValueError, match="has missing cells in visits, which had none where the pair was fitted"):
+        pyrovae.evaluate(fit.model, fit.guide, frame.assign(visits=None), **QUICK)
+
+
+# what a hostile reader met
+
+
+def test_labels_of_a_later_table_keep_their_numbers(tmp_path):
+    frame = survey()
+    table = Table(frame, roles={**ROLES, "region": "label"})
+    assert table.label_names == ["north", "south", "east", "west"]
+    south = frame[frame["region"] == "south"].reset_index(drop=True)
+    later = Table.like(south, table.encoding)
+    assert later.labels.unique().tolist() == [1]
+    assert later.label_names == table.label_names
+    with pytest.raises(ValueError, match=r"holds 'mars' in row .*none of its categories"):
+        Table.like(frame.assign(region="mars"), table.encoding)
+
+
+def test_repeated_entries_of_a_sparse_matrix_add_up():
+    rows, columns = np.array([0] * 300 + [1, 2]), np.array([0] * 300 + [1, 1])
+    matrix = scipy.sparse.coo_matrix((np.ones(302), (rows, columns)), shape=(3, 2))
+    assert Table(matrix, types={"V1": "count", "V2": "count"}).to_frame()["V1"].tolist() == [300, 0, 0]
+
+
+def test_a_part_without_a_scale_takes_that_of_its_own_rows():
+    frame = pd.DataFrame(
+        {"x": [*np.random.default_rng(0).normal(size=50), *np.random.default_rng(1).normal(100, 1, 50)]}
+    )
+    part = Table(frame).subset(slice(0, 50))
+    fit = pyrovae.fit(*a_pair(part), part, epochs=1, compile=False, progress=False)
+    assert abs(float(fit.encoding.scalings["outcome"].shift)) < 1
+
+
+def test_a_model_with_given_latents_reads_tables_as_its_fit_did(fitted):
+    fit, frame, _ = fitted
+    given_model = pyrovae.given(fit.model, {})
+    results = [pyrovae.evaluate(model, fit.guide, frame, **QUICK).elbo for model in (given_model, fit.model)]
+    assert results[0].equal(results[1])
+
+
+def test_a_value_without_a_logarithm_is_refused_later_too():
+    frame = pd.DataFrame({"x": [1.5, 2.5, 9.0], "y": [1.5, np.nan, 2.5]})
+    table = Table(frame, types={"x": "continuous"}, scaling={"x": "log"})
+    with pytest.raises(ValueError, match=r"column 'x' is positive \(above 0\), and holds -4"):
+        Table.like(frame.assign(x=-4.0), table.encoding)
+
+
+def test_an_order_is_never_taken_from_the_alphabet():
+    frame = survey().astype({"size": pd.CategoricalDtype(["S", "M", "L"])})
+    with pytest.raises(ValueError, match="no order of their own"):
+        Table(frame, roles=ROLES, types={"size": "ordinal"})
+
+
+def test_numbers_with_a_stray_text_are_no_categories(tmp_path):
+    ages = [str(k % 60 + 18) for k in range(300)]
+    frame = pd.DataFrame({"age": [*ages, "?"], "v": np.random.default_rng(0).normal(size=301)})
+    with pytest.raises(ValueError, match=r"'age' \(texts: numbers, but '\?': mark it as missing\)"):
+        Table(frame)
+    assert Table(frame, missing={"age": ["?"]}).describe()["type"]["age"] == "continuous"
+    words = pd.DataFrame({"a": ["1.5", "NA", "2.5", ""], "v": [1.5, 2.5, 3.5, 4.5]})
+    assert Table(words, missing=["x"]).describe()["missing"]["a"] == 2
+
+
+def test_ids_stay_as_they_are_written(tmp_path):
+    path = written(tmp_path, "id,x\n007,1.5\n070,2.5\n1e3,4.0\n")
+    assert Table(path, roles={"id": "id"}).index.tolist() == ["007", "070", "1e3"]
+
+
+def test_a_blank_line_of_a_single_column_is_a_missing_cell(tmp_path):
+    path = written(tmp_path, "x\n1.5\n\n2.5\n4.0\n")
+    with pytest.raises(ValueError, match=r"observation 1 has no observed value"):
+        Table(path)
+
+
+def test_codes_are_found_among_numbers_and_among_texts():
+    for cells, codes in (([1.5, -9.0, 2.5], ["-9"]), (["a", "-9", "b"], [-9])):
+        frame = pd.DataFrame({"g": cells, "v": [1.5, 2.5, 4.0]})
+        assert Table(frame, missing=codes).describe()["missing"]["g"] == 1
+
+
+def test_columns_that_lose_their_spread_are_refused():
+    times = 1.6e9 + np.random.default_rng(0).normal(0, 10, 100)
+    frame = pd.DataFrame({"t": times, "v": np.random.default_rng(1).normal(size=100)})
+    table = Table(frame, scaling={"t": "none"})
+    with pytest.raises(ValueError, match="column 't' of the data loses"):
+        pyrovae.fit(*a_pair(table), table, epochs=1, compile=False, progress=False)
+    table = Table(frame)
+    fit = pyrovae.fit(*a_pair(table), table, epochs=1, compile=False, progress=False)
+    inference = pyrovae.to_arviz(fit.model, fit.guide, table, num_draws=2, num_particles=3, progress=False)
+    np.testing.assert_allclose(inference.observed_data["x"].sel(x_dim="t"), times, atol=1e-4, rtol=0)
+
+
+def test_fits_on_different_scales_are_not_compared():
+    frame = survey()[["age", "income"]]
+    fits = {}
+    for scaling in ("standardise", "rank"):
+        table = Table(frame, scaling=scaling)
+        fits[scaling] = pyrovae.fit(*a_pair(table), table, epochs=1, compile=False, progress=False)
+    with pytest.raises(ValueError, match="'standardise' and 'rank' were fitted to tables that were read"):
+        pyrovae.compare(fits, frame, num_particles=3, progress=False)
+    with pytest.raises(ValueError, match="model and guide were fitted to tables that were read differently"):
+        pyrovae.evaluate(fits["rank"].model, fits["standardise"].guide, frame, **QUICK)
+
+
+def test_intervals_and_times_can_be_categories(tmp_path):
+    frame = pd.DataFrame({"age": pd.cut([5, 25, 45, 65, 15], [0, 30, 60, 90]), "v": [1.5, 2.0, 2.5, 3.0, 9.0]})
+    table = Table(frame)
+    assert table.describe().loc["age", "levels"] == "(0, 30], (30, 60], (60, 90]"
+    assert table.batch(slice(None))[0][:, 0].tolist() == [0, 0, 1, 2, 0]
+
+
+def test_levels_and_codes_of_numpy_are_saved(tmp_path):
+    frame = pd.DataFrame({"g": [1, 2, 3, 1], "v": [1.5, -9.0, 2.5, 4.0]})
+    table = Table(
+        frame, types={"g": "ordinal"}, levels={"g": list(np.arange(1, 4))}, missing={"v": list(np.array([-9.0]))}
+    )
+    fit = pyrovae.fit(*a_pair(table), table, epochs=1, compile=False, progress=False)
+    fit.save(tmp_path)
+    assert pyrovae.load(tmp_path).encoding.described() == fit.encoding.described()
+
+
+def test_late_categories_of_a_mapped_table_are_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.tables.parquet.ROWS", 10)
+    grades = [1, 3, 5] * 20 + [2, 4]
+    frame = pd.DataFrame(
+        {"g": grades, "v": np.random.default_rng(0).normal(size=62)}, index=[f"p{k}" for k in range(62)]
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    table = Table(tmp_path / "t.parquet", mapped=True, types={"g": "ordinal"})
+    assert table.columns[0].levels == (1, 2, 3, 4, 5)
+    assert table.index.tolist() == frame.index.tolist()
+    frame.assign(g=[1, 3, 5] * 20 + [0, 4]).to_parquet(tmp_path / "u.parquet")
+    with pytest.raises(ValueError, match=r"'g' looks ordinal in its first 40 rows, .*later holds 0: say its type"):
+        Table(tmp_path / "u.parquet", mapped=True, types={"g": "ordinal"})

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pyrovae.app.models import per_observation
 from pyrovae.app.tabulation import comparison, cross_validation, same_number
-from pyrovae.data import Data, as_data
+from pyrovae.data import Data, as_data, carried
 from pyrovae.diagnostics.diagnostic import Fitted, chosen, diagnostics
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
@@ -75,12 +75,15 @@ def compare(
     runs = {name: _runs(candidate) for name, candidate in candidates.items()}
     pairs = {name: [programs(one) for one in run] for name, run in runs.items()}
     same_number({name: len(run) for name, run in runs.items()})
+    if not is_folds(data):
+        _see_that_scales_are_alike(pairs)
     sizes = chosen(ask)
     flags = {"gaps": with_gaps, "latents": with_latents, "calibration": with_calibration}
     seconds = {n: [c.seconds if isinstance(c, Fit) else math.nan for c in run] for n, run in runs.items()}
     if is_folds(data):
         if sizes or any(flags.values()):
             raise ValueError("a cross-validation compares evidence alone: ask further questions fold by fold")
+        _see_that_folds_match(data, runs)
         parts = [as_data(part, *pair).fixed() for part, pair in zip(data, _one_per_fold(pairs, data), strict=True)]
         folded = {
             name: [
@@ -89,7 +92,9 @@ def compare(
             ]
             for name, run in pairs.items()
         }
-        return cross_validation(folded, seconds, reference=reference)
+        table = cross_validation(folded, seconds, reference=reference)
+        endings = {name: endings_of(run) for name, run in runs.items()}
+        return table.assign(ended=pd.Series(endings)) if any(endings.values()) else table
     data = as_data(data, *next(iter(pairs.values()))[0]).fixed()
     numbers = {"gaps": len(data), "latents": len(data), "calibration": SIMULATIONS}
     sizes = {**sizes, **{name: numbers[name] for name, yes in flags.items() if yes}}
@@ -113,9 +118,43 @@ def endings_of(run: Iterable[Any]) -> str:
     return ", ".join(f"{status} x {count}" for status, count in counts.most_common())
 
 
+def _see_that_scales_are_alike(pairs: Mapping[str, Sequence[tuple[Program, Program]]]) -> None:
+    """See that all strategies were fitted to one reading of the table: densities on different scales do not compare.
+
+    Raises:
+        ValueError: naming two strategies.
+    """
+    encodings = {name: carried(*pair) for name, run in pairs.items() for pair in run}
+    first, *others = [(name, encoding.described()) for name, encoding in encodings.items() if encoding is not None] or [
+        ("", {})
+    ]
+    for name, described in others:
+        if described != first[1]:
+            raise ValueError(
+                f"{first[0]!r} and {name!r} were fitted to tables that were read or scaled differently, so that their "
+                "densities cannot be compared: fit both to parts of one table"
+            )
+
+
 def is_folds(data: Any) -> bool:
     """Whether data are a list of sets, one per fold of a cross-validation."""
     return isinstance(data, list | tuple) and bool(data) and all(isinstance(part, Data) for part in data)
+
+
+def _see_that_folds_match(folds: Sequence[Data], runs: Mapping[str, Sequence[Any]]) -> None:
+    """See that every fit to a table was made on the training part of its own fold, by the scales of the two.
+
+    Raises:
+        ValueError: naming the strategy and the fold.
+    """
+    for name, run in runs.items():
+        for k, (fold, fit) in enumerate(zip(folds, run, strict=False)):
+            encodings = fold.encoding, fit.encoding if isinstance(fit, Fit) else None
+            if None not in encodings and encodings[0].described() != encodings[1].described():  # type: ignore[union-attr]
+                raise ValueError(
+                    f"fit {k} of {name!r} was not made on the training part of fold {k}: give the fits in the order of "
+                    "the folds"
+                )
 
 
 def _one_per_fold(pairs: Mapping[str, list[Any]], folds: Sequence[Data]) -> list[Any]:

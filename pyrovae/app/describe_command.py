@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pyrovae.data.table import read_table
+from pyrovae.data.table import described_frame, read_table
 from pyrovae.saving import write_whole
 from pyrovae.tables import Column
-from pyrovae.tables.column import BY_LEVELS, OTHERS
-from pyrovae.tables.schema import REMEDIES, described
+from pyrovae.tables.column import BY_LEVELS
+from pyrovae.tables.schema import remedies
 
 STYLE: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 120}
 
@@ -46,7 +46,7 @@ def describe_command(
     """
     how: dict[str, Any] = {"separator": separator, "decimal": decimal, "encoding": encoding, "sheet": sheet}
     frame, columns = read_table(source, roles=roles, types=types, levels=levels, missing=missing, **how)
-    table = described(columns, {name: int(frame[name].isna().sum()) for name in frame.columns})
+    table = described_frame(frame, columns)
     print(f"{len(frame):,} rows")
     with pd.option_context("display.max_rows", None, "display.max_colwidth", 40):
         print(table.to_string())
@@ -63,11 +63,7 @@ def describe_command(
 
 def _words(columns: tuple[Column, ...]) -> dict[str, Any]:
     """Return the columns' types, roles and categories as options."""
-    own = {c.name: REMEDIES.get(c.type, "drop") if c.type in OTHERS and c.is_encoded else c.role for c in columns}
-    taken: set[str] = set()
-    for name, role in own.items():  # one id and one time; the rest is dropped
-        own[name] = "drop" if role in taken and role in REMEDIES.values() else role
-        taken.add(role)
+    own = {**{column.name: column.role for column in columns}, **remedies(columns)}
     encoded = [column for column in columns if own[column.name] in ("outcome", "covariate")]
     return {
         "roles": own,

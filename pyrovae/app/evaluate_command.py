@@ -13,12 +13,13 @@ from pyrovae.app.fit_command import made_model
 from pyrovae.app.folders import CONFIG, inputs
 from pyrovae.app.models import VAE, ModelMaker, ModelOption, per_observation
 from pyrovae.common.checks import at_least
-from pyrovae.data import Data, Splits, as_data
+from pyrovae.data import Data, Splits, Table, as_data
 from pyrovae.diagnostics.evidence.evaluate import evaluate
 from pyrovae.importance.options import BATCH_SIZE
 from pyrovae.importance.question import placed_data
 from pyrovae.programs.pair import Pair
 from pyrovae.saving import RunFolder
+from pyrovae.tables import read_file
 from pyrovae.training import Fit, load
 from pyrovae.training.storage import holds_fit, settings_of
 
@@ -26,6 +27,7 @@ from pyrovae.training.storage import holds_fit, settings_of
 def evaluate_command(
     run: str,
     data: Data | None = None,
+    table: str | None = None,
     out: str | None = None,
     num_particles: int = 1000,
     num_draws: int = 100,
@@ -40,7 +42,9 @@ def evaluate_command(
     Args:
         run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
         data: data set to evaluate on, whole, as new data; null means the test set of the run, whose file must be
-            unchanged.
+            unchanged. The path of a table is short for --table.
+        table: path of a table to evaluate on, whole, which is read as the fit's own was: separator, columns by name,
+            codes, categories and scales.
         out: folder for a table with one row per observation and an ArviZ netCDF file; null only prints the summary.
         num_particles: number of importance samples per observation.
         num_draws: number of draws per observation in the netCDF file.
@@ -54,9 +58,11 @@ def evaluate_command(
     fitted = load(folder)
     target = None if out is None else RunFolder(out)
     if target is not None:
-        files = [] if data is None else inputs(data)
+        files = [*([] if data is None else inputs(data)), *([] if table is None else [Path(table)])]
         target.check(["per_datum.csv", "posterior.nc"], [*files, folder / CONFIG])
-    if data is None:
+    if table is not None:
+        data_set = _maker(folder).given(_new_table(folder, table, fitted))
+    elif data is None:
         data_set = _splits(folder, fitted).test
     else:
         data_set = _maker(folder).given(as_data(data, encoding=fitted.encoding))
@@ -105,6 +111,24 @@ def _splits(run: Path, fitted: Fit) -> Splits:
             )
         return parts
     raise ValueError(f"{str(run)!r} has no {CONFIG} that says what its data were: name a run's folder, and --data")
+
+
+def _new_table(run: Path, path: str, fitted: Fit) -> Table:
+    """Return a file as a table that is read as the fit's own was.
+
+    Raises:
+        ValueError: for a fit to other data than a table, and for a file that cannot be read so.
+    """
+    if fitted.encoding is None:
+        raise ValueError(
+            f"{str(run)!r} was not fitted to a table, so it is unknown how {path!r} is to be read: use --data"
+        )
+    folder = _run_folder(run)
+    settings = {} if folder is None else yaml.safe_load((folder / CONFIG).read_text()) or {}
+    data = settings.get("data") or {}
+    options = (data.get("init_args") or {}) if str(data.get("class_path", "")).endswith(".Table") else {}
+    reading = {name: options[name] for name in ("separator", "decimal", "encoding", "sheet") if name in options}
+    return Table.like(read_file(path, **reading), fitted.encoding, repr(path))
 
 
 def _run_folder(run: Path) -> Path | None:

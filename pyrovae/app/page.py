@@ -81,18 +81,20 @@ def _drawn(folder: RunFolder, name: str, figure: Figure, caption: str | None) ->
 
 _TEXT = (
     "Nats per observation, higher is better. log_evidence is estimated by importance sampling with the guide as "
-    "proposal; difference is to the best, with the standard error of the paired differences; khat_over_limit is the "
-    "share of data whose weights are unreliable, as their Pareto k-hat is above min(1 - 1 / log10 S, 0.7) for S "
-    "weights. A row is marked NO under reliable where that share is more than one in ten: its log_evidence is too low "
-    "by an unknown amount, and its place depends on its guide as much as on its model. seconds are those of a fit."
+    "proposal; difference is to the reference, or to the best where none is named, with the standard error of the "
+    "paired differences; khat_over_limit is the share of data whose weights are unreliable, as their Pareto k-hat is "
+    "above min(1 - 1 / log10 S, 0.7) for S weights. A row is marked NO under reliable where that share is more than "
+    "one in ten: its log_evidence is too low by an unknown amount, and its place depends on its guide as much as on "
+    "its model. seconds are those of a fit; ended says how the fits ended, by their validation bounds."
 )
 _SEEDS = (
     " With several seeds, errors are those for new data and new seeds at once; the tables below have one row per fit, "
     "and their figures are of the first seed's fits."
 )
 _CAPTIONS = {
-    "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best. Bars are "
-    "two standard errors on the left, 95% intervals on the right. Hollow: log evidence is unreliable.",
+    "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best, or to the "
+    "reference. Bars are two standard errors on the left, 95% intervals on the right. Hollow: log evidence is "
+    "unreliable.",
     "pareto": "Log evidence minus the best's, against the time of a fit; up and to the left is better. Bars are 95% "
     "intervals of paired differences, and two standard errors of the mean time. Hollow: log evidence is unreliable.",
     "reliability": "Left: share of the test data with a k-hat at or below the value; beyond the dashed limit the "

@@ -91,6 +91,8 @@ def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def with_tables(arguments: Sequence[str]) -> list[str]:
     """Return arguments in which ``--data survey.csv`` is spelled out: a Table with this source."""
+    if "evaluate" in arguments[:1] and not any(a.startswith("--data.") for a in arguments):
+        return _as_new_tables(arguments)
     spelled: list[str] = []
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -100,6 +102,18 @@ def with_tables(arguments: Sequence[str]) -> list[str]:
             spelled += ["Table", f"--data.source={argument}"]
         else:
             spelled.append(argument)
+    return spelled
+
+
+def _as_new_tables(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of evaluate in which ``--data new.csv`` is a table that is read as the fit's own was."""
+    spelled = list(arguments)
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--data" and equals and is_table_file(value):
+            spelled[place] = f"--table={value}"
+        elif name == "--data" and not equals and is_table_file(next(iter(arguments[place + 1 :]), "")):
+            spelled[place] = "--table"
     return spelled
 
 

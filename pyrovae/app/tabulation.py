@@ -86,7 +86,9 @@ def comparison(
         rows[name].update(further)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["seconds"] = table.pop("seconds")
-    return table.sort_values("log_evidence", ascending=False, kind="stable").rename_axis("name")
+    table = table.sort_values("log_evidence", ascending=False, kind="stable").rename_axis("name")
+    table.attrs["reference"] = reference
+    return table
 
 
 def cross_validation(
@@ -166,11 +168,13 @@ def main_effects(evaluations: Mapping[Any, Evaluation | Sequence[Evaluation]], f
     runs = {tuple(key): [e] if isinstance(e, Evaluation) else list(e) for key, e in evaluations.items()}
     if not runs or any(len(key) != len(factors) for key in runs):
         raise ValueError(f"every key must have one level of each factor, {', '.join(factors)}, got {list(runs)}")
-    same_number({"-".join(key): len(run) for key, run in runs.items()})
+    same_number({"-".join(map(str, key)): len(run) for key, run in runs.items()})
     levels = [list(dict.fromkeys(key[k] for key in runs)) for k in range(len(factors))]
     lacking = next((key for key in itertools.product(*levels) if key not in runs), None)
     if lacking is not None:
-        raise ValueError(f"the combination {'-'.join(lacking)} is missing: main effects need every combination")
+        raise ValueError(
+            f"the combination {'-'.join(map(str, lacking))} is missing: main effects need every combination"
+        )
     values = {key: torch.stack([e.log_evidence for e in run]) for key, run in runs.items()}
     if len({tuple(v.shape) for v in values.values()}) > 1:
         raise ValueError("main effects need evaluations of the same data")

@@ -55,8 +55,16 @@ class Columns(Field):
         return [*self.scale, *self.fitted.knots.values()]
 
     def part(self, indices: Tensor | slice) -> "Columns":
-        """Return a field of some rows, on the scales of all rows."""
-        return replace(self, tensor=self.tensor[indices], scaling=self.fitted)
+        """Return a field of some rows, on the scales that this one was given; else on scales of its own."""
+        return replace(self, tensor=self.tensor[indices])
+
+    def on_own_scale(self) -> "Columns":
+        """Return the field on the scales that it has, which its parts keep."""
+        return replace(self, scaling=self.fitted)
+
+    def for_rounding(self, rows: Tensor) -> Tensor:
+        """Return rows as they are before they are rounded to the dtype of batches."""
+        return self.fitted.apply(rows)
 
     def decoded(self, rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return rows on the scale of batches."""

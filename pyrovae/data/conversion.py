@@ -36,8 +36,8 @@ def as_data(data: Any, *programs: Any, encoding: Encoding | None = None) -> Data
                 "numbers: give data.Table(frame), or fit to a table first"
             )
         return Table.like(data, encoding)
-    if isinstance(data, Table) and encoding is not None:
-        return data.encoded_as(encoding)
+    if isinstance(data, Table):
+        return data.on_own_scale() if encoding is None else data.encoded_as(encoding)
     if isinstance(data, Data):
         return data
     parts = data if isinstance(data, tuple | list) else (data,)
@@ -56,12 +56,16 @@ def training_data(data: Any, *programs: Any) -> Data:
 
 
 def carried(*programs: Any) -> Encoding | None:
-    """Return how the table was read that the programs were fitted to; None where they were fitted to none."""
-    for program in programs:
-        encoding = getattr(program, ENCODING, None)
-        if isinstance(encoding, Encoding):
-            return encoding
-    return None
+    """Return how the table was read that the programs were fitted to; None where they were fitted to none.
+
+    Raises:
+        ValueError: for programs that were fitted to different tables.
+    """
+    encodings = [getattr(program, ENCODING, None) for program in programs]
+    known = [encoding for encoding in encodings if isinstance(encoding, Encoding)]
+    if any(encoding.described() != known[0].described() for encoding in known[1:]):
+        raise ValueError("model and guide were fitted to tables that were read differently: take both from one fit")
+    return known[0] if known else None
 
 
 def attach(program: Any, encoding: Encoding | None) -> None:

@@ -344,7 +344,10 @@ class Data:
         if all(value is None for value in values.values()):
             values["groups"] = self._own_groups()
         columns = self._key_columns() if any(isinstance(value, str) for value in values.values()) else {}
-        arrays = {name: keys(name, value, len(self), columns) for name, value in values.items()}
+        arrays = {
+            name: keys(name, value, len(self), columns, self.index if self.row_names is not None else None)
+            for name, value in values.items()
+        }
         return Split(validation, test, **arrays).checked()
 
     def _own_groups(self) -> Any:
@@ -380,9 +383,10 @@ class Data:
         """
         for position, field in enumerate(self.fields if len(self) >= FEWEST else ()):
             dtype = field.batch_dtype(self.dtype)
-            if field.scale is not None or not _is_narrower(dtype, field.tensor.dtype):
-                continue  # standardising is in double precision
-            loss = lost_by_rounding(self._rows_of(field.tensor), dtype)
+            if not _is_narrower(dtype, field.tensor.dtype) or field.for_rounding(field.tensor[:1]) is None:
+                continue
+            rows: Any = (field.for_rounding(part) for part in self._rows_of(field.tensor))
+            loss = lost_by_rounding(rows, dtype)
             if not bool((loss <= LARGEST_LOSS).all()):
                 raise ValueError(self._said_of_loss(position, loss, dtype))
 

@@ -114,6 +114,10 @@ class Field:
         """Whether batches are on another scale, taken from the training data."""
         return self.standardise
 
+    def for_rounding(self, rows: Tensor) -> Tensor | None:
+        """Return rows as they are before they are rounded to the dtype of batches; None where nothing can be lost."""
+        return rows if self.scale is None else None  # standardising is in double precision
+
     def scaled(self, rows: Tensor | None = None) -> "Field":
         """Return the field on a scale taken from its own rows, where it is to be scaled.
 

@@ -104,6 +104,11 @@ def _opened(file: Path) -> Image.Image:
 
 def _read(file: Path, size: tuple[int, int] | None, colour: str) -> np.ndarray:
     with _opened(file) as picture:
+        if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+            raise ValueError(
+                f"{str(file)!r} has more than 8 bits per pixel, which would be cut off: save it with 8, or read the "
+                "pictures into an array, data.Array(path, levels=65535)"
+            )
         try:
             converted = picture.convert("L" if colour == "grey" else "RGB")
         except (OSError, SyntaxError) as error:  # a picture that ends early, or is damaged

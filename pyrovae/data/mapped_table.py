@@ -47,6 +47,8 @@ def mapped_arrays(
     names, frames, start = [column.name for column in encoding.of_role(*kept)], [], 0
     for part in parts:
         stop = start + len(part)
+        if isinstance(part.index, pd.RangeIndex):
+            part.index = pd.RangeIndex(start, stop)
         for role, file in files.items():
             file[start:stop] = encoding.encode(part, role).numpy()
         frames.append(part[names])
@@ -54,4 +56,4 @@ def mapped_arrays(
     for file in files.values():
         file.flush()
     arrays = {role: torch.from_numpy(np.load(folder / f"{role}.npy", mmap_mode="c")) for role in files}
-    return arrays, pd.concat(frames, ignore_index=True)
+    return arrays, pd.concat(frames)

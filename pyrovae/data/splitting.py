@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_string_dtype
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
 from pyrovae.programs.isolation import importing
+from pyrovae.tables.dates import as_times
 
 Keys = Sequence[Any] | np.ndarray | Tensor | pd.Series
 PARTS = {
@@ -139,8 +141,12 @@ def fold_indices(
         raise ValueError(f"the set cannot be split into {num_folds} folds: {error}") from None
 
 
-def keys(name: str, values: Any, count: int, columns: Mapping[str, Any]) -> np.ndarray | None:
+def keys(
+    name: str, values: Any, count: int, columns: Mapping[str, Any], names: np.ndarray | None = None
+) -> np.ndarray | None:
     """Return keys as an array ``[N]``, of which a name names a column; None stays None.
+
+    A Series whose index holds the rows' names is taken by name, any other by position.
 
     Raises:
         ValueError: for a name of no column, keys of another length, and missing ones.
@@ -153,11 +159,21 @@ def keys(name: str, values: Any, count: int, columns: Mapping[str, Any]) -> np.n
             raise ValueError(f"{name} names {values!r}, which is no column of the set; it has {known}")
         values = columns[values]
     array = pd.Series(values.cpu().numpy() if isinstance(values, Tensor) else values)
+    if names is not None and not array.index.equals(pd.RangeIndex(len(array))) and array.index.is_unique:
+        if set(array.index) >= set(names):  # a key by the rows' names, in any order
+            array = array.reindex(names)
     if len(array) != count:
         raise ValueError(f"{name} must have one value per observation, {count}, got {len(array)}")
     if array.isna().any():
-        raise ValueError(f"{name} lacks a value for observation {int(array.isna().to_numpy().argmax())}")
-    return array.to_numpy()
+        raise ValueError(
+            f"{name} lacks a value for {int(array.isna().sum())} of {count} observations, first for number "
+            f"{int(array.isna().to_numpy().argmax())}: leave these out, or give them a value of their own"
+        )
+    if name == "time" and isinstance(array.dtype, pd.CategoricalDtype):
+        if not array.dtype.ordered:
+            raise ValueError("time holds categories without an order: give an ordered column, numbers or dates")
+        return array.cat.codes.to_numpy()
+    return as_times(array).to_numpy() if name == "time" and is_string_dtype(array.dtype) else array.to_numpy()
 
 
 def _as_given(parts: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The user's own table: named, typed columns in; numbers to the programs; named answers out."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from pyrovae.data.tensors import ROWS
 from pyrovae.likelihoods import Mixed
 from pyrovae.nn.table import TableInput
 from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
-from pyrovae.tables.column import ENCODED
+from pyrovae.tables.column import ENCODED, plain
+from pyrovae.tables.dates import with_dates
+from pyrovae.tables.encoding import level_codes
 from pyrovae.tables.parquet import completed, first_rows, parts
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
@@ -120,11 +123,10 @@ class Table(Data):
             ValueError: for a table that lacks a column, has further ones, or has cells that a column cannot hold.
         """
         frame = encoding.selected(as_frame(source), what)
-        present = tuple(column for column in encoding.columns if column.name in frame.columns)
         table = object.__new__(cls)
         _see_that_complete_columns_are(frame, encoding.outcomes, what)
-        table._fill(frame, replace(encoding, columns=present))
-        encoding.see_that_units_agree({field.name: field.tensor for field in table._typed})
+        table._fill(frame, encoding)
+        encoding.see_that_units_agree({field.name: field.tensor for field in table._typed}, table.index)
         return table
 
     def _map(self, path: Any, columns: tuple[Column, ...], codes: Any) -> None:
@@ -133,14 +135,18 @@ class Table(Data):
         encoding = Encoding(columns)
         self._folder = OwnFolder()  # removed with the table and its parts
         arrays, kept = mapped_arrays(encoding, parts(path, codes), count, self._folder.path, (*KEPT, "id"))
-        self._set(arrays, kept, encoding, mapped=True)
+        self._set(arrays, kept, _row_names(kept, encoding), encoding, mapped=True)
 
     def _fill(self, frame: pd.DataFrame, encoding: Encoding) -> None:
         """Make the fields of a table whose columns are known."""
+        names: Any = _row_names(frame, encoding)
+        frame = frame if names is None else frame.set_axis(names)
         arrays = {role: encoding.encode(frame, role) for role in ENCODED if encoding.of_role(role)}
-        self._set(arrays, frame, encoding)
+        self._set(arrays, frame, names, encoding)
 
-    def _set(self, arrays: Mapping[str, Tensor], frame: pd.DataFrame, encoding: Encoding, mapped: bool = False) -> None:
+    def _set(
+        self, arrays: Mapping[str, Tensor], frame: pd.DataFrame, names: Any, encoding: Encoding, *, mapped: bool = False
+    ) -> None:
         """Make the fields from their numbers; the frame holds the columns that are not encoded."""
         scalings = encoding.scalings or {}
         outcomes = encoding.outcomes
@@ -162,11 +168,10 @@ class Table(Data):
             )  # fmt: skip
         fields += _exposure(frame, encoding, fields[0].tensor)
         labels, label_names = _labels(frame, encoding)
-        names: Any = _row_names(frame, encoding)
         super().__init__(*fields, labels=labels, label_names=label_names, row_names=names, mapped=mapped)
         self.columns, self.totals = encoding.columns, encoding.totals
-        kept = [column.name for column in encoding.of_role(*KEPT)]
-        self.kept: pd.DataFrame | None = frame[kept].set_axis(self.index) if kept else None
+        kept = [column.name for column in encoding.of_role(*KEPT) if column.name in frame.columns]
+        self.kept: pd.DataFrame | None = with_dates(frame[kept], encoding).set_axis(self.index) if kept else None
 
     @property
     def encoding(self) -> Encoding:
@@ -178,7 +183,9 @@ class Table(Data):
         return [field for field in self.fields if isinstance(field, Columns)]
 
     def describe(self) -> pd.DataFrame:
-        """Return one row per column: type, role, number of missing cells, categories, scaling, likelihood, and a note.
+        """Return one row per column: type, role, missing cells, range, categories, scaling, likelihood, and a note.
+
+        The range is that of the rows that the scales are taken from.
 
         The likelihood is what :meth:`likelihood` proposes; the note says what to look at where the type is a guess.
         """
@@ -187,7 +194,13 @@ class Table(Data):
             for field in self._typed
             for k, column in enumerate(field.columns)
         }
-        return described(self.columns, counts)
+        ranges = {
+            column.name: f"{float(field.fitted.low[k]):g} to {float(field.fitted.high[k]):g}"
+            for field in self._typed
+            for k, column in enumerate(field.columns)
+            if not column.levels
+        }
+        return described(self.columns, counts, ranges)
 
     def likelihood(self) -> Mixed:
         """Return the likelihood that is proposed for the outcomes, a part per column or run of columns alike.
@@ -215,39 +228,48 @@ class Table(Data):
         """Number of columns of the covariates in a batch."""
         return sum(field.width for field in self.fields if isinstance(field, Covariates))
 
-    def to_frame(self, values: Tensor | np.ndarray | None = None, *, scaled: bool = True) -> pd.DataFrame:
+    def to_frame(
+        self, values: Tensor | np.ndarray | None = None, *, scaled: bool = True, index: Any = None
+    ) -> pd.DataFrame:
         """Return outcomes ``[N, D]`` as a table: own units, names, categories, missing cells.
 
         Args:
             values: numbers as programs see and draw them; None returns the table's own rows, covariates included.
             scaled: whether the values are on the scale of batches; False takes them in the columns' own units with
                 categories numbered, as :func:`pyrovae.to_arviz` returns them.
+            index: names of the values' rows, such as :attr:`index` for reconstructions; None numbers them.
+
+        Numbers between two grades become the nearer one, and between unordered categories missing. A mean of scaled
+        logarithms becomes the median of the column.
 
         Raises:
             ValueError: for values with another number of columns.
         """
         if values is None:
-            index = None if self.row_names is None and self.origin is None else self.index
+            own_index = None if self.row_names is None and self.origin is None else self.index
             rows = self.rows if self.mapped else slice(None)
-            frames = [self.encoding.to_frame(f.tensor[rows], f.name, index) for f in self._typed]
+            frames = [self.encoding.to_frame(f.tensor[rows], f.name, own_index) for f in self._typed]
             names = [column.name for column in self.columns if column.is_encoded]
             return pd.concat(frames, axis=1)[names]
         values = torch.as_tensor(values).detach().cpu()
         _see_width(values, self._typed[0].columns)
-        index = self.index if len(values) == len(self) else None
         own = self._typed[0].fitted.invert(values) if scaled else values
         return self.encoding.to_frame(own, "outcome", index)
+
+    def on_own_scale(self) -> "Table":
+        """Return the table on the scales that it has, which all its parts then keep."""
+        return self._copy(tuple(f.on_own_scale() if isinstance(f, Columns) else f for f in self.fields))
 
     def encoded_as(self, encoding: Encoding) -> "Table":
         """Return the same rows, read as an earlier table was."""
         own = self.encoding
         if encoding.described() == own.described():
-            return self
+            return self.on_own_scale()
         if replace(encoding, scalings=None) == replace(own, scalings=None) and encoding.scalings is not None:
             scaled = [
                 replace(f, scaling=encoding.scalings[f.name]) if isinstance(f, Columns) else f for f in self.fields
             ]
-            encoding.see_that_units_agree({f.name: f.tensor[:ROWS] for f in self._typed})
+            encoding.see_that_units_agree({f.name: f.tensor[:ROWS] for f in self._typed}, self.index)
             return self._copy(tuple(scaled))
         other = Table.like(self._frame(), encoding)
         same = {name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels")}
@@ -262,8 +284,15 @@ class Table(Data):
         return pd.concat([part.reset_index(drop=True) for part in parts], axis=1).set_axis(self.index)
 
     def _own_groups(self) -> Any:
-        kept = [c.name for role in ("subject", "group") for c in self.encoding.of_role(role)]
-        return None if self.kept is None or not kept else self.kept[kept[0]]
+        kept = [column.name for column in self.encoding.of_role("subject", "group")]
+        if self.kept is None or not kept:
+            return None
+        if len(kept) > 1:
+            raise ValueError(
+                f"the table has several columns that keep rows together, {', '.join(kept)}: say groups= with the one "
+                "whose groups hold the others', or split in another way"
+            )
+        return self.kept[kept[0]]
 
     def _key_columns(self) -> Mapping[str, Any]:
         frame = self._frame()
@@ -293,7 +322,9 @@ def read_table(
     if mapped:
         source = first_rows(source, codes)
     elif isinstance(source, str | os.PathLike):
-        source = read_file(source, separator=separator, decimal=decimal, encoding=encoding, sheet=sheet, codes=codes)
+        ids = [name for name, role in (roles or {}).items() if role == "id"] if isinstance(roles, Mapping) else []
+        reading: dict[str, Any] = {"separator": separator, "decimal": decimal, "encoding": encoding, "sheet": sheet}
+        source = read_file(source, codes=codes, texts=ids, **reading)
     frame = as_frame(source, layer)
     if isinstance(codes, Mapping):
         named_columns(frame, "missing", codes)
@@ -319,12 +350,23 @@ def describe(source: Any, **options: Any) -> pd.DataFrame:
         {'income': 'positive', 'city': 'categorical'}
     """
     frame, columns = read_table(source, **options)
-    return described(columns, {name: int(frame[name].isna().sum()) for name in frame.columns})
+    return described_frame(frame, columns)
+
+
+def described_frame(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return one row per column of a table: its properties, its missing cells and its range."""
+    numeric = frame.select_dtypes("number")
+    ranges = {str(name): f"{numeric[name].min():g} to {numeric[name].max():g}" for name in numeric}
+    return described(columns, {name: int(frame[name].isna().sum()) for name in frame.columns}, ranges)
 
 
 def _complete(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     """Return the rows in which no covariate is missing."""
-    complete = frame.dropna(subset=[column.name for column in columns if column.role in ("covariate", "exposure")])
+    given = [column.name for column in columns if column.role in ("covariate", "exposure")]
+    complete = frame.dropna(subset=given)
+    if len(complete) < len(frame):
+        lost = len(frame) - len(complete)
+        warnings.warn(f"{lost} of {len(frame)} rows are left out, which lack {' or '.join(given)}", stacklevel=4)
     if not len(complete):
         raise ValueError("every row lacks a covariate, so that drop_incomplete leaves none")
     return complete
@@ -380,8 +422,9 @@ def _labels(frame: pd.DataFrame, encoding: Encoding) -> tuple[Tensor | None, lis
     named = [column.name for column in encoding.of_role("label") if column.name in frame.columns]
     if not named:
         return None, None
-    kinds = pd.Categorical(frame[named[0]])
-    return torch.from_numpy(kinds.codes.astype(np.int64)), [str(kind) for kind in kinds.categories]
+    column = encoding.of_role("label")[0]
+    codes = level_codes(frame[named[0]], column)
+    return torch.from_numpy(np.nan_to_num(codes, nan=-1).astype(np.int64)), [str(level) for level in column.levels]
 
 
 def _row_names(frame: pd.DataFrame, encoding: Encoding) -> pd.Index | None:
@@ -389,4 +432,14 @@ def _row_names(frame: pd.DataFrame, encoding: Encoding) -> pd.Index | None:
     if ids:
         return pd.Index(frame[ids[0]])
     index = frame.index
-    return None if index.equals(pd.RangeIndex(len(frame))) or not index.is_unique else index
+    if index.equals(pd.RangeIndex(len(frame))):
+        return None
+    if not index.is_unique:
+        twice = index[index.duplicated()][0]
+        warnings.warn(
+            f"several rows of the table have the index {plain(twice)!r}, so rows are numbered instead of named: give "
+            "an index without doubles, or a column in the role of an id",
+            stacklevel=5,
+        )
+        return None
+    return index

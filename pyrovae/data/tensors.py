@@ -59,6 +59,8 @@ def instead_of(data: Any) -> str:
         return ": give an array with one observation per row, numpy.array([[x]])"
     if isinstance(data, list | tuple):
         return ": give an array with one observation per row, numpy.array(x), of rows of one length"
+    if type(data).__name__ == "Series":
+        return ": give a table, x.to_frame().T for one row of it, or x.to_numpy()"
     if is_frame(data):
         return ": give pyrovae.data.Table(frame)"
     for method in ("toarray", "to_numpy"):  # of SciPy's sparse matrices, and of tables

@@ -75,7 +75,9 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes[1].set_ylim(-0.6, len(table) - 0.4)
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5))
-    axes[1].set_xlabel("log evidence minus the best's, paired\n(nats per observation)")
+    other = table.attrs.get("reference")
+    whose = "the best's" if other is None else f"that of {other}"
+    axes[1].set_xlabel(f"log evidence minus {whose}, paired\n(nats per observation)")
     return figure
 
 

@@ -247,6 +247,12 @@ class _GivenProgram:
     def __init__(self, model: Program, values: Mapping[str, Tensor]) -> None:
         self.model, self.values = model, dict(values)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the model: how its table was read, say."""
+        if "model" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["model"], name)
+
     def __call__(self, *batch: Tensor) -> Any:
         values = {name: value.to(batch[0].device) for name, value in self.values.items()}
         with Given(values):

@@ -121,7 +121,8 @@ def _run(role: str, program: Program, bare: Program, batch: Batch, inputs: Batch
         hint = "" if all(t.is_floating_point() for t in inputs) else " (networks take floating numbers: x.float())"
         if isinstance(error, IndexError):
             hint = " (the plate's indices number the data that were given: do the parameters belong to other data?)"
-        if any(t.is_floating_point() and bool(t.isnan().any()) for t in inputs):
+        lacks_argument = isinstance(error, TypeError) and "positional argument" in str(error)
+        if not lacks_argument and any(t.is_floating_point() and bool(t.isnan().any()) for t in inputs):
             hint = " (the data hold NaN: an encoder that takes missing values is nn.Observed)"
         width = _width(role, program, bare, batch)
         if width is not None:

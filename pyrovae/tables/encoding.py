@@ -17,6 +17,7 @@ from pyrovae.tables.scaling import Scaling
 
 LARGEST_WHOLE = 2**53  # double precision holds every whole number up to this one
 FAR = 5.0  # standard deviations between medians, from which another unit is suspected
+MARGIN = 3.0  # standard deviations outside the range, up to which a value is always taken for what it is
 FEWEST_FOR_UNITS = 5  # rows of new data whose units are looked at
 
 
@@ -51,6 +52,8 @@ class Encoding:
     def encode(self, frame: pd.DataFrame, role: str) -> Tensor:
         """Return the columns of a role as numbers, in their own units and not scaled, ``[N, D]``; NaN where missing.
 
+        Messages name rows by the table's index.
+
         Raises:
             ValueError: for a cell that its column cannot hold; the message names the column and the row.
         """
@@ -60,8 +63,8 @@ class Encoding:
     def to_frame(self, values: Tensor, role: str = "outcome", index: Any = None) -> pd.DataFrame:
         """Return numbers ``[N, D]``, not scaled, as a table: units, names, categories, dtypes and missing cells.
 
-        A number that its column cannot hold (a mean of counts, say) stays a number; between two categories it becomes
-        the nearer one.
+        A number that its column cannot hold (a mean of counts, say) stays a number. Between two grades, or the two
+        categories of a binary column, it becomes the nearer one; between unordered categories, missing.
         """
         rows = values.detach().cpu().double().numpy()
         columns = self.of_role(role)
@@ -70,8 +73,8 @@ class Encoding:
                 f"the table has {len(columns)} columns of this role, {', '.join(c.name for c in columns)}, got values "
                 f"of shape {list(rows.shape)}"
             )
-        frame = {column.name: _cells(rows[:, k], column) for k, column in enumerate(columns)}
-        return pd.DataFrame(frame, index=index)
+        frame = pd.DataFrame({column.name: _cells(rows[:, k], column) for k, column in enumerate(columns)})
+        return frame if index is None else frame.set_axis(pd.Index(index))
 
     def selected(self, frame: pd.DataFrame, what: str = "the table") -> pd.DataFrame:
         """Return a later table's columns in this order, its codes of missing cells replaced.
@@ -93,19 +96,36 @@ class Encoding:
         present = frame[[name for name in names if name in frame.columns]]
         return without_codes(present, {column.name: column.codes for column in self.columns})
 
-    def see_that_units_agree(self, raw: Mapping[str, Tensor]) -> None:
-        """Warn where a column of later data lies far from where it lay in the fit's data, as in another unit."""
+    def see_that_units_agree(self, raw: Mapping[str, Tensor], names: Any) -> None:
+        """Warn where values of later data lie far from where the fit's data lay, as in another unit.
+
+        That is a column whose median is over 5 standard deviations away, or a value further outside the range of the
+        fit's data than half of that range and 3 standard deviations, on the logarithm's scale where that is taken.
+
+        Args:
+            raw: rows of the columns, by role, in their own units.
+            names: names of the rows.
+        """
         for role, scaling in (self.scalings or {}).items():
-            rows = raw[role]
-            if len(rows) < FEWEST_FOR_UNITS:
-                continue
-            scores = scaling.apply(rows.cpu()).nanmedian(0).values
+            rows = raw[role].cpu()
+            scores = scaling.apply(rows)
+            ends = [scaling.apply(end[None])[0] for end in (scaling.low, scaling.high)]
             for k, column in enumerate(self.of_role(role)):
-                if column.scaling in ("standardise", "log") and abs(float(scores[k])) > FAR:
+                if column.scaling not in ("standardise", "log"):
+                    continue
+                margin = max(float(ends[1][k] - ends[0][k]) / 2, MARGIN)
+                out = (scores[:, k] < ends[0][k] - margin) | (scores[:, k] > ends[1][k] + margin)
+                moved = len(rows) >= FEWEST_FOR_UNITS and abs(float(scores[:, k].nanmedian())) > FAR
+                if bool(out.any()) or moved:
+                    first = int(out.double().argmax()) if bool(out.any()) else 0
+                    what = (
+                        f"{float(rows[first, k]):.4g} in row {plain(names[first])!r} ({int(out.sum())} such rows)"
+                        if bool(out.any())
+                        else f"a median of {float(rows[:, k].nanmedian()):.4g}"
+                    )
                     warnings.warn(
-                        f"column {column.name!r} has the median {float(rows[:, k].nanmedian()):.4g}, and held "
-                        f"{float(scaling.low[k]):.4g} to {float(scaling.high[k]):.4g} where the scale was taken: is it "
-                        "in another unit?",
+                        f"column {column.name!r} has {what}, and held {float(scaling.low[k]):.4g} to "
+                        f"{float(scaling.high[k]):.4g} where the pair was fitted: is it in another unit?",
                         stacklevel=4,
                     )
 
@@ -131,13 +151,23 @@ def without_codes(frame: pd.DataFrame, codes: Mapping[str, Sequence[Any]]) -> pd
         if not values or name not in frame.columns:
             continue
         column = frame[name]
-        hit = column.isin(list(values))
+        hit = _has_code(column, values)
         if hit.any():
             kept = column.mask(hit)
             if isinstance(column.dtype, pd.CategoricalDtype):
-                kept = kept.cat.remove_categories([level for level in column.cat.categories if level in values])
+                kept = kept.cat.remove_categories(
+                    [level for level in column.cat.categories if level in {*values, *map(str, values)}]
+                )
             changed[name] = _as_numbers(kept)
     return frame.assign(**changed) if changed else frame
+
+
+def _has_code(column: pd.Series, codes: Sequence[Any]) -> pd.Series:
+    """Return which cells hold a code: numbers among numbers by value, and texts among texts as they are written."""
+    if dtypes.is_numeric_dtype(column.dtype) and not dtypes.is_bool_dtype(column.dtype):
+        numbers = pd.to_numeric(pd.Series(list(codes), dtype=object), errors="coerce").dropna()
+        return column.isin(numbers.tolist())
+    return column.isin([*codes, *map(str, codes)])
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
@@ -150,20 +180,19 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 def _numbers(cells: pd.Series, column: Column) -> np.ndarray:
     """Return a column's cells as numbers: codes of its categories, or the numbers themselves; NaN where missing."""
     if column.type in BY_LEVELS:
-        return _codes(cells, column)
+        return level_codes(cells, column)
     values = _as_floats(cells, column.name)
     infinite = np.isinf(values)
     if infinite.any():
-        row = int(infinite.argmax())
-        raise ValueError(f"column {column.name!r} holds {values[row]} in row {row} ({int(infinite.sum())} in all)")
+        where = _place(cells, infinite)
+        raise ValueError(f"column {column.name!r} holds {values[infinite.argmax()]} {where}: mark it as missing")
     with np.errstate(invalid="ignore"):
-        wrong = _outside(values, column.type)
+        kind = "positive" if column.scaling == "log" else column.type
+        wrong = _outside(values, kind)
     if wrong.any():
-        row = int(wrong.argmax())
         raise ValueError(
-            f"column {column.name!r} is {_KINDS[column.type]}, and holds {values[row]:g} in row {row} "
-            f"({int(wrong.sum())} in all): say types={{{column.name!r}: 'continuous'}}, or mark the value as missing "
-            f"(missing={{{column.name!r}: [{values[row]:g}]}})"
+            f"column {column.name!r} is {_KINDS[kind]}, and holds {values[wrong.argmax()]:g} "
+            f"{_place(cells, wrong)}: correct it, mark it as missing, or give the column another type"
         )
     return values
 
@@ -177,18 +206,23 @@ def _outside(values: np.ndarray, kind: str) -> np.ndarray:
     return values <= 0 if kind == "positive" else np.zeros(len(values), bool)
 
 
-def _codes(cells: pd.Series, column: Column) -> np.ndarray:
+def level_codes(cells: pd.Series, column: Column) -> np.ndarray:
+    """Return the numbers of a column's categories; NaN where missing.
+
+    Raises:
+        ValueError: for a cell that is none of the categories.
+    """
     levels = {level: code for code, level in enumerate(column.levels)}
     values, places = pd.unique(cells), None
-    numbers = np.array([math.nan if pd.isna(value) else levels.get(value, -1.0) for value in values], np.float64)
+    numbers = np.array([math.nan if pd.isna(value) else levels.get(plain(value), -1.0) for value in values], np.float64)
     places = pd.Index(values).get_indexer(pd.Index(cells)) if len(values) else np.empty(0, int)
     codes = np.where(places < 0, math.nan, numbers[places]) if len(values) else np.empty(0)
     unknown = codes == -1
     if unknown.any():
-        row = int(unknown.argmax())
+        value = plain(cells.iloc[int(unknown.argmax())])
         raise ValueError(
-            f"column {column.name!r} holds {plain(cells.iloc[row])!r} in row {row} ({int(unknown.sum())} in all), "
-            f"none of its categories {_listed(column.levels)}: map it to one of them, or mark it as missing"
+            f"column {column.name!r} holds {value!r} {_place(cells, unknown)}, none of its "
+            f"categories {_listed(column.levels)}: map it to one of them, or mark it as missing"
         )
     return codes
 
@@ -198,8 +232,11 @@ def _as_floats(cells: pd.Series, name: str) -> np.ndarray:
         numbers = pd.to_numeric(cells.astype(object), errors="coerce")
         stray = numbers.isna() & cells.notna()
         if stray.any():
-            row = int(stray.to_numpy().argmax())
-            raise ValueError(f"column {name!r} is numeric, and holds {str(cells.iloc[row])[:40]!r} in row {row}")
+            text = str(cells.iloc[int(stray.to_numpy().argmax())])[:40]
+            raise ValueError(
+                f"column {name!r} is numeric, and holds {text!r} {_place(cells, stray.to_numpy())}: correct it, or "
+                "mark it as missing"
+            )
         cells = numbers
     values: np.ndarray = cells.to_numpy(np.float64, na_value=math.nan)
     if dtypes.is_integer_dtype(cells.dtype):
@@ -212,11 +249,18 @@ def _as_floats(cells: pd.Series, name: str) -> np.ndarray:
     return values
 
 
+def _place(cells: pd.Series, wrong: np.ndarray) -> str:
+    """Return where the first of some cells is, by the name of its row, and how many there are."""
+    return f"in row {plain(cells.index[int(wrong.argmax())])!r} ({int(wrong.sum())} in all)"
+
+
 def _cells(values: np.ndarray, column: Column) -> Any:
     """Undo :func:`_numbers`."""
     empty = np.isnan(values)
     if column.type in BY_LEVELS:
         nearest = np.clip(np.round(np.where(empty, 0, values)), 0, len(column.levels) - 1)
+        if column.type == "categorical":
+            empty = empty | (nearest != values)
         codes = np.where(empty, -1, nearest).astype(np.int64)
         if column.dtype == "category":
             dtype: Any = pd.CategoricalDtype(list(column.levels), ordered=column.type == "ordinal")
@@ -235,7 +279,12 @@ def _with_dtype(cells: pd.Series, dtype: Any, missing: bool) -> Any:
         dtype = {"bool": "boolean"}.get(dtype, dtype.replace("uint", "UInt").replace("int", "Int"))
     nullable = dtype in ("boolean", "string") or dtype[:1] in "IUF"
     cells = cells.where(cells.notna(), pd.NA) if nullable and cells.dtype == object else cells
-    return cells.where(cells.notna(), None) if dtype == "object" else cells.astype(dtype).array
+    if dtype == "object":
+        return cells.where(cells.notna(), None)
+    try:
+        return cells.astype(dtype).array
+    except TypeError:  # a dtype without a name that pandas reads, such as Arrow's dictionaries
+        return cells.array
 
 
 def _is_whole(dtype: str) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api import types as dtypes
 from torch import Tensor
 
+EMPTY = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "#N/A")  # texts of cells without a value
 SOURCES = "a path, a pandas or polars table, an array, a sparse matrix or an AnnData object"
 
 
@@ -63,7 +65,8 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("the table has no rows: at least one observation is needed")
     if not len(frame.columns):
         raise ValueError("the table has no columns: at least one is needed")
-    return frame
+    texts = [name for name in frame.columns if dtypes.is_string_dtype(frame[name].dtype)]
+    return frame.assign(**{name: frame[name].mask(frame[name].isin(EMPTY)) for name in texts}) if texts else frame
 
 
 def _is_polars(value: Any) -> bool:
@@ -91,6 +94,8 @@ def _dense(source: Any) -> Any:
         return (source.to_dense() if source.layout.__str__() != "torch.strided" else source).detach().cpu().numpy()
     if not hasattr(source, "toarray"):
         return source
+    source = source.tocsr()
+    source.sum_duplicates()
     values = source.data
     if len(values) and values.dtype.kind in "fiu" and bool((values == np.round(values)).all()) and values.min() >= 0:
         source = source.astype(np.min_scalar_type(int(values.max())))

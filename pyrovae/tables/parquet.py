@@ -59,13 +59,27 @@ def completed(columns: Sequence[Column], path: str | Path, codes: Any) -> tuple[
                 raise ValueError(f"column {name!r} has over {MOST_LEVELS:,} categories: give it another type or role")
         for name in missing:
             missing[name] = missing[name] or bool(part[name].isna().any())
-    return tuple(
-        replace(c, missing=missing[c.name], levels=tuple(levels[c.name]), type=_type(c, len(levels[c.name])))
+    found = [
+        replace(c, missing=missing[c.name], levels=_ordered(c, list(levels[c.name])))
         if c.name in levels
         else replace(c, missing=missing[c.name])
         for c in columns
-    ), count
+    ]
+    return tuple(found), count
 
 
-def _type(column: Column, num_levels: int) -> str:
-    return "categorical" if column.type == "binary" and num_levels > 2 else column.type
+def _ordered(column: Column, levels: list[Any]) -> tuple[Any, ...]:
+    """Return the categories of all rows in their order.
+
+    Raises:
+        ValueError: for further categories than the first rows showed, where these decide the type or the order.
+    """
+    late = [level for level in levels if level not in column.levels]
+    numbers = all(isinstance(level, int | float) for level in levels)
+    decides = column.type == "binary" or (column.type == "ordinal" and not numbers)
+    if late and (decides or (column.type == "ordinal" and min(levels) < min(column.levels))):
+        raise ValueError(
+            f"column {column.name!r} looks {column.type} in its first {FIRST * ROWS:,} rows, {list(column.levels)}, "
+            f"and later holds {late[0]!r}: say its type, and its categories in order by levels="
+        )
+    return tuple(sorted(levels) if numbers else levels)

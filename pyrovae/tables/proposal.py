@@ -18,6 +18,8 @@ FARTHEST_FROM_ZERO = 5  # whole numbers that begin above this one are hardly cou
 SKEWED = 1.0  # skewness from which numbers above zero are taken by their logarithm
 YEARS = (1800, 2200)
 ZEROS = 0.05  # share of zeros that is worth a note
+STRAY = "numbers"
+COMMA = "numbers with decimal commas"
 TRIED = 200  # different texts that are tried as dates
 
 
@@ -105,6 +107,12 @@ def _of_texts(values: pd.Series) -> Proposal:
     count = texts.nunique()
     if count == 1:
         return Proposal("constant")
+    if texts.str.fullmatch(r"\s*-?\d+(\.\d{3})*(,\d+)?\s*").all() and texts.str.contains(",").any():
+        return Proposal("text", note=f"{COMMA}: say decimal=','")
+    numbers = pd.to_numeric(texts, errors="coerce")
+    if 0.5 < float(numbers.notna().mean()) < 1:
+        stray = texts[numbers.isna()].iloc[0]
+        return Proposal("text", note=f"{STRAY}, but {stray!r}: mark it as missing")
     if _are_dates(texts):
         return Proposal("date")
     short = bool((texts.str.len() <= LONGEST_ID).all())

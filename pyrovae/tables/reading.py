@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from pyrovae.tables.csv_numbers import OPENERS, check_header, explained, lines
-from pyrovae.tables.frames import needed
+from pyrovae.tables.frames import EMPTY, needed
 
-EMPTY = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "#N/A")
 SEPARATORS = ",;\t|"
 SNIFFED = 20  # lines by which the separator is recognised
 TABS = (".tsv", ".tab")
@@ -34,6 +33,7 @@ def read_file(
     encoding: str = "utf-8-sig",
     sheet: str | int = 0,
     codes: Mapping[str, Sequence[Any]] | Sequence[Any] = (),
+    texts: Sequence[str] = (),
 ) -> Any:
     """Read a file: a pandas table, or an AnnData object.
 
@@ -45,6 +45,7 @@ def read_file(
         encoding: encoding of a CSV table; the default is UTF-8, with or without a byte-order mark.
         sheet: name or number of the sheet of an Excel file.
         codes: texts or numbers that mark a missing cell, of all columns or by column.
+        texts: columns of a CSV table that stay texts, such as ids with leading zeros.
 
     Raises:
         ValueError: in one sentence that names the file and what is wrong with it.
@@ -65,7 +66,7 @@ def read_file(
     if ending in ANNDATA:
         return _tried(name, lambda: needed("anndata", "anndata", f"the file {name}").read_h5ad(path))
     with explained(name):
-        return _csv(path, name, separator, decimal, encoding, codes)
+        return _csv(path, name, separator, decimal, encoding, codes, texts)
 
 
 def _tried(name: str, read: Any) -> Any:
@@ -77,7 +78,9 @@ def _tried(name: str, read: Any) -> Any:
         raise ValueError(f"cannot read a table from {name}: {type(error).__name__}: {error}") from None
 
 
-def _csv(path: Path, name: str, separator: str | None, decimal: str, encoding: str, codes: Any) -> pd.DataFrame:
+def _csv(
+    path: Path, name: str, separator: str | None, decimal: str, encoding: str, codes: Any, texts: Sequence[str]
+) -> pd.DataFrame:
     if decimal not in (".", ","):
         raise ValueError(f"decimal must be '.' or ',', got {decimal!r}")
     with _opened(path, encoding) as file:
@@ -85,11 +88,12 @@ def _csv(path: Path, name: str, separator: str | None, decimal: str, encoding: s
     if separator == decimal:
         raise ValueError(f"separator and decimal are both {decimal!r}: they must differ")
     with _opened(path, encoding) as file:
-        indexed = _check_rows(file, path, name, separator)
+        indexed, width = _check_rows(file, path, name, separator)
     with _opened(path, encoding) as file:
         frame = pd.read_csv(
             file, sep=separator, decimal=decimal, index_col=0 if indexed else False, low_memory=False,
             keep_default_na=False, na_values=_empty(codes), float_precision="round_trip" if decimal == "." else None,
+            dtype=dict.fromkeys(texts, str), skip_blank_lines=width > 1,
         )  # fmt: skip
     return frame.rename_axis(None) if indexed else frame
 
@@ -120,8 +124,11 @@ def _sniffed(file: Any, path: Path, name: str, decimal: str) -> str:
     return best if widths[best] > 1 else ","
 
 
-def _check_rows(file: Any, path: Path, name: str, separator: str) -> bool:
-    """Check that every row has as many fields as the header names columns; return whether the first has no name.
+def _check_rows(file: Any, path: Path, name: str, separator: str) -> tuple[bool, int]:
+    """Check that every row has as many fields as the header names columns.
+
+    Returns:
+        Whether the first column has no name, and the number of columns.
 
     Raises:
         ValueError: naming the line, or the columns.
@@ -145,4 +152,4 @@ def _check_rows(file: Any, path: Path, name: str, separator: str) -> bool:
             )
     if not header:
         raise ValueError(f"cannot read a table from {name}: it is empty")
-    return indexed
+    return indexed, len(header)

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from pandas.api import types as dtypes
 
-from pyrovae.tables.column import BY_LEVELS, OTHERS, OWN_SCALING, ROLES, SCALINGS, TYPES, Column
+from pyrovae.tables.column import BY_LEVELS, OTHERS, OWN_SCALING, ROLES, SCALINGS, TYPES, Column, plain
 from pyrovae.tables.frames import named_columns
 from pyrovae.tables.proposal import Proposal, levels_of, proposal
 
@@ -42,7 +41,7 @@ def columns_of(
     common = scaling if isinstance(scaling, str) else None
     return tuple(
         _column(frame[name], roles.get(name, "outcome"), types.get(name), levels.get(name),
-                scales.get(name), common, tuple(codes.get(name, ())))
+                scales.get(name), common, tuple(map(plain, codes.get(name, ()))))
         for name in frame.columns
     )  # fmt: skip
 
@@ -55,8 +54,8 @@ def refuse_unobservable(columns: Sequence[Column]) -> None:
     """
     stray = [column for column in columns if column.is_encoded and column.type in OTHERS]
     if stray:
-        what = ", ".join(f"{column.name!r} ({_article(column.type)})" for column in stray)
-        words = ", ".join(f"{column.name!r}: {REMEDIES.get(column.type, 'drop')!r}" for column in stray)
+        what = ", ".join(f"{column.name!r} ({_article(column)})" for column in stray)
+        words = ", ".join(f"{name!r}: {role!r}" for name, role in remedies(columns).items())
         raise ValueError(
             f"the table has columns that no model observes: {what}; give each a role, such as roles={{{words}}}, or "
             "another type"
@@ -65,13 +64,30 @@ def refuse_unobservable(columns: Sequence[Column]) -> None:
         raise ValueError("the table has no column in the role 'outcome', which a model would observe")
 
 
-def described(columns: Sequence[Column], missing: Mapping[str, int]) -> pd.DataFrame:
-    """Return one row per column: its properties, and its number of missing cells."""
+def remedies(columns: Sequence[Column]) -> dict[str, str]:
+    """Return a role for each column that no model observes: at most one id and one time, and the rest dropped."""
+    taken = {column.role for column in columns}
+    roles: dict[str, str] = {}
+    for column in columns:
+        if column.is_encoded and column.type in OTHERS:
+            role = REMEDIES.get(column.type, "drop")
+            roles[column.name] = "drop" if role in taken else role
+            taken.add(role)
+    return roles
+
+
+def described(columns: Sequence[Column], missing: Mapping[str, int], ranges: Mapping[str, str]) -> pd.DataFrame:
+    """Return one row per column: its properties, its number of missing cells, and its range.
+
+    A role with a question mark is one that has to be given, because no model observes the column.
+    """
+    own = remedies(columns)
     rows = {
         column.name: {
             "type": column.type,
-            "role": column.role,
+            "role": f"{own[column.name]}?" if column.name in own else column.role,
             "missing": missing.get(column.name, 0),
+            "range": ranges.get(column.name, ""),
             "levels": ", ".join(map(str, column.levels)),
             "scaling": column.scaling,
             "likelihood": column.likelihood,
@@ -95,10 +111,22 @@ def _column(
         if method not in (None, "none"):
             raise ValueError(f"scaling names {name!r}, which is {chosen.type} and has no scale")
         own = "none"
+    elif chosen.type == "count" and role == "outcome" and method not in (None, "none"):
+        raise ValueError(f"scaling names {name!r}, a count, which its likelihood takes as it is: give it another type")
     elif method is not None or (common is not None and own != "none"):
         own = method or common or own
+    if role == "label":
+        chosen = Proposal(chosen.type, tuple(levels) if levels is not None else levels_of(cells), chosen.note)
     return Column(
-        name, chosen.type, role, str(cells.dtype), chosen.levels, own, bool(cells.isna().any()), codes, chosen.note
+        name,
+        chosen.type,
+        role,
+        str(cells.dtype),
+        tuple(map(plain, chosen.levels)),
+        own,
+        bool(cells.isna().any()),
+        codes,
+        chosen.note,
     )
 
 
@@ -106,15 +134,26 @@ def _overridden(cells: pd.Series, kind: str, proposed: Proposal, levels: Any) ->
     if kind not in BY_LEVELS:
         return Proposal(kind)
     own = proposed.levels if proposed.type == kind else levels_of(cells)
-    is_text = not (dtypes.is_numeric_dtype(cells.dtype) or isinstance(cells.dtype, pd.CategoricalDtype))
+    if kind == "ordinal" and not isinstance(cells.dtype, pd.CategoricalDtype) and all(map(_is_number, own)):
+        own = tuple(sorted(own, key=float))
+    is_number = all(_is_number(level) for level in own)
+    is_text = not (is_number or (isinstance(cells.dtype, pd.CategoricalDtype) and cells.dtype.ordered))
     if kind == "ordinal" and levels is None and is_text:
         raise ValueError(
-            f"column {cells.name!r} is said to be ordinal, and its texts have no order of their own: give "
+            f"column {cells.name!r} is said to be ordinal, and its categories have no order of their own: give "
             f"levels={{{cells.name!r}: [...]}} with {', '.join(map(repr, own[:6]))} in order"
         )
     if levels is None and (len(own) < 2 or (kind == "binary" and len(own) != 2)):
         raise ValueError(f"column {cells.name!r} is said to be {kind}, and has {len(own)} different values")
     return Proposal(kind, own)
+
+
+def _is_number(level: Any) -> bool:
+    try:
+        float(level)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _reordered(name: str, cells: pd.Series, chosen: Proposal, levels: Any) -> Proposal:
@@ -138,5 +177,6 @@ def _known(what: str, given: Mapping[str, Any], words: Sequence[str]) -> None:
             raise ValueError(f"{what}{of} must be one of {', '.join(words)}, got {word!r}{hint}")
 
 
-def _article(kind: str) -> str:
-    return {"date": "dates", "text": "texts", "id": "an id", "constant": "does not vary"}[kind]
+def _article(column: Column) -> str:
+    what = {"date": "dates", "text": "texts", "id": "an id", "constant": "does not vary"}[column.type]
+    return f"{what}: {column.note}" if column.note.startswith("numbers") else what

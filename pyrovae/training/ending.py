@@ -17,37 +17,44 @@ class Ending:
     """How a fit ended.
 
     Attributes:
-        status: "converged" or "still improving", by the validation bound's trend over the last quarter of the epochs;
-            "patience" (the best state was kept); "limit of steps" where there are too few validated epochs to tell; or
-            "diverged", "failed", a signal, or a callback's reason.
+        status: "converged" (no rise is seen), "still improving" or "falling" (ever better on the training data, worse
+            on others), by the validation bound's trend over the last quarter of the epochs; "patience" (no better bound
+            for so many epochs; the best state was kept); "limit of steps" where there are too few validated epochs to
+            tell; or "diverged", "failed", a signal, or a callback's reason.
         gain: rise of the validation bound over the last quarter, in nats per observation, by a straight line.
         gain_se: its standard error, which allows for the correlation of successive epochs.
         epochs: number of epochs of that quarter.
+        best_epoch: number of epochs after which the validation bound was highest; 0 without validation data.
     """
 
     status: str
     gain: float = math.nan
     gain_se: float = math.nan
     epochs: int = 0
+    best_epoch: int = 0
 
     def __str__(self) -> str:
-        if self.status not in ("converged", "still improving"):
-            return self.status
-        return f"{self.status}: {self.gain:+.3g} (se {self.gain_se:.2g}) nats in the last {self.epochs} epochs"
+        best = f", best after epoch {self.best_epoch}" if self.best_epoch else ""
+        if not self.epochs:
+            return f"{self.status}{best}"
+        return f"{self.status}: {self.gain:+.3g} (se {self.gain_se:.2g}) nats in the last {self.epochs} epochs{best}"
 
 
 def ending(history: pd.DataFrame, stopped: str) -> Ending:
     """Return how a fit with this history ended.
 
     A fit that used up its steps is "still improving" where its validation bound rose over the last quarter of the
-    epochs by more than two standard errors, and by more than a thousandth of the bound. The standard error of the
-    line's slope is inflated by the residuals' correlation r between successive epochs, by sqrt((1 + r) / (1 - r)).
+    epochs by more than two standard errors, and by more than a thousandth of the bound; "falling" where it fell by as
+    much; and "converged" in between, which does not exclude a slow rise that so few epochs cannot show. The standard
+    error of the line's slope is inflated by the residuals' correlation r between successive epochs, by
+    sqrt((1 + r) / (1 - r)).
     """
-    if stopped != "finished":
-        return Ending(stopped)
     bounds = history["validation_bound"].dropna().to_numpy(float)
+    best = int(bounds.argmax()) + 1 if len(bounds) else 0
+    if stopped != "finished":
+        return Ending(stopped, best_epoch=best)
     if len(bounds) < FEWEST:
-        return Ending("limit of steps")
+        return Ending("limit of steps", best_epoch=best)
     last = bounds[-max(FEWEST // 2, len(bounds) // WINDOW) :]
     epochs = np.arange(len(last)) - (len(last) - 1) / 2
     slope = float((epochs * last).sum() / (epochs**2).sum())
@@ -57,5 +64,6 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     r = min(0.9, max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / square)) if square > 0 else 0.0
     span = len(last) - 1
     gain, se = slope * span, math.sqrt(variance * (1 + r) / (1 - r)) * span
-    rising = gain > SIGNIFICANT * se and gain > LEAST_GAIN * max(1.0, abs(float(last.mean())))
-    return Ending("still improving" if rising else "converged", gain, se, len(last))
+    clear = abs(gain) > SIGNIFICANT * se and abs(gain) > LEAST_GAIN * max(1.0, abs(float(last.mean())))
+    status = ("still improving" if gain > 0 else "falling") if clear else "converged"
+    return Ending(status, gain, se, len(last), best)

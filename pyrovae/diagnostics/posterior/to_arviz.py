@@ -152,7 +152,7 @@ class _Buffers:
                 typed = self.columns.get(name)
                 if typed is not None:
                     own = typed[1].invert(torch.from_numpy(values))
-                    self.arrays[group][name] = own.numpy().astype(values.dtype)
+                    self.arrays[group][name] = own.numpy()
 
     @importing()
     def datasets(self, evaluation: Evaluation) -> dict[str, xr.Dataset]:
