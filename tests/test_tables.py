@@ -9,13 +9,15 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import pyrovae
 from pyrovae import data, guides, models, nn, priors
 from pyrovae.data import Table
 from pyrovae.tables import Encoding, Scaling
+
+pytest.importorskip("hypothesis", reason="the tests of tables need hypothesis")
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 RNG = np.random.default_rng(0)
 N = 60
