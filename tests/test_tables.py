@@ -69,6 +69,7 @@ def test_types_are_proposed():
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
+        ([3 * k + k % 2 for k in range(200)], "id"), ([1_000_003 * k % 900_001 for k in range(30)], "count"),
         ([0, 1, 1, 0], "binary"), ([0.0, 1.0, None, 0.0], "binary"), ([1, 2, 3, 2], "ordinal"), ([0, 3, 9, 2], "count"),
         ([-1, 3, 9, 2], "continuous"), ([19, 45, 91, 20], "continuous"), (list(range(100, 150)), "id"),
         ([1999, 2003, 2010, 2011], "continuous"), ([5, 5, 5], "constant"), ([None, None], "constant"),

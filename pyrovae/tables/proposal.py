@@ -12,7 +12,7 @@ from pyrovae.tables.column import plain
 MOST_CATEGORIES = 20  # different texts that are always taken for categories
 FEW_PER_CATEGORY = 10  # rows per different text, from which more of them are
 MOST_GRADES = 10  # grades of an answer, such as 1 to 7
-FEWEST_IDS = 20  # rows from which values that are all different are taken for ids
+FEWEST_IDS = 20  # rows from which texts that are all different, or whole numbers in sequence, are taken for ids
 LONGEST_ID = 64  # characters
 FARTHEST_FROM_ZERO = 5  # whole numbers that begin above this one are hardly counts
 SKEWED = 1.0  # skewness from which numbers above zero are taken by their logarithm
@@ -77,8 +77,8 @@ def _of_numbers(values: np.ndarray) -> Proposal:
         return Proposal("binary", tuple(int(v) if whole else float(v) for v in different))
     if not whole:
         return _of_measurements(values, low)
-    if count == len(values) >= FEWEST_IDS and high - low == count - 1:
-        return Proposal("id", note="whole numbers in sequence, each once")
+    if count == len(values) and count**2 / (2 * (high - low + 1)) >= FEWEST_IDS / 2:
+        return Proposal("id", note="whole numbers, each once, where chance would repeat some")
     if low >= YEARS[0] and high <= YEARS[1]:
         return Proposal("continuous", note="whole numbers like years")
     if low == 1 and high <= MOST_GRADES and count >= high - 1:
