@@ -296,7 +296,7 @@ KINDS = {
     "number": (lambda: 3, "got int: give an array"),
     "path": (lambda: "x.csv", r"got str: read the file, pyrovae.data.Table\(path\)"),
     "frame": (lambda: pd.DataFrame({"a": [1.0]}), r"data.Table\(frame\)"),
-    "series": (lambda: (torch.ones(1), pd.Series([1.0])), r"got Series: give x.to_numpy\(\)"),
+    "series": (lambda: (torch.ones(1), pd.Series([1.0])), r"got Series: give a table, .*x.to_numpy\(\)"),
     "meta": (lambda: torch.ones(3, 2, device="meta"), "on the meta device, .*: give a tensor with values"),
     "complex tensor": (lambda: torch.ones(3, 2, dtype=torch.complex64), "give the real and imaginary parts"),
     "nested tensor": (
