@@ -158,3 +158,9 @@ def test_two_columns_that_keep_rows_together_are_told():
     with pytest.raises(ValueError, match="several columns that keep rows together, clinic, kind: say groups="):
         table.splits()
     a_partition(table.splits(groups="clinic"))
+
+
+def test_a_later_table_without_its_groups_is_split_at_random():
+    table = Table(frame().drop(columns="day"), roles={"clinic": "group"})
+    later = Table.like(frame()[["a", "b", "kind"]], table.encoding)
+    a_partition(later.splits())

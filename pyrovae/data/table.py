@@ -284,7 +284,8 @@ class Table(Data):
         return pd.concat([part.reset_index(drop=True) for part in parts], axis=1).set_axis(self.index)
 
     def _own_groups(self) -> Any:
-        kept = [column.name for column in self.encoding.of_role("subject", "group")]
+        kept = [c.name for c in self.columns if c.role in ("subject", "group")]
+        kept = [] if self.kept is None else [name for name in kept if name in self.kept.columns]
         if self.kept is None or not kept:
             return None
         if len(kept) > 1:
