@@ -1,6 +1,8 @@
 """The command line on own tables, and every model by name."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -162,3 +164,14 @@ def test_list_says_what_goes_with_what(capsys):
     assert "[guide: ClassConditional, around any guide of one latent]" in out
     assert "\n  Table " in out
     assert out.count("made by --model HierarchicalVAE") == 2
+
+
+def test_warnings_are_one_line(table, tmp_path):
+    roles = json.dumps({**ROLES, "age": "covariate"})
+    arguments = ["--data", table, "--data.roles", roles, "--data.drop_incomplete", "true", "--model", "ConditionalVAE"]
+    command = [sys.executable, "-m", "pyrovae", "fit", *arguments, "--out", tmp_path / "run", *TINY]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if "rows are left out" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("pyrovae: warning: ")
+    assert lines[0].endswith("of 120 rows are left out, which lack age")

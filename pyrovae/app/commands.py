@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status 128 plus its number, after saving.
     """
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        with warnings_in_one_line():
+            return _run(sys.argv[1:] if arguments is None else arguments)
     except FitInterrupted as interruption:
         print(f"pyrovae: {interruption}".replace("resume=True", "--resume true"), file=sys.stderr)
         return 128 + interruption.signum
@@ -72,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = text.replace(python, option)
         print(f"pyrovae: error: {text}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print warnings inside the block as one line each, without the place in the source that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"pyrovae: warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _run(arguments: Sequence[str]) -> int:
