@@ -105,7 +105,7 @@ def test_compare_writes_everything(tmp_path, capsys):
     assert list(pd.read_csv(out / "table.csv")["name"])
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(drawn)
-    for heading in ("Comparison", "Calibration", "Latents", "Labels", "Draws", "Details", "Configuration"):
+    for heading in ("Comparison", "Calibration", "Latents", "Codes", "Draws", "Details", "Configuration"):
         assert f"<h2>{heading}</h2>" in page
     assert "<table" in page
     assert "http://" not in page

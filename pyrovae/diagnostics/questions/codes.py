@@ -33,13 +33,14 @@ class Codes:
 class CodesOfData(Diagnostic):
     """Codes, and their scores against labels."""
 
-    name, title, option, default, rank = "codes", "Labels", "latents_of", 1000, 40
+    name, title, option, default, rank = "codes", "Codes", "latents_of", 1000, 40
     text = (
-        "Scores of codes against labels that no fit has seen, by clusters of k-means, nearest neighbours and a linear "
-        "probe; majority is the share of the commonest label."
+        "Where the data have labels: scores of codes against labels that no fit has seen, by clusters of k-means, "
+        "nearest neighbours and a linear probe; majority is the share of the commonest label."
     )
     captions = {  # noqa: RUF012
-        "codes": "Codes of test data: the first two principal components of the posterior means, coloured by label.",
+        "codes": "Codes of test data: the first two principal components of the posterior means, coloured by label "
+        "where there are labels.",
         "labels": "Scores of codes against labels; bars are two standard errors.",
     }
 
