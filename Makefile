@@ -21,7 +21,8 @@ $(VENV)/installed: pyproject.toml
 LOWEST_PYTHON ?= python3.11
 $(VENV)-lowest/installed: $(VENV)/installed
 	$(BIN)/uv venv --quiet --clear --python $(LOWEST_PYTHON) $(VENV)-lowest
-	VIRTUAL_ENV=$(VENV)-lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --editable . 'pytest>=8.3' 'pytest-xdist>=3.6'
+	VIRTUAL_ENV=$(VENV)-lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --editable . 'pytest>=8.3' 'pytest-xdist>=3.6' \
+		'hypothesis>=6.100'
 	touch $@
 
 demo: $(VENV)/installed

@@ -313,6 +313,8 @@ def test_a_nameless_first_column_is_the_index(tmp_path):
     ],
 )  # fmt: skip
 def test_wrong_files_get_one_sentence(tmp_path, text, name, options, said):
+    if name.endswith((".parquet", ".xlsx")):
+        pytest.importorskip({".parquet": "pyarrow", ".xlsx": "openpyxl"}[name[name.index(".") :]], exc_type=ImportError)
     with pytest.raises(ValueError, match=said) as caught:
         Table(written(tmp_path, text, name), **options)
     assert "\n" not in str(caught.value)
@@ -566,6 +568,7 @@ def test_an_encoder_sees_types():
 
 @pytest.mark.parametrize("rows", [400])
 def test_a_mapped_table_is_that_in_memory(rows, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", exc_type=ImportError)
     monkeypatch.setattr("pyrovae.tables.parquet.ROWS", 37)
     frame = holed(survey(rows)).drop(columns=["comment", "unit"])
     frame.loc[rows - 1, "region"] = "west"  # first met in the last part
@@ -787,6 +790,7 @@ def test_levels_and_codes_of_numpy_are_saved(tmp_path):
 
 
 def test_late_categories_of_a_mapped_table_are_in_order(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", exc_type=ImportError)
     monkeypatch.setattr("pyrovae.tables.parquet.ROWS", 10)
     grades = [1, 3, 5] * 20 + [2, 4]
     frame = pd.DataFrame(
