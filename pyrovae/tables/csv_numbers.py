@@ -103,27 +103,40 @@ def _opened(path: Path) -> Any:
 
 
 def _check_shape(path: Path, name: str) -> None:
-    """Check that a table has a header that names every column once, and rows of the header's length.
+    """Check that a table has a header that names every column once, and rows of the header's length."""
+    with _opened(path) as file:
+        read_header(file, path, name, ",", lambda header: check_header(header, name))
+
+
+def read_header(file: Any, path: Path, name: str, separator: str, check: Callable[[list[str]], None]) -> list[str]:
+    """Read a table's rows, and return its header; every row has as many fields as the header names columns.
+
+    Args:
+        file: the opened file.
+        path: its path.
+        name: what messages call it.
+        separator: what separates the fields.
+        check: is given the header before the rows are read, and refuses a bad one.
 
     Raises:
-        ValueError: naming the line, or the columns.
+        ValueError: for an empty file, and for a row of another length; the message names the line.
     """
-    with _opened(path) as file:
-        reader = csv.reader(lines(file, path, name))
-        header: list[str] = []
-        for row in reader:
-            if len(row) < 2 and not "".join(row).strip() and len(header) != 1:
-                continue  # a blank line is not a row
-            if not header:
-                header = row
-                check_header(header, name)
-            elif row and len(row) != len(header):
-                raise ValueError(
-                    f"line {reader.line_num} of {name} has {len(row)} fields, and the header names {len(header)} "
-                    "columns: every row needs a field for each, an empty one where there is no value"
-                )
+    reader = csv.reader(lines(file, path, name), delimiter=separator)
+    header: list[str] = []
+    for row in reader:
+        if len(row) < 2 and not "".join(row).strip() and len(header) != 1:
+            continue  # a blank line is not a row
+        if not header:
+            header = row
+            check(header)
+        elif row and len(row) != len(header):
+            raise ValueError(
+                f"line {reader.line_num} of {name} has {len(row)} fields, and the header names {len(header)} "
+                "columns: every row needs a field for each, an empty one where there is no value"
+            )
     if not header:
         raise ValueError(f"cannot read a table from {name}: it is empty")
+    return header
 
 
 def lines(file: Any, path: Path, name: str) -> Iterator[str]:

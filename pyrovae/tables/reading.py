@@ -3,12 +3,13 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pyrovae.tables.csv_numbers import OPENERS, check_header, explained, lines
+from pyrovae.tables.csv_numbers import OPENERS, check_header, explained, lines, read_header
 from pyrovae.tables.frames import EMPTY, needed
 
 SEPARATORS = ",;\t|"
@@ -88,19 +89,23 @@ def _csv(
     if separator == decimal:
         raise ValueError(f"separator and decimal are both {decimal!r}: they must differ")
     with _opened(path, encoding) as file:
-        indexed, width = _check_rows(file, path, name, separator)
+        check = partial(_see_that_columns_have_names, name=name, separator=separator)
+        header = read_header(file, path, name, separator, check)
     with _opened(path, encoding) as file:
         frame = pd.read_csv(
-            file, sep=separator, decimal=decimal, index_col=0 if indexed else False, low_memory=False,
-            keep_default_na=False, na_values=_empty(codes), float_precision="round_trip" if decimal == "." else None,
-            dtype=dict.fromkeys(texts, str), skip_blank_lines=width > 1,
+            file, sep=separator, decimal=decimal, index_col=0 if _is_indexed(header) else False,
+            low_memory=False, keep_default_na=False, na_values=_empty(codes, header),
+            float_precision="round_trip" if decimal == "." else None, dtype=dict.fromkeys(texts, str),
+            skip_blank_lines=len(header) > 1,
         )  # fmt: skip
-    return frame.rename_axis(None) if indexed else frame
+    return frame.rename_axis(None) if _is_indexed(header) else frame
 
 
-def _empty(codes: Any) -> Any:
+def _empty(codes: Any, columns: Sequence[str] = ()) -> Any:
     """Return the texts that stand for a missing cell, of all columns or by column as pandas takes them."""
-    return list(EMPTY) if isinstance(codes, Mapping) else [*EMPTY, *map(str, codes)]
+    if isinstance(codes, Mapping):
+        return {name: [*EMPTY, *map(str, codes.get(name, ()))] for name in columns} if columns else list(EMPTY)
+    return [*EMPTY, *map(str, codes)]
 
 
 def _opened(path: Path, encoding: str) -> Any:
@@ -124,32 +129,13 @@ def _sniffed(file: Any, path: Path, name: str, decimal: str) -> str:
     return best if widths[best] > 1 else ","
 
 
-def _check_rows(file: Any, path: Path, name: str, separator: str) -> tuple[bool, int]:
-    """Check that every row has as many fields as the header names columns.
+def _see_that_columns_have_names(header: list[str], name: str, separator: str) -> None:
+    """Check a header, in which the first column may be an index without a name."""
+    mark = next((mark for mark in SEPARATORS if len(header) == 1 and mark in header[0]), None)
+    if mark is not None:
+        raise ValueError(f"the fields of {name} are separated by {mark!r}, and separator is {separator!r}")
+    check_header(header[1:] if _is_indexed(header) else header, name)
 
-    Returns:
-        Whether the first column has no name, and the number of columns.
 
-    Raises:
-        ValueError: naming the line, or the columns.
-    """
-    reader = csv.reader(lines(file, path, name), delimiter=separator)
-    header: list[str] = []
-    for row in reader:
-        if len(row) < 2 and not "".join(row).strip() and len(header) != 1:
-            continue  # a blank line is not a row
-        if not header:
-            header = row
-            indexed = len(header) > 1 and (not header[0].strip() or header[0] == "Unnamed: 0")
-            mark = next((mark for mark in SEPARATORS if len(header) == 1 and mark in header[0]), None)
-            if mark is not None:
-                raise ValueError(f"the fields of {name} are separated by {mark!r}, and separator is {separator!r}")
-            check_header(header[1:] if indexed else header, name)
-        elif row and len(row) != len(header):
-            raise ValueError(
-                f"line {reader.line_num} of {name} has {len(row)} fields, and the header names {len(header)} "
-                "columns: every row needs a field for each, an empty one where there is no value"
-            )
-    if not header:
-        raise ValueError(f"cannot read a table from {name}: it is empty")
-    return indexed, len(header)
+def _is_indexed(header: list[str]) -> bool:
+    return len(header) > 1 and (not header[0].strip() or header[0] == "Unnamed: 0")
