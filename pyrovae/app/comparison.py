@@ -124,15 +124,13 @@ def _see_that_scales_are_alike(pairs: Mapping[str, Sequence[tuple[Program, Progr
     Raises:
         ValueError: naming two strategies.
     """
-    encodings = {name: carried(*pair) for name, run in pairs.items() for pair in run}
-    first, *others = [(name, encoding.described()) for name, encoding in encodings.items() if encoding is not None] or [
-        ("", {})
-    ]
-    for name, described in others:
-        if described != first[1]:
+    encodings = [(name, carried(*pair)) for name, run in pairs.items() for pair in run]
+    known = [(name, encoding.described()) for name, encoding in encodings if encoding is not None]
+    for name, described in known[1:]:
+        if described != known[0][1]:
             raise ValueError(
-                f"{first[0]!r} and {name!r} were fitted to tables that were read or scaled differently, so that their "
-                "densities cannot be compared: fit both to parts of one table"
+                f"{known[0][0]!r} and {name!r} were fitted to tables that were read or scaled differently, so that "
+                "their densities cannot be compared: fit all to the training part of one table"
             )
 
 

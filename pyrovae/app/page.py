@@ -95,8 +95,9 @@ _CAPTIONS = {
     "comparison": "Left: mean log evidence and ELBO of the test data; right: paired difference to the best, or to the "
     "reference. Bars are two standard errors on the left, 95% intervals on the right. Hollow: log evidence is "
     "unreliable.",
-    "pareto": "Log evidence minus the best's, against the time of a fit; up and to the left is better. Bars are 95% "
-    "intervals of paired differences, and two standard errors of the mean time. Hollow: log evidence is unreliable.",
+    "pareto": "Log evidence minus the best's, or the reference's, against the time of a fit; up and to the left is "
+    "better. Bars are 95% intervals of paired differences, and two standard errors of the mean time. Hollow: log "
+    "evidence is unreliable.",
     "reliability": "Left: share of the test data with a k-hat at or below the value; beyond the dashed limit the "
     "importance weights are unreliable. Right: the same for log evidence - ELBO, the divergence from guide to "
     "posterior.",

@@ -75,10 +75,14 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes[1].set_ylim(-0.6, len(table) - 0.4)
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5))
-    other = table.attrs.get("reference")
-    whose = "the best's" if other is None else f"that of {other}"
-    axes[1].set_xlabel(f"log evidence minus {whose}, paired\n(nats per observation)")
+    axes[1].set_xlabel(f"log evidence minus {_whose(table)}, paired\n(nats per observation)")
     return figure
+
+
+def _whose(table: pd.DataFrame) -> str:
+    """Return what a table's differences are taken from."""
+    reference = table.attrs.get("reference")
+    return "the best's" if reference is None else f"that of {reference}"
 
 
 def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None = None) -> Figure:
@@ -110,7 +114,7 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
             front.append((row["seconds"], highest))
     axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="not beaten in both")
     axis.set_xlabel("seconds of a fit")
-    axis.set_ylabel("log evidence of held-out data\nminus the best's, paired (nats per observation)")
+    axis.set_ylabel(f"log evidence of held-out data\nminus {_whose(table)}, paired (nats per observation)")
     axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 

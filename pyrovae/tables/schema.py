@@ -12,7 +12,6 @@ from pyrovae.tables.proposal import Proposal, levels_of, proposal
 
 SINGLE = ("label", "id", "time", "exposure")
 REMEDIES = {"date": "time", "id": "id"}
-FEWEST_LEVELS = {"binary": 2, "ordinal": 2, "categorical": 2}
 
 
 def columns_of(
