@@ -7,7 +7,7 @@ import torch
 from conftest import SIGMAS, bits, make_vae
 
 import pyrovae
-from pyrovae import data, guides, likelihoods, models, nn, objectives, priors
+from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
 from pyrovae.data import Data
 from pyrovae.diagnostics.crossed import fold_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
@@ -33,6 +33,9 @@ def test_differences_are_to_the_reference():
     assert table.loc["a", ["difference", "difference_se"]].tolist() == [0, 0]
     assert table["difference"]["b"] == pytest.approx(0.3)
     assert pyrovae.comparison(runs)["difference"]["b"] == 0
+    for named, words in ((table, "minus that of a"), (pyrovae.comparison(runs), "minus the best's")):
+        assert words in plots.comparison(named).axes[1].get_xlabel()
+        assert words in plots.pareto(named.assign(seconds=1.0)).axes[0].get_ylabel()
     with pytest.raises(ValueError, match="reference must be one of a, b, c, got 'd'"):
         pyrovae.comparison(runs, reference="d")
 
@@ -129,15 +132,19 @@ def test_endings_by_the_validation_curve(bounds, status):
     assert str(found).startswith(status)
 
 
-def test_flat_curves_are_seldom_said_to_rise():
-    """Of 2,000 flat curves with correlated noise, at most 8% are said to rise, where 2.3% would be ideal."""
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_flat_curves_are_seldom_said_to_rise(correlation):
+    """Of 2,000 flat curves, 2.5% are to be said to rise, and somewhat more where the correlation is estimated.
+
+    Up to 4% is allowed for, and beside that 4 standard errors of 0.44%: a failure probability below 4e-5.
+    """
     rng, rises = np.random.default_rng(1), 0
     for _ in range(2000):
         steps, curve = rng.normal(size=80), np.zeros(80)
         for k in range(1, 80):
-            curve[k] = 0.5 * curve[k - 1] + steps[k]
+            curve[k] = correlation * curve[k - 1] + steps[k]
         rises += ending(a_history(curve - 100), "finished").status == "still improving"
-    assert rises / 2000 < 0.08
+    assert rises / 2000 < 0.04 + SIGMAS * (0.04 * 0.96 / 2000) ** 0.5
 
 
 @pytest.mark.parametrize("stopped", ["patience", "diverged", "SIGTERM"])

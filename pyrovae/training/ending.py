@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 FEWEST = 8  # validated epochs that a trend is told from
 WINDOW = 4  # the trend is that of the last quarter of the fit
 LEAST_GAIN = 1e-3  # of the bound's size, below which a gain does not count
-SIGNIFICANT = 2.0  # standard errors
+LEVEL = 0.975  # a flat bound is said to rise with a probability of about 1 - LEVEL
+MOST_CORRELATED = 0.9  # largest correlation of successive epochs that is allowed for
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,14 @@ class Ending:
 def ending(history: pd.DataFrame, stopped: str) -> Ending:
     """Return how a fit with this history ended.
 
-    A fit that used up its steps is "still improving" where its validation bound rose over the last quarter of the
-    epochs by more than two standard errors, and by more than a thousandth of the bound; "falling" where it fell by as
-    much; and "converged" in between, which does not exclude a slow rise that so few epochs cannot show. The standard
-    error of the line's slope is inflated by the residuals' correlation r between successive epochs, by
-    sqrt((1 + r) / (1 - r)).
+    A fit that used up its steps is "still improving" where its validation bound rose clearly over the last quarter of
+    the epochs, by Student's t at 97.5%, and by more than a thousandth of the bound; "falling" where it fell by as much;
+    and "converged" in between, which does not exclude a slow rise that so few epochs cannot show. The standard error of
+    the line's slope is inflated by the residuals' correlation r between successive epochs, by sqrt((1 + r) / (1 - r)),
+    and the degrees of freedom are those of as many independent epochs. r is corrected for its bias after a line is
+    fitted, about -(2 + 4 r) / n.
+
+    Source: Kendall, "Note on bias in the estimation of autocorrelation", 1954, for the bias.
     """
     bounds = history["validation_bound"].dropna().to_numpy(float)
     best = int(bounds.argmax()) + 1 if len(bounds) else 0
@@ -59,11 +64,12 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     epochs = np.arange(len(last)) - (len(last) - 1) / 2
     slope = float((epochs * last).sum() / (epochs**2).sum())
     residuals = last - last.mean() - slope * epochs
-    variance = float((residuals**2).sum()) / max(1, len(last) - 2) / float((epochs**2).sum())
-    square = float((residuals**2).sum())
-    r = min(0.9, max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / square)) if square > 0 else 0.0
-    span = len(last) - 1
-    gain, se = slope * span, math.sqrt(variance * (1 + r) / (1 - r)) * span
-    clear = abs(gain) > SIGNIFICANT * se and abs(gain) > LEAST_GAIN * max(1.0, abs(float(last.mean())))
+    square, count = float((residuals**2).sum()), len(last)
+    lagged = float((residuals[1:] * residuals[:-1]).sum()) / square if square > 0 else 0.0
+    r = min(MOST_CORRELATED, max(0.0, (count * lagged + 2) / max(1, count - 4)))
+    span, own = count - 1, (1 - r) / (1 + r)
+    gain, se = slope * span, math.sqrt(square / max(1, count - 2) / float((epochs**2).sum()) / own) * span
+    limit = float(stats.t.ppf(LEVEL, max(1.0, count * own - 2))) * se
+    clear = abs(gain) > limit and abs(gain) > LEAST_GAIN * max(1.0, abs(float(last.mean())))
     status = ("still improving" if gain > 0 else "falling") if clear else "converged"
     return Ending(status, gain, se, len(last), best)
