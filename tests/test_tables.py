@@ -140,7 +140,8 @@ def holes(values):
 def columns(draw, rows):
     kind = draw(st.sampled_from(["float", "float32", "int", "Int64", "bool", "boolean", "text", "object", "category"]))
     of = {
-        "float": holes(st.floats(-1e6, 1e6)), "float32": holes(st.floats(-1e3, 1e3, width=32)),
+        "float": holes(st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-100)),
+        "float32": holes(st.floats(-1e3, 1e3, width=32)),
         "int": st.integers(-(2**50), 2**50), "Int64": holes(st.integers(0, 500)), "bool": st.booleans(),
         "boolean": holes(st.booleans()), "text": holes(st.sampled_from("abcd")),
         "object": holes(st.sampled_from("xyz")),
@@ -165,7 +166,7 @@ def tables(draw):
     return frame[filled].reset_index(drop=True), draw(st.sampled_from([None, "rank", "standardise"]))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tables())
 def test_a_table_becomes_numbers_and_comes_back(drawn):
     frame, scaling = drawn
@@ -245,6 +246,13 @@ def test_normal_scores_are_those_of_the_ranks():
     torch.testing.assert_close(scaling.invert(scores[:, None]), values)
     tied = torch.tensor([[0.0], [1.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
     torch.testing.assert_close(Scaling.fitted(tied, ["rank"], ["v"]).apply(tied)[1, 0], torch.zeros(()).double())
+
+
+def test_a_spread_that_double_precision_cannot_hold_is_refused():
+    for size in (1e-176, 1e200):
+        table = Table(pd.DataFrame({"a": [0.0, 1.5 * size, 0.25 * size]}), types={"a": "continuous"})
+        with pytest.raises(ValueError, match="column 'a' has the standard deviation"):
+            table.batch(slice(None))
 
 
 def test_a_column_that_does_not_vary_in_the_training_part_is_named():
@@ -354,6 +362,13 @@ def test_codes_of_missing_cells(tmp_path):
     assert everywhere.describe()["missing"].tolist() == [1, 1, 1]
     again = Table.like(frame.iloc[[1, 2]].assign(a=[2.0, 3.0]), everywhere.encoding)
     assert again.to_frame()["b"].isna().tolist() == [False, True]
+
+
+def test_codes_beside_decimal_commas(tmp_path):
+    path = written(tmp_path, "a;b\n1,5;x\nnone;y\n2,25;x\n3,5;y\n")
+    for codes in (["none"], {"a": ["none"]}):
+        table = Table(path, decimal=",", missing=codes)
+        assert table.describe()[["type", "missing"]].loc["a"].tolist() == ["continuous", 1]
 
 
 def test_none_is_a_category_and_not_a_missing_cell(tmp_path):
@@ -575,7 +590,7 @@ def test_a_mapped_table_is_that_in_memory(rows, tmp_path, monkeypatch):
     frame.to_parquet(tmp_path / "t.parquet")
     options = {"roles": {"id": "id", "day": "time", "size": "covariate"}, "missing": {"income": [0.0]}}
     one, other = (Table(tmp_path / "t.parquet", mapped=mapped, **options) for mapped in (True, False))
-    assert one.columns == other.columns or one.describe().equals(other.describe())
+    assert one.describe().drop(columns="note").equals(other.describe().drop(columns="note"))
     for a, b in zip(one.splits(seed=1), other.splits(seed=1), strict=True):
         assert a.index.tolist() == b.index.tolist()
         assert all(
@@ -766,6 +781,8 @@ def test_fits_on_different_scales_are_not_compared():
     for scaling in ("standardise", "rank"):
         table = Table(frame, scaling=scaling)
         fits[scaling] = pyrovae.fit(*a_pair(table), table, epochs=1, compile=False, progress=False)
+    with pytest.raises(ValueError, match="'a' and 'a' were fitted to tables that were read"):  # of two seeds, say
+        pyrovae.compare({"a": list(fits.values())}, frame, num_particles=3, progress=False)
     with pytest.raises(ValueError, match="'standardise' and 'rank' were fitted to tables that were read"):
         pyrovae.compare(fits, frame, num_particles=3, progress=False)
     with pytest.raises(ValueError, match="model and guide were fitted to tables that were read differently"):

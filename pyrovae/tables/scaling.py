@@ -10,6 +10,7 @@ from torch import Tensor
 
 ROWS = 65_536  # rows taken at once
 KNOTS = 1001  # quantiles that normal scores are interpolated between
+SMALLEST = 1e-150  # standard deviation; the square of a smaller one underflows
 MOST_FOR_KNOTS = 1_000_000  # rows that quantiles are computed from
 
 
@@ -46,7 +47,8 @@ class Scaling:
             rows: numbers of the rows to take; None takes all.
 
         Raises:
-            ValueError: for a column that does not vary, and one with values of 0 or below whose logarithm is taken.
+            ValueError: for a column that does not vary, whose spread double precision cannot hold, or that has values
+                of 0 or below and whose logarithm is taken.
         """
         rows = None if rows is None else torch.from_numpy(np.sort(rows.numpy()))
         low, high = _range(values, rows)
@@ -54,6 +56,13 @@ class Scaling:
         _see_that_columns_can_be_scaled(low, high, methods, names)
         mean, deviation = _moments(values, rows, logged)
         scaled = torch.tensor([method in ("standardise", "log") for method in methods])
+        wrong = scaled & ~((deviation > SMALLEST) & deviation.isfinite())
+        if bool(wrong.any()):
+            k = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"column {names[k]!r} has the standard deviation {float(deviation[k]):.3g}, whose square double "
+                "precision cannot hold: give it in another unit"
+            )
         knots = {k: _quantiles(values, rows, k) for k, method in enumerate(methods) if method == "rank"}
         shift = torch.where(scaled, mean, 0.0)
         return cls(tuple(methods), shift, torch.where(scaled, deviation, 1.0), knots, low, high)
