@@ -214,7 +214,8 @@ def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], findings: Fin
     for name, evaluations in findings.evaluations.items():
         for one, evaluation in zip(run_names(name, num_seeds), evaluations, strict=True):
             folder.write_table(f"{one}/per_datum.csv", evaluation.table(), index_label="datum")
-    if len(fits) > 1:
+    weights = next(iter(findings.evaluations.values()))[0].weights
+    if len(fits) > 1 and weights is None:  # ArviZ's totals take none
         folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(findings.evaluations), index_label="name")
 
 

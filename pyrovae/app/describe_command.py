@@ -35,7 +35,8 @@ def describe_command(
     Args:
         source: path of the table (CSV, Parquet, Excel).
         out: YAML file to write; null only prints.
-        roles: role by name of column: outcome, covariate, label, id, time, subject, group, exposure or drop.
+        roles: role by name of column: outcome, covariate, label, id, time, subject, group,
+            exposure, weight, frequency or drop.
         types: type by name of column: continuous, positive, count, binary, ordinal or categorical.
         levels: order of the categories by name of column.
         missing: values that mark a missing cell: a list for all columns, or lists by name of column.

@@ -127,7 +127,7 @@ def fit_guide(
         options["patience"] = max(at_least("patience", options["patience"], 1), -(-LEAST_STEPS // per_epoch))
     validation = splits.validation
     if run.record.get("instead") and not Group().rank:
-        with ask(model, q, splits.train, seed=options["seed"], device=options["device"]):
+        with ask(model, q, splits.train, seed=options["seed"], device=options["device"], takes_weights=True):
             clear(run)
     folder = run.path / name if Group().rank else run.add_fit(name)
     fitted = fit(model, q, splits.train, validation_data=validation, checkpoint=folder, **options)

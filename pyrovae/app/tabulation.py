@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae.common.weights import weighted
 from pyrovae.diagnostics.crossed import crossed_df, crossed_error, fold_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
 from pyrovae.importance.psis import trusted_on_average
@@ -24,7 +25,8 @@ def comparison(
 ) -> pd.DataFrame:
     """Tabulate evaluations of the same data, best log evidence first.
 
-    The columns are in nats per observation, and means over data and seeds, unless stated otherwise:
+    The columns are in nats per observation, and means over data and seeds, weighted where the data have survey weights,
+    unless stated otherwise:
 
     - ``log_evidence`` with its standard error; ``difference`` to the best, or to ``reference``, with the standard error
       of the PAIRED differences; ``elbo`` with its standard error. With several seeds the errors are those for new data
@@ -58,26 +60,27 @@ def comparison(
     sizes = {name: len(e) for name, run in runs.items() for e in run}
     if len({len(e) for run in runs.values() for e in run}) > 1:
         raise ValueError(f"candidates must be evaluated on the same data, got numbers of data {sizes}")
-    stacks = {name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}  # [seeds, data]
+    weights = _common_weights(runs)
+    stacks = {name: torch.stack([e.weighted("log_evidence") for e in run]) for name, run in runs.items()}
     best = stacks[_reference(stacks, reference)]
     count = len(best)
     rows = {}
     for name, run in runs.items():
-        values, bounds = stacks[name], torch.stack([e.elbo for e in run])
+        values, bounds = stacks[name], torch.stack([e.weighted("elbo") for e in run])  # [seeds, data]
         difference = values - best
-        reliable, ess = (torch.stack([getattr(e, field) for e in run]) for field in ("reliable", "ess"))
+        reliable = torch.stack([e.reliable for e in run])
         fit_seconds = (seconds or {}).get(name, math.nan)
         further = (more or {}).get(name, {})
         rows[name] = {
             "log_evidence": float(values.mean()),
             "log_evidence_se": crossed_error(values),
-            "reliable": trusted_on_average(reliable),
+            "reliable": trusted_on_average(reliable, weights),
             "difference": float(difference.mean()),
             "difference_se": crossed_error(difference),
             "elbo": float(bounds.mean()),
             "elbo_se": crossed_error(bounds),
-            "khat_over_limit": float((~reliable).double().mean()),
-            "ess": float(ess.mean()),
+            "khat_over_limit": 1 - float(weighted(reliable.double(), weights).mean()),
+            "ess": float(torch.stack([e.weighted("ess") for e in run]).mean()),
             **(_seed_columns(values, difference) if count > 1 else {}),
             "seconds": float(np.mean(fit_seconds)),
         }
@@ -120,23 +123,25 @@ def cross_validation(
     first = next(iter(lengths.values()))
     if len(first) < 2 or any(sizes != first for sizes in lengths.values()):
         raise ValueError(f"every strategy needs the same two or more folds, got folds of {lengths}")
-    joined = {name: torch.cat([e.log_evidence for e in run]) for name, run in evaluations.items()}
+    weights = _common_weights({name: [_joined(run)] for name, run in evaluations.items()})
+    whole = {name: _joined(run) for name, run in evaluations.items()}
+    joined = {name: one.weighted("log_evidence") for name, one in whole.items()}
     best, rows = _reference(joined, reference), {}
     for name, run in evaluations.items():
-        folds = torch.stack([e.log_evidence.mean() for e in run])
-        bounds = torch.stack([e.elbo.mean() for e in run])
-        apart = folds - torch.stack([e.log_evidence.mean() for e in evaluations[best]])
-        reliable = torch.cat([e.reliable for e in run])
+        folds = torch.stack([e.weighted("log_evidence").mean() for e in run])
+        bounds = torch.stack([e.weighted("elbo").mean() for e in run])
+        apart = folds - torch.stack([e.weighted("log_evidence").mean() for e in evaluations[best]])
+        reliable = whole[name].reliable
         rows[name] = {
             "log_evidence": float(joined[name].mean()),
             "log_evidence_se": fold_error(folds),
-            "reliable": trusted_on_average(reliable[None]),
+            "reliable": trusted_on_average(reliable, weights),
             "difference": float((joined[name] - joined[best]).mean()),
             "difference_se": fold_error(apart),
-            "elbo": float(torch.cat([e.elbo for e in run]).mean()),
+            "elbo": float(whole[name].weighted("elbo").mean()),
             "elbo_se": fold_error(bounds),
-            "khat_over_limit": float((~reliable).double().mean()),
-            "ess": float(torch.cat([e.ess for e in run]).mean()),
+            "khat_over_limit": 1 - float(whole[name].weighted("reliable").mean()),
+            "ess": float(whole[name].weighted("ess").mean()),
             "folds": len(run),
             "fold_sd": float(folds.std()),
             "difference_df": float(len(run) - 1),
@@ -175,7 +180,8 @@ def main_effects(evaluations: Mapping[Any, Evaluation | Sequence[Evaluation]], f
         raise ValueError(
             f"the combination {'-'.join(map(str, lacking))} is missing: main effects need every combination"
         )
-    values = {key: torch.stack([e.log_evidence for e in run]) for key, run in runs.items()}
+    _common_weights({"-".join(map(str, key)): run for key, run in runs.items()})
+    values = {key: torch.stack([e.weighted("log_evidence") for e in run]) for key, run in runs.items()}
     if len({tuple(v.shape) for v in values.values()}) > 1:
         raise ValueError("main effects need evaluations of the same data")
     overall = torch.stack(list(values.values())).mean(0)
@@ -186,6 +192,31 @@ def main_effects(evaluations: Mapping[Any, Evaluation | Sequence[Evaluation]], f
             rows[factor, level] = {"effect": float(effect.mean()), "se": crossed_error(effect)}
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.set_axis(pd.MultiIndex.from_tuples(list(rows), names=["factor", "level"]))
+
+
+def _common_weights(runs: Mapping[str, Sequence[Evaluation]]) -> Tensor | None:
+    """Return the survey weights that all evaluations share; None where none has weights.
+
+    Raises:
+        ValueError: for evaluations with different weights.
+    """
+    found = [e.weights for run in runs.values() for e in run]
+    first = found[0]
+    alike = all(w is None if first is None else w is not None and torch.equal(w, first) for w in found)
+    if not alike:
+        raise ValueError("candidates must be evaluated on the same data, and their survey weights differ")
+    return first
+
+
+def _joined(run: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluations of several folds as one."""
+    names = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "ess")
+    fields: dict[str, Any] = {name: torch.cat([getattr(e, name) for e in run]) for name in names}
+    known = [e.weights for e in run if e.weights is not None]
+    if known and len(known) < len(run):
+        raise ValueError("some folds have survey weights and others have none: give all weights, or none")
+    weights = torch.cat(known) if known else None
+    return Evaluation(num_particles=run[0].num_particles, weights=weights, **fields)
 
 
 def _reference(values: Mapping[str, Tensor], reference: str | None) -> str:

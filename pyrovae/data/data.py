@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
+from pyrovae.common.weights import check_weights, drawn_by_weight, effective_size
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.field import Field, Moments, list_of_names
 from pyrovae.data.splitting import Keys, Split, fold_indices, keys
@@ -49,6 +50,8 @@ class Data:
         missing: whether NaN in the first tensor marks a missing value (``likelihoods.Missing``, ``nn.Observed``).
         mapped: whether the tensors are files mapped into memory; they stay there, and only batches are moved.
         row_names: names of the observations, ``[N]``, each once: the index of results. None numbers them from 0.
+        weights: survey weights, ``[N]``, proportional to 1 / (probability of being sampled); their scale does not
+            matter. A fit sees each observation as often as its weight says, and means over the data are weighted.
 
     Raises:
         ValueError: for no tensors, tensors of different lengths, an empty set or one without columns, a value that is
@@ -78,6 +81,7 @@ class Data:
         missing: bool = False,
         mapped: bool = False,
         row_names: Sequence[Any] | np.ndarray | None = None,
+        weights: Tensor | np.ndarray | None = None,
     ) -> None:
         properties = {
             "image_shape": image_shape, "feature_names": feature_names, "levels": levels, "binarise": binarise,
@@ -92,6 +96,7 @@ class Data:
         self.rows = torch.arange(count if mapped else 0, device="cpu")  # rows of a mapped file in this set
         self.dtype: torch.dtype | None = None
         self.row_names = None if row_names is None else _row_names(row_names, len(self))
+        self.weights = None if weights is None else check_weights(weights, len(self))
         self.numbers: Tensor | InOrder | None = None  # of the observations within the whole set, for programs
         self.origin: Tensor | None = None  # likewise, for a part, as index of results; None: whole set
         self.assumed: int | None = None  # length of the set that is assumed to be the whole one
@@ -242,11 +247,26 @@ class Data:
         """Return ``count`` observations, drawn at random without replacement, as a part that stands for the whole.
 
         A set of at most ``count`` observations is returned as it is. The same seed draws the same observations.
+
+        Observations with survey weights are drawn by these, so that the part stands for the population and carries no
+        weights; an observation may occur several times, and there are at most as many as the weights are worth,
+        (sum w)^2 / sum w^2.
         """
-        if at_least("count", count, 1) >= len(self):
+        count = at_least("count", count, 1)
+        if self.weights is not None:
+            source = generator("some of the data", seed)
+            number = min(count, max(1, int(effective_size(self.weights))))
+            return self.subset(drawn_by_weight(self.weights, number, source)).unweighted()
+        if count >= len(self):
             return self
         order = torch.randperm(len(self), generator=generator("some of the data", seed), device="cpu")
         return self.subset(order[:count])
+
+    def unweighted(self) -> "Data":
+        """Return the set without survey weights: the sample as it is, rather than the population that it is from."""
+        other = self._copy(self.fields)
+        other.weights = None
+        return other
 
     def fixed(self, seed: int = 0) -> "Data":
         """Return the set with every random protocol drawn once, so that all evaluations use the same data."""
@@ -363,6 +383,7 @@ class Data:
         checksum = hashlib.sha256()
         scales = [number for field in self.fields for number in field.scale_parts()]
         tensors: list[Tensor] = [*self.tensors, *scales, self.rows]
+        tensors += [] if self.weights is None else [self.weights]
         for tensor in tensors:
             checksum.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
             for part in tensor.split(ROWS) if tensor.dim() else (tensor,):
@@ -455,6 +476,7 @@ class Data:
         other = self._copy(self.fields if self.mapped else tuple(field.part(indices) for field in self.fields))
         other.labels = None if self.labels is None else self.labels[indices]
         other.factors = None if self.factors is None else self.factors[indices]
+        other.weights = None if self.weights is None else self.weights[indices]
         other.numbers = None if self.numbers is None else self.numbers[indices]
         chosen = indices.cpu() if isinstance(indices, Tensor) else indices
         if self.mapped:

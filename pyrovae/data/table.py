@@ -14,21 +14,21 @@ from torch import Tensor
 
 from pyrovae.common.checks import flag
 from pyrovae.data.columns import Columns, Covariates
-from pyrovae.data.data import EXPOSURE, Data, exposure_field
+from pyrovae.data.data import EXPOSURE, Data
 from pyrovae.data.field import Field
 from pyrovae.data.mapped_table import OwnFolder, mapped_arrays
 from pyrovae.data.table_likelihood import likelihood_of
+from pyrovae.data.table_roles import exposure_of, labels_of, repeated, row_names_of, weights_of
 from pyrovae.data.tensors import ROWS
 from pyrovae.likelihoods import Mixed
 from pyrovae.nn.table import TableInput
 from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
-from pyrovae.tables.column import ENCODED, plain
+from pyrovae.tables.column import ENCODED
 from pyrovae.tables.dates import with_dates
-from pyrovae.tables.encoding import level_codes
 from pyrovae.tables.parquet import completed, first_rows, parts
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
-KEPT = ("label", "time", "subject", "group", "exposure")
+KEPT = ("label", "time", "subject", "group", "exposure", "weight")
 
 
 class Table(Data):
@@ -44,7 +44,8 @@ class Table(Data):
         source: path of a file (CSV, Parquet, Excel, ``.h5ad``), a pandas or polars table, an array or tensor, a sparse
             matrix, or an AnnData object.
         roles: role by name of column: "outcome" (the default), "covariate", "label", "id", "time", "subject",
-            "group", "exposure" or "drop".
+            "group", "exposure", "weight" (a survey weight, as :class:`Data` takes them), "frequency" (how many
+            observations the row stands for: it is repeated as often) or "drop".
         types: type by name of column: "continuous", "positive", "count", "binary", "ordinal" or "categorical".
         levels: order of the categories by name of column.
         missing: values that mark a missing cell, beside empty ones: a list for all columns, or lists by name of column.
@@ -122,7 +123,7 @@ class Table(Data):
         Raises:
             ValueError: for a table that lacks a column, has further ones, or has cells that a column cannot hold.
         """
-        frame = encoding.selected(as_frame(source), what)
+        frame = repeated(encoding.selected(as_frame(source), what), {c.name: c.role for c in encoding.columns})
         table = object.__new__(cls)
         _see_that_complete_columns_are(frame, encoding.outcomes, what)
         table._fill(frame, encoding)
@@ -131,15 +132,17 @@ class Table(Data):
 
     def _map(self, path: Any, columns: tuple[Column, ...], codes: Any) -> None:
         """Make the fields of a Parquet file that is read in parts."""
+        if named := [column.name for column in columns if column.role == "frequency"]:
+            raise ValueError(f"a mapped table repeats no rows, and {named[0]!r} has the role of a frequency")
         columns, count = completed(columns, path, codes)
         encoding = Encoding(columns)
         self._folder = OwnFolder()  # removed with the table and its parts
         arrays, kept = mapped_arrays(encoding, parts(path, codes), count, self._folder.path, (*KEPT, "id"))
-        self._set(arrays, kept, _row_names(kept, encoding), encoding, mapped=True)
+        self._set(arrays, kept, row_names_of(kept, encoding), encoding, mapped=True)
 
     def _fill(self, frame: pd.DataFrame, encoding: Encoding) -> None:
         """Make the fields of a table whose columns are known."""
-        names: Any = _row_names(frame, encoding)
+        names: Any = row_names_of(frame, encoding)
         frame = frame if names is None else frame.set_axis(names)
         arrays = {role: encoding.encode(frame, role) for role in ENCODED if encoding.of_role(role)}
         self._set(arrays, frame, names, encoding)
@@ -166,9 +169,12 @@ class Table(Data):
                     scaling=scalings.get("covariate"),
                 )
             )  # fmt: skip
-        fields += _exposure(frame, encoding, fields[0].tensor)
-        labels, label_names = _labels(frame, encoding)
-        super().__init__(*fields, labels=labels, label_names=label_names, row_names=names, mapped=mapped)
+        fields += exposure_of(frame, encoding, fields[0].tensor)
+        labels, label_names = labels_of(frame, encoding)
+        weights = weights_of(frame, encoding)
+        super().__init__(
+            *fields, labels=labels, label_names=label_names, row_names=names, mapped=mapped, weights=weights
+        )
         self.columns, self.totals = encoding.columns, encoding.totals
         kept = [column.name for column in encoding.of_role(*KEPT) if column.name in frame.columns]
         self.kept: pd.DataFrame | None = with_dates(frame[kept], encoding).set_axis(self.index) if kept else None
@@ -272,7 +278,9 @@ class Table(Data):
             encoding.see_that_units_agree({f.name: f.tensor[:ROWS] for f in self._typed}, self.index)
             return self._copy(tuple(scaled))
         other = Table.like(self._frame(), encoding)
-        same = {name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels")}
+        same = {
+            name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels", "weights")
+        }
         further = [f for f in self.fields if not isinstance(f, Columns) and f.name != EXPOSURE]
         fields = (*other.fields, *further)
         other.__dict__.update(same, fields=fields, label_names=self.label_names, dtype=self.dtype)
@@ -331,6 +339,8 @@ def read_table(
         named_columns(frame, "missing", codes)
     by_name = {name: list(codes.get(name, ()) if isinstance(codes, Mapping) else codes) for name in frame.columns}
     frame = without_codes(frame, by_name)
+    if not mapped and isinstance(roles, Mapping):
+        frame = repeated(frame, roles)
     return frame, columns_of(frame, roles or {}, types or {}, levels or {}, scaling, by_name)
 
 
@@ -402,45 +412,3 @@ def _see_width(values: Tensor, columns: Sequence[Column]) -> None:
     if values.dim() != 2 or values.shape[1] != len(columns):
         names = ", ".join(column.name for column in columns)
         raise ValueError(f"values [N, {len(columns)}] of {names} were expected, got {list(values.shape)}")
-
-
-def _exposure(frame: pd.DataFrame, encoding: Encoding, outcomes: Tensor) -> list[Field]:
-    """Return the exposure as a field, if there is one: a column, or the rows' totals over their counts."""
-    named = encoding.of_role("exposure")
-    if encoding.totals:
-        counts = [k for k, column in enumerate(encoding.outcomes) if column.type == "count"]
-        if named or not counts:
-            what = f"the column {named[0].name!r} has that role" if named else "the table has no counts"
-            raise ValueError(f"totals=True makes the rows' totals their exposure, and {what}")
-        return [exposure_field(outcomes[:, counts].nansum(1))]
-    if not named:
-        return []
-    cells = pd.to_numeric(frame[named[0].name]).to_numpy(np.float64, na_value=np.nan)
-    return [exposure_field(torch.from_numpy(cells.copy()))]
-
-
-def _labels(frame: pd.DataFrame, encoding: Encoding) -> tuple[Tensor | None, list[str] | None]:
-    named = [column.name for column in encoding.of_role("label") if column.name in frame.columns]
-    if not named:
-        return None, None
-    column = encoding.of_role("label")[0]
-    codes = level_codes(frame[named[0]], column)
-    return torch.from_numpy(np.nan_to_num(codes, nan=-1).astype(np.int64)), [str(level) for level in column.levels]
-
-
-def _row_names(frame: pd.DataFrame, encoding: Encoding) -> pd.Index | None:
-    ids = [column.name for column in encoding.of_role("id") if column.name in frame.columns]
-    if ids:
-        return pd.Index(frame[ids[0]])
-    index = frame.index
-    if index.equals(pd.RangeIndex(len(frame))):
-        return None
-    if not index.is_unique:
-        twice = index[index.duplicated()][0]
-        warnings.warn(
-            f"several rows of the table have the index {plain(twice)!r}, so rows are numbered instead of named: give "
-            "an index without doubles, or a column in the role of an id",
-            stacklevel=5,
-        )
-        return None
-    return index

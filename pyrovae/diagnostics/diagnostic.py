@@ -143,7 +143,7 @@ class Diagnostic(ABC):
     def answer(self, fitted: Fitted) -> Any:
         """Check that the guide has what the question needs, then ask."""
         if "scoring" in self.needs:
-            with ask(*fitted.pair, fitted.data, seed=fitted.seed, device=fitted.device) as question:
+            with ask(*fitted.pair, fitted.data.unweighted(), seed=fitted.seed, device=fitted.device) as question:
                 refuse_unscored(question)
         return self.ask(fitted)
 

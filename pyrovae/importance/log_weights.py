@@ -68,7 +68,7 @@ def log_weights(
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
     num_particles = at_least("num_particles", num_particles, 1)
-    with ask(model, guide, data, **options) as question:
+    with ask(model, guide, data, takes_weights=True, **options) as question:
         parts = stream(question, num_particles, "log weights")
         return torch.cat([part.cpu() for _, part in parts], dim=1)
 

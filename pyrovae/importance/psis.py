@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from pyrovae.common.weights import weighted
+
 EQUAL = 1e-4  # nats
 PRACTICAL = 0.7  # k-hat above which no practical number of draws is enough
 MOST_UNRELIABLE = 0.1  # share of unreliable observations above which a mean over the data is unreliable
@@ -45,16 +47,17 @@ def draws_needed(khat: Tensor) -> Tensor:
     return 10 ** (1 / (1 - khat.double().nan_to_num(1, 1, 0).clamp(0, 1)))
 
 
-def trusted_on_average(reliable: Tensor) -> bool:
+def trusted_on_average(reliable: Tensor, weights: Tensor | None = None) -> bool:
     """Whether a mean over data is reliable: at most one observation in ten is unreliable.
 
     This is the rule for whole rows of tables and figures. An unreliable estimate is too low, so a mean over many of
     them favours the strategy with the better proposal, whatever its model.
 
     Args:
-        reliable: whether each observation (and seed) is reliable, of any shape.
+        reliable: whether each observation (and seed) is reliable, ``[..., N]``.
+        weights: survey weights, ``[N]``; None: all observations alike.
     """
-    return float((~reliable).double().mean()) <= MOST_UNRELIABLE
+    return float(weighted((~reliable).double(), weights).mean()) <= MOST_UNRELIABLE
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:

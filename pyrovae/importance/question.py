@@ -119,18 +119,33 @@ def ask(
     batch_size: int = BATCH_SIZE,
     compile: bool | str = False,
     progress: bool = False,
+    takes_weights: bool = False,
 ) -> Iterator[Question]:
     """Read a pair and data for a question per observation: eval mode, no gradients, all global state put back.
 
     Data with a random protocol (dynamic binarisation) are drawn once, the same for every pair and seed. Bare
     parameters of plain functions are read from the caller's param store.
 
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, a table, or a data set.
+        seed: seed of all draws.
+        device: device to run on; None means CUDA where there is one.
+        batch_size: number of observations per call of the programs.
+        compile: True, False or "auto".
+        progress: whether to show progress bars.
+        takes_weights: whether the question is about each observation by itself, or weights its means; any other
+            question refuses data with survey weights.
+
     Raises:
-        ValueError: for a pair that breaks the contract, or data that the pair cannot take.
+        ValueError: for a pair that breaks the contract, or data that the pair or the question cannot take.
     """
     pair = Pair(model, guide)
     device = default_device(device)
     data = placed_data(pair, data, device).fixed().numbered(assumed=True)
+    if not takes_weights:
+        refuse_weights(data)
     modules = list(pair.modules.values())
     with ExitStack() as stack:
         stack.enter_context(placed(pair.all_modules, device))
@@ -149,6 +164,19 @@ def ask(
         layout.require_per_datum()
         _name_what_is_left_out(layout)
         yield Question(pair.numbered(layout), data, layout, seed, batch_size, compile, progress)
+
+
+def refuse_weights(data: Data) -> None:
+    """Refuse data with survey weights, for a question that takes means over them without.
+
+    Raises:
+        ValueError: saying what to ask about instead.
+    """
+    if data.weights is not None:
+        raise ValueError(
+            "the data carry survey weights, which this question does not take: ask about data.sampled(count), rows "
+            "drawn by their weights, which stand for the population, or about data.unweighted(), the sample as it is"
+        )
 
 
 def _name_what_is_left_out(layout: Layout) -> None:

@@ -71,7 +71,7 @@ def hmc(
     num_warmup = at_least("num_warmup", num_warmup, 20)
     num_draws = at_least("num_draws", num_draws, 8)
     num_steps = at_least("num_steps", num_steps, 1)
-    with ask(model, guide, data, **options) as question, pyro.validation_enabled(False):
+    with ask(model, guide, data, takes_weights=True, **options) as question, pyro.validation_enabled(False):
         question.layout.require_latents()
         sampler = Sampler(question, num_chains, num_warmup, num_draws, num_steps, dense)
         alone: dict[str, list[str]] = {site.name: [] for site in question.layout.observed}

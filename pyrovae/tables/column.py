@@ -11,7 +11,7 @@ OTHERS = ("date", "text", "id", "constant")
 TYPES = (*OBSERVABLE, *OTHERS)
 BY_LEVELS = ("binary", "ordinal", "categorical")
 ENCODED = ("outcome", "covariate")
-ROLES = (*ENCODED, "label", "id", "time", "subject", "group", "exposure", "drop")
+ROLES = (*ENCODED, "label", "id", "time", "subject", "group", "exposure", "weight", "frequency", "drop")
 SCALINGS = ("none", "standardise", "log", "rank")
 OWN_SCALING = {"continuous": "standardise", "positive": "log"}
 LIKELIHOODS = {
@@ -29,7 +29,8 @@ class Column:
         type: one of "continuous", "positive", "count", "binary", "ordinal", "categorical", which a model can observe,
             and "date", "text", "id" and "constant".
         role: one of "outcome" (observed by the model), "covariate" (given to both programs), "label", "id", "time",
-            "subject", "group", "exposure" and "drop".
+            "subject", "group", "exposure", "weight" (survey weight), "frequency" (how many observations the row is) and
+            "drop".
         dtype: pandas dtype of the column, which :meth:`Encoding.to_frame` restores.
         levels: categories in their order, for a column that is coded by levels.
         scaling: "none", "standardise", "log" (the logarithm is standardised) or "rank" (normal scores).

@@ -10,7 +10,7 @@ from pyrovae.tables.column import BY_LEVELS, OTHERS, OWN_SCALING, ROLES, SCALING
 from pyrovae.tables.frames import named_columns
 from pyrovae.tables.proposal import Proposal, levels_of, proposal
 
-SINGLE = ("label", "id", "time", "exposure")
+SINGLE = ("label", "id", "time", "exposure", "weight", "frequency")
 REMEDIES = {"date": "time", "id": "id"}
 
 

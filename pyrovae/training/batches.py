@@ -6,6 +6,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from pyrovae.common.weights import drawn_by_weight
 from pyrovae.data import Data
 from pyrovae.programs.streams import generator
 from pyrovae.programs.types import Batch
@@ -43,8 +44,15 @@ class Batches:
 
         A batch that holds the whole set keeps the set's own order, as under plain Pyro. There a program may have
         parameters ``[N]``, one per observation, and use them without the plate's indices.
+
+        Observations with survey weights occur as often as their weights say: N w / sum(w) times, rounded down or up at
+        random in every epoch, so that the objective is that of the population, whatever it is made of.
         """
-        device = self.data.device
+        device, weights = self.data.device, self.data.weights
+        if weights is not None:
+            source = generator("order", self.seed, epoch)
+            rows = drawn_by_weight(weights, len(weights), source)
+            return rows[torch.randperm(len(rows), generator=source, device="cpu")][: self.size].to(device)
         if self.per_epoch == 1 and self.size == len(self.data):
             return torch.arange(len(self.data), device=device)
         source = generator("order", self.seed, epoch)

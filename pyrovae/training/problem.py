@@ -170,6 +170,8 @@ def read_problem(placed: Placed, objective: Any, batch_size: int, *, in_parts: b
     constraints = pyro.get_param_store().get_state()["constraints"]
     state = State([*pair.all_modules, *_own(objective)], bare, {name: constraints[name] for name in bare})
     programs = _described(pair, traces)
+    if not in_parts and data.weights is not None:
+        _see_that_none_belongs_to_a_row(state, len(data))
     return Problem(
         pair, data, validation, layout, objective, params, bare, programs, state, placed.precision == "bfloat16"
     )
@@ -197,6 +199,20 @@ def _see_that_scales_agree(layout: Layout, num_data: int, in_parts: bool) -> Non
             f"latent site {layout.global_latents[0]!r} is shared by all {num_data} data, and the data "
             f"plate is as long as a batch: write pyro.plate('data', {num_data}, subsample_size=len(x)), so "
             "that the loss of a part stands for all data, or fit all of them in one batch"
+        )
+
+
+def _see_that_none_belongs_to_a_row(state: State, num_data: int) -> None:
+    """See that no tensor may have a value per observation, used in the data's order, which a weighted batch has not.
+
+    Raises:
+        ValueError: where one is as long as the data.
+    """
+    if any(num_data in tensor.shape for tensor in state.leaves):
+        raise ValueError(
+            f"the {num_data} data carry weights, by which a batch repeats observations and is not in their order, and "
+            f"a parameter or buffer has {num_data} values, perhaps one per observation: give a batch_size below "
+            f"{num_data}"
         )
 
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from pyrovae.common.weights import weighted
 from pyrovae.data import Data
 from pyrovae.importance.log_weights import stream
 from pyrovae.importance.question import Question
@@ -40,7 +41,8 @@ def _bound(fitting: Fitting, data: Data) -> float:
     with modes(problem.modules, training=False), random_state("validation", seed, data.device):
         if not layout.global_latents and not layout.unguided:
             question = Question(problem.pair.numbered(layout), data, layout, seed, DATA_AT_ONCE)
-            return float(torch.cat([part[0] for _, part in stream(question, 1)]).double().mean())
+            bounds = torch.cat([part[0] for _, part in stream(question, 1)]).double()
+            return float(weighted(bounds, data.weights).mean())
         recorder, total = fitting.stepper.recorder, 0.0
         for indices, batch in data.batches(DATA_AT_ONCE):
             loss = problem.loss(recorder, batch)

@@ -18,7 +18,15 @@ def elpd(evaluation: Evaluation) -> Any:
 
     Args:
         evaluation: evaluation of held-out data.
+
+    Raises:
+        ValueError: for data with survey weights, which ArviZ's totals do not take.
     """
+    if evaluation.weights is not None:
+        raise ValueError(
+            "the data carry survey weights, which ArviZ's totals do not take: compare by pyrovae.compare, or evaluate "
+            "data.unweighted(), the sample as it is"
+        )
     return elpd_data(
         evaluation.log_evidence.numpy(),
         evaluation.khat.numpy(),
@@ -49,4 +57,4 @@ def _mean(run: Evaluation | Sequence[Evaluation]) -> Evaluation:
     first, estimates = run[0], ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "ess")
     means = {name: torch.stack([getattr(e, name) for e in run]).mean(0) for name in estimates}
     khat = torch.stack([e.khat for e in run]).max(0).values
-    return Evaluation(**means, khat=khat, num_particles=first.num_particles, index=first.index)
+    return Evaluation(**means, khat=khat, num_particles=first.num_particles, index=first.index, weights=first.weights)

@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
+from pyrovae.common.weights import weighted, weighted_errors
 from pyrovae.importance.log_weights import stream
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
@@ -37,6 +38,7 @@ class Evaluation:
         ess: effective sample size (sum w)^2 / sum w^2, ``[N]``, between 1 and K.
         num_particles: number of particles K.
         index: numbers of the observations within the set that they are a part of, ``[N]``; None numbers them from 0.
+        weights: survey weights of the observations, ``[N]``, by which means over them are taken; None: all alike.
     """
 
     elbo: Tensor
@@ -47,6 +49,7 @@ class Evaluation:
     ess: Tensor
     num_particles: int
     index: np.ndarray | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -82,24 +85,24 @@ class Evaluation:
         return interval(self.log_evidence, self.log_evidence_se, self.num_particles, level)
 
     def summary(self) -> dict[str, float]:
-        """Return means over the observations, in nats per observation.
+        """Return means over the observations, in nats per observation, weighted where they have survey weights.
 
         ``*_se`` is the standard error of a mean over observations drawn from a population; ``*_mc_se`` is the part of
         it that more particles would remove. ``khat_over_limit`` is the share of observations with unreliable weights.
         """
-        return {
-            "num_data": len(self),
-            "num_particles": self.num_particles,
-            "elbo": float(self.elbo.mean()),
-            "elbo_se": standard_error(self.elbo),
-            "elbo_mc_se": combined_error(self.elbo_se),
-            "log_evidence": float(self.log_evidence.mean()),
-            "log_evidence_se": standard_error(self.log_evidence),
-            "log_evidence_mc_se": combined_error(self.log_evidence_se),
-            "khat_limit": self.khat_limit,
-            "khat_over_limit": float((~self.reliable).double().mean()),
-            "ess": float(self.ess.mean()),
-        }
+        means: dict[str, float] = {"num_data": len(self), "num_particles": self.num_particles}
+        for name in ("elbo", "log_evidence"):
+            values = self.weighted(name)
+            means[name], means[f"{name}_se"] = float(values.mean()), standard_error(values)
+            means[f"{name}_mc_se"] = combined_error(weighted_errors(getattr(self, f"{name}_se"), self.weights))
+        means["khat_limit"] = self.khat_limit
+        means["khat_over_limit"] = 1 - float(self.weighted("reliable").mean())
+        means["ess"] = float(self.weighted("ess").mean())
+        return means
+
+    def weighted(self, name: str) -> Tensor:
+        """Return an estimate as it counts in a mean over the observations, ``[N]``: itself if they have no weights."""
+        return weighted(getattr(self, name).double(), self.weights)
 
     def worst(self, count: int = 10) -> pd.DataFrame:
         """List the observations with the least reliable importance weights, the highest k-hat first.
@@ -131,7 +134,8 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """Return the estimates of every observation, one row each, by its number in the set."""
         columns = ("elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "reliable", "ess")
-        return self._tabulated({name: getattr(self, name) for name in columns})
+        weights = {} if self.weights is None else {"weight": self.weights}
+        return self._tabulated({name: getattr(self, name) for name in columns} | weights)
 
     def _tabulated(self, columns: Mapping[str, Tensor]) -> pd.DataFrame:
         table = pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index=self.index)
@@ -226,12 +230,12 @@ def evaluate(
         ValueError: for a pair that breaks the contract, bad data or bad numbers.
     """
     num_particles = at_least("num_particles", num_particles, 1)
-    with ask(model, guide, data, **options) as question:
+    with ask(model, guide, data, takes_weights=True, **options) as question:
         parts = [weigh(part) for _, part in stream(question, num_particles, "evaluate")]
-        index = question.data.index
+        index, weights = question.data.index, question.data.weights
     fields = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     _say_what_rounding_decides(fields)
-    return Evaluation(**fields, num_particles=num_particles, index=index)
+    return Evaluation(**fields, num_particles=num_particles, index=index, weights=weights)
 
 
 def _say_what_rounding_decides(fields: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from pyrovae.diagnostics.evidence.evaluate import combined_error, evaluate, stan
 from pyrovae.diagnostics.evidence.supported import supported
 from pyrovae.diagnostics.evidence.trust import described, unreliable
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
+from pyrovae.importance.question import refuse_weights
 from pyrovae.programs.types import Program
 
 
@@ -92,6 +93,7 @@ def evidence(
     num_chains = at_least("num_chains", num_chains, 1)
     check_temperatures(num_temperatures)
     data = as_data(data, model, guide).fixed()
+    refuse_weights(data)
     evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
     trusted = evaluation.reliable & (evaluation.log_evidence_se <= tolerance)
     log_evidence, error = evaluation.log_evidence.clone(), evaluation.log_evidence_se.clone()

@@ -46,7 +46,7 @@ def codes(
     """
     num_draws = at_least("num_draws", num_draws, 1)
     sums: dict[int, Tensor] = {}
-    with ask(model, guide, data, **options) as question:
+    with ask(model, guide, data, takes_weights=True, **options) as question:
         question.layout.require_latents()
         if site is not None and site not in question.layout.latents:
             raise ValueError(f"site {site!r} is not a latent: the model has {list(question.layout.latents)}")

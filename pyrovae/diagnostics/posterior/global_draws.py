@@ -11,7 +11,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.common.progress import progress_bar
 from pyrovae.data import as_data
 from pyrovae.diagnostics.evidence.evaluate import evaluate
-from pyrovae.importance.question import ask
+from pyrovae.importance.question import ask, refuse_weights
 from pyrovae.programs.handlers import Repeated, given
 from pyrovae.programs.isolation import random_state
 from pyrovae.programs.types import Program
@@ -57,6 +57,7 @@ def shared(
             "the guide has no global latents to draw: it needs draw(), posterior(name) and local, as guides.WithGlobals"
         )
     data = as_data(data, model, guide).fixed()
+    refuse_weights(data)
     with random_state("draws of globals", seed), torch.no_grad():
         draws = [guide.draw() for _ in range(num_draws)]
     options: dict[str, Any] = {"seed": seed, "device": device}

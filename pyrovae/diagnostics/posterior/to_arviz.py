@@ -81,10 +81,10 @@ def to_arviz(
     unknown = set(groups) - set(available)
     if unknown:
         raise ValueError(f"groups must be among {', '.join(available)}, got {', '.join(sorted(unknown))}")
-    with ask(model, guide, data, **options) as question:
+    with ask(model, guide, data, takes_weights=True, **options) as question:
         buffers = _Buffers(question, num_draws, groups, max_bytes)
     evaluation = evaluate(model, guide, data, num_particles=num_particles, **options)
-    with ask(model, guide, data, **options) as question:
+    with ask(model, guide, data, takes_weights=True, **options) as question:
         for part in draw(question, num_draws, groups, "draws"):
             buffers.add(part)
     if corrected:

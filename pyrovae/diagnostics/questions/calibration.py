@@ -33,7 +33,7 @@ class CalibrationOfGuides(Diagnostic):
 
     def ask(self, fitted: Fitted) -> Calibration:
         """Return the ranks of ``fitted.size`` simulations."""
-        return sbc(*fitted.pair, fitted.data, num_simulations=fitted.size, **fitted.options)
+        return sbc(*fitted.pair, fitted.data.unweighted(), num_simulations=fitted.size, **fitted.options)
 
     def columns(self, answers: Sequence[Calibration]) -> dict[str, float]:
         """Return ``sbc_pvalue``, the smallest over all quantities and seeds, corrected for their number, and
