@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pyrovae.common.rows import Rows
 from pyrovae.data.field import Field, Moments
 from pyrovae.tables import Column, Scaling
 from pyrovae.tables.column import BY_LEVELS
@@ -33,7 +34,7 @@ class Columns(Field):
         """The scales of the columns."""
         return self.own_scaling() if self.scaling is None else self.scaling
 
-    def own_scaling(self, rows: Tensor | None = None) -> Scaling:
+    def own_scaling(self, rows: Tensor | Rows | None = None) -> Scaling:
         """Return scales taken from the field's own rows, or from some of them."""
         return Scaling.fitted(self.tensor, [c.scaling for c in self.columns], [c.name for c in self.columns], rows)
 
@@ -42,7 +43,7 @@ class Columns(Field):
         """What is subtracted from each column and what it is divided by, after logarithms, ``[D]`` each."""
         return self.fitted.shift, self.fitted.scale
 
-    def scaled(self, rows: Tensor | None = None) -> "Columns":
+    def scaled(self, rows: Tensor | Rows | None = None) -> "Columns":
         """Return the field on scales taken from its own rows, or from some of them."""
         return replace(self, scaling=self.own_scaling(rows))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
+from pyrovae.common.rows import Rows
 from pyrovae.common.weights import check_weights, drawn_by_weight, effective_size
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.field import Field, Moments, list_of_names
@@ -93,12 +94,12 @@ class Data:
         self.label_names = None if label_names is None else check_label_names(label_names, self.labels)
         self.factors, self.factor_names = _factors(factors, factor_names, count)
         self.mapped, self.place = mapped, self.tensors[0].device
-        self.rows = torch.arange(count if mapped else 0, device="cpu")  # rows of a mapped file in this set
+        self.rows: Tensor | Rows = Rows(count if mapped else 0)  # rows of a mapped file in this set
         self.dtype: torch.dtype | None = None
         self.row_names = None if row_names is None else _row_names(row_names, len(self))
         self.weights = None if weights is None else check_weights(weights, len(self))
-        self.numbers: Tensor | InOrder | None = None  # of the observations within the whole set, for programs
-        self.origin: Tensor | None = None  # likewise, for a part, as index of results; None: whole set
+        self.numbers: Tensor | Rows | None = None  # of the observations within the whole set, for programs
+        self.origin: Tensor | Rows | None = None  # likewise, for a part, as index of results; None: whole set
         self.assumed: int | None = None  # length of the set that is assumed to be the whole one
         if mapped and any(field.binarise is not None for field in self.fields):
             raise ValueError("a mapped file cannot be binarised as it is read: binarise it once and save the bits")
@@ -176,7 +177,7 @@ class Data:
     @property
     def index(self) -> np.ndarray:
         """The names of the observations, or their numbers within the whole set, ``[N]``: the index of results."""
-        numbers = np.arange(len(self)) if self.origin is None else self.origin.numpy()
+        numbers = np.arange(len(self)) if self.origin is None else self.origin[:].numpy()
         return numbers if self.row_names is None else self.row_names[numbers]
 
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
@@ -233,7 +234,8 @@ class Data:
             return self
         other = self._copy(self.fields)
         count = len(self)
-        other.numbers = InOrder(count, self.device) if self.mapped else torch.arange(count, device=self.device)
+        numbers = Rows(count).to(self.device)
+        other.numbers = numbers if self.mapped else numbers[:]
         other.assumed = len(self) if assumed else None
         return other
 
@@ -356,7 +358,7 @@ class Data:
             )  # fmt: skip
             train, held_out, _ = own.indices(len(outside), seed)
             rest = torch.from_numpy(outside)
-            folds.append(self._in_parts(rest[train], rest[held_out], torch.from_numpy(inside)))
+            folds.append(self._in_parts(rest[train[:]], rest[held_out[:]], torch.from_numpy(inside)))
         return folds
 
     def _split(self, validation: float, test: float, **values: Any) -> Split:
@@ -382,11 +384,12 @@ class Data:
         """Return a checksum of the tensors, their shapes and dtypes, and a description of how they are decoded."""
         checksum = hashlib.sha256()
         scales = [number for field in self.fields for number in field.scale_parts()]
-        tensors: list[Tensor] = [*self.tensors, *scales, self.rows]
+        tensors: list[Any] = [*self.tensors, *scales, self.rows]
         tensors += [] if self.weights is None else [self.weights]
         for tensor in tensors:
-            checksum.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
-            for part in tensor.split(ROWS) if tensor.dim() else (tensor,):
+            shape, dtype = ((len(tensor),), torch.int64) if isinstance(tensor, Rows) else (tensor.shape, tensor.dtype)
+            checksum.update(f"{tuple(shape)} {dtype} ".encode())
+            for part in tensor.split(ROWS) if shape else (tensor,):
                 content: Any = part.detach().cpu().reshape(-1).view(torch.uint8).numpy()
                 checksum.update(content)
         decoding: list[Any] = [self.first.levels, type(self.first.binarise).__name__, str(self.dtype), len(self)]
@@ -432,7 +435,7 @@ class Data:
         name = self.fields[position].name
         return f"tensor {position}" + (f" ({name})" if name else "")
 
-    def _in_parts(self, *indices: Tensor) -> Splits:
+    def _in_parts(self, *indices: Tensor | Rows) -> Splits:
         train, validation, test = (self._rows(part) for part in indices)
         return Splits(*train._alike(validation, test))
 
@@ -472,7 +475,11 @@ class Data:
         pairs = zip(self.fields, scales, strict=True)
         return self._copy(tuple(replace(f, moments=scale, standardise=scale is not None) for f, scale in pairs))
 
-    def _rows(self, indices: Tensor | slice) -> "Data":
+    def _rows(self, indices: Tensor | Rows | slice) -> "Data":
+        if isinstance(indices, Rows):
+            if self.mapped and isinstance(self.rows, Rows) and self.rows.is_whole:
+                return self._stretch(indices)
+            indices = indices[:]
         other = self._copy(self.fields if self.mapped else tuple(field.part(indices) for field in self.fields))
         other.labels = None if self.labels is None else self.labels[indices]
         other.factors = None if self.factors is None else self.factors[indices]
@@ -484,6 +491,15 @@ class Data:
         else:
             whole = torch.arange(len(self), device="cpu") if self.origin is None else self.origin
             other.origin = whole[chosen]
+        return other
+
+    def _stretch(self, rows: Rows) -> "Data":
+        """Return a part of a whole mapped set without a list of its rows."""
+        other = self._copy(self.fields)
+        other.origin = other.rows = rows
+        for name in ("labels", "factors", "weights", "numbers"):
+            if (values := getattr(self, name)) is not None:
+                setattr(other, name, values[rows[:].to(values.device)])
         return other
 
     def _copy(self, fields: tuple[Field, ...]) -> "Data":
@@ -505,31 +521,6 @@ def _fields(tensors: Sequence[Any], properties: dict[str, Any]) -> tuple[Field, 
     tensors = [as_tensor(field.tensor, f"tensor {position} of the data") for position, field in enumerate(fields)]
     check(tensors, [field.missing for field in fields])
     return tuple(field.checked(position) for position, field in enumerate(fields))
-
-
-class InOrder:
-    """The numbers of a large set, 0 to N - 1, which are made when they are asked for.
-
-    Args:
-        count: N.
-        device: device of the numbers.
-    """
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.count, self.device = count, device
-
-    def __getitem__(self, indices: Tensor | slice) -> Tensor:
-        if isinstance(indices, slice):
-            return torch.arange(*indices.indices(self.count), device=self.device)
-        return indices.to(self.device)
-
-    def to(self, device: torch.device) -> "InOrder":
-        """Return the numbers on another device."""
-        return InOrder(self.count, device)
-
-    def cpu(self) -> "InOrder":
-        """Return the numbers on the CPU."""
-        return self.to(torch.device("cpu"))
 
 
 def exposure_field(values: Any) -> Field:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common.checks import flag, positive
+from pyrovae.common.rows import Rows
 from pyrovae.data.binarisation import Binarisation, Static
 from pyrovae.data.tensors import as_tensor
 from pyrovae.programs.streams import stream_seed
@@ -118,7 +119,7 @@ class Field:
         """Return rows as they are before they are rounded to the dtype of batches; None where nothing can be lost."""
         return rows if self.scale is None else None  # standardising is in double precision
 
-    def scaled(self, rows: Tensor | None = None) -> "Field":
+    def scaled(self, rows: Tensor | Rows | None = None) -> "Field":
         """Return the field on a scale taken from its own rows, where it is to be scaled.
 
         Args:

@@ -12,10 +12,12 @@ from pandas.api.types import is_string_dtype
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
+from pyrovae.common.rows import Rows, shuffled
 from pyrovae.programs.isolation import importing
 from pyrovae.tables.dates import as_times
 
 Keys = Sequence[Any] | np.ndarray | Tensor | pd.Series
+Indices = Tensor | Rows
 PARTS = {
     "train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing"),
 }  # fmt: skip
@@ -56,7 +58,7 @@ class Split:
             raise ValueError(f"a set is split in one way, got {' and '.join(ways)}")
         return self
 
-    def indices(self, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    def indices(self, count: int, seed: int) -> tuple[Indices, Indices, Indices]:
         """Return the numbers of the observations for training, validation and testing.
 
         Raises:
@@ -74,8 +76,9 @@ class Split:
             return self._by_time(self.time)
         if self.groups is not None or self.stratify is not None:
             return self._drawn(count, seed)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")
-        train, validation, test = order.split([count - num_test - num_validation, num_validation, num_test])
+        order = shuffled(count, torch.Generator().manual_seed(seed))
+        sizes = [count - num_test - num_validation, num_validation, num_test]
+        train, validation, test = order.parts(*sizes) if isinstance(order, Rows) else order.split(sizes)
         return train, validation, test
 
     def _by_time(self, time: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """A ``torch.utils.data.Dataset`` read item by item, for data that are made or decoded when they are used."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from pyrovae.common.rows import Rows
 from pyrovae.data.data import Data, check_label_names, check_labels
 
 
@@ -59,13 +61,13 @@ class Stream(Data):
         self.dataset, self.num_workers, self._flat = dataset, num_workers, image_shape is not None
         self._names = _chosen(dataset[0], fields)
         super().__init__(*self._fetch(torch.arange(1, device="cpu")), image_shape=image_shape, mapped=True)
-        self.rows = torch.arange(len(dataset), device="cpu")
+        self.rows = Rows(len(dataset))
         self.labels, self.label_names = _labels(dataset, labels, label_names)
 
     def stream(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """Iterate over the batches at given indices, loaded ahead of their use."""
-        parts = list(parts)
-        rows = [self.rows[indices.cpu()].tolist() for indices in parts]
+        ahead, parts = itertools.tee(parts)
+        rows: Any = (self.rows[indices.cpu()].tolist() for indices in ahead)
         loader = DataLoader(
             self.dataset,
             batch_sampler=rows,
@@ -82,7 +84,7 @@ class Stream(Data):
 
     def fingerprint(self) -> str:
         """Return a checksum of a few items, and their number."""
-        few = self.rows[:: max(1, len(self.rows) // 16)][:16]
+        few = self.rows[torch.arange(0, len(self.rows), max(1, len(self.rows) // 16), device="cpu")[:16]]
         return f"{Data(*self._fetch(few)).fingerprint()} of {len(self)}"
 
     def _rows_of(self, tensor: Tensor) -> Iterator[Tensor]:

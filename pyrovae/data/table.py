@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common.checks import flag
+from pyrovae.common.rows import Rows
 from pyrovae.data.columns import Columns, Covariates
 from pyrovae.data.data import EXPOSURE, Data
 from pyrovae.data.field import Field
@@ -253,7 +254,7 @@ class Table(Data):
         """
         if values is None:
             own_index = None if self.row_names is None and self.origin is None else self.index
-            rows = self.rows if self.mapped else slice(None)
+            rows = self.rows[:] if self.mapped else slice(None)
             frames = [self.encoding.to_frame(f.tensor[rows], f.name, own_index) for f in self._typed]
             names = [column.name for column in self.columns if column.is_encoded]
             return pd.concat(frames, axis=1)[names]
@@ -307,10 +308,11 @@ class Table(Data):
         frame = self._frame()
         return {str(name): frame[name].reset_index(drop=True) for name in frame}
 
-    def _rows(self, indices: Tensor | slice) -> "Table":
+    def _rows(self, indices: Tensor | Rows | slice) -> "Table":
         other: Any = super()._rows(indices)
-        rows = indices if isinstance(indices, slice) else indices.cpu().numpy()
-        other.kept = None if self.kept is None else self.kept.iloc[rows]
+        if self.kept is not None:
+            rows = indices[:] if isinstance(indices, Rows) else indices
+            other.kept = self.kept.iloc[rows if isinstance(rows, slice) else rows.cpu().numpy()]
         return other
 
     def _copy(self, fields: tuple[Field, ...]) -> "Table":

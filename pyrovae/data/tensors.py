@@ -127,31 +127,36 @@ def check(tensors: Sequence[Tensor], missing: Sequence[bool] = ()) -> None:
 
 
 def _see_that_rows_have_values(tensors: Sequence[Tensor], positions: Sequence[int]) -> None:
-    empty = torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
-    for tensor in tensors:
-        empty &= torch.cat([part.isnan().flatten(1).all(1) for part in tensor.unsqueeze(-1).split(ROWS)])
-    if bool(empty.any()):
+    parts = zip(*(tensor.unsqueeze(-1).split(ROWS) for tensor in tensors), strict=True)
+    count, first = _found(torch.stack([p.isnan().flatten(1).all(1) for p in part]).all(0) for part in parts)
+    if count:
         several = f" in any of tensors {', '.join(map(str, positions))}" if len(positions) > 1 else ""
-        raise ValueError(
-            f"observation {int(empty.nonzero()[0])} has no observed value{several} ({int(empty.sum())} data in all): "
-            "drop it"
-        )
+        raise ValueError(f"observation {first} has no observed value{several} ({count} data in all): drop it")
+
+
+def _found(parts: Iterable[Tensor]) -> tuple[int, int]:
+    """Return how many rows of all parts are marked, and the first of them; parts are of ``ROWS`` rows each."""
+    count, first = 0, -1
+    for number, marked in enumerate(parts):
+        if first < 0 and bool(marked.any()):
+            first = number * ROWS + int(marked.nonzero()[0])
+        count += int(marked.sum())
+    return count, first
 
 
 def _see_that_it_is_finite(tensor: Tensor, position: int, missing: bool) -> None:
     parts = tensor.unsqueeze(-1).split(ROWS)
     if missing:
-        finite = torch.cat([(part.isfinite() | part.isnan()).flatten(1).all(1) for part in parts])
+        count, index = _found((part.isinf()).flatten(1).any(1) for part in parts)
     else:
-        finite = torch.cat([part.isfinite().flatten(1).all(1) for part in parts])
-    if not bool(finite.all()):
-        index = int((~finite).nonzero()[0])
+        count, index = _found(~part.isfinite().flatten(1).all(1) for part in parts)
+    if count:
         values = tensor[index].flatten()
         valid = values.isfinite() | (values.isnan() & missing)
         remedy = "Data(..., missing=True)" if position == 0 else "Data(..., Field(tensor, missing=True))"
         raise ValueError(
             f"tensor {position} of the data holds {values[~valid][0].item()} at observation {index} "
-            f"({int((~finite).sum())} data in all): "
+            f"({count} data in all): "
             f"drop or impute what is missing first, or say {remedy} and use likelihoods.Missing"
         )
 

@@ -29,13 +29,15 @@ def parts(path: str | Path, codes: Mapping[str, Sequence[Any]] | Sequence[Any] =
     if not Path(path).is_file():
         raise ValueError(f"cannot read a table from {name}: there is no such file")
     try:
-        file = module.ParquetFile(path)
+        file = module.ParquetFile(path, memory_map=True)
         for batch in file.iter_batches(batch_size=ROWS):
             frame = as_frame(batch.to_pandas())
             by_name = codes if isinstance(codes, Mapping) else {name: list(codes) for name in frame.columns}
             yield without_codes(frame, by_name)
     except (OSError, arrow.lib.ArrowException) as error:
         raise ValueError(f"cannot read a table from {name}: {' '.join(str(error).split())}") from None
+    finally:
+        arrow.default_memory_pool().release_unused()
 
 
 def first_rows(path: str | Path, codes: Any) -> pd.DataFrame:

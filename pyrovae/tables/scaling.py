@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.common.rows import Rows, ascending
+
 ROWS = 65_536  # rows taken at once
 KNOTS = 1001  # quantiles that normal scores are interpolated between
 SMALLEST = 1e-150  # standard deviation; the square of a smaller one underflows
@@ -36,7 +38,7 @@ class Scaling:
 
     @classmethod
     def fitted(
-        cls, values: Tensor, methods: Sequence[str], names: Sequence[str], rows: Tensor | None = None
+        cls, values: Tensor, methods: Sequence[str], names: Sequence[str], rows: Tensor | Rows | None = None
     ) -> "Scaling":
         """Fit the scales to rows ``[N, D]``, in double precision and in parts; NaN does not count.
 
@@ -50,7 +52,6 @@ class Scaling:
             ValueError: for a column that does not vary, whose spread double precision cannot hold, or that has values
                 of 0 or below and whose logarithm is taken.
         """
-        rows = None if rows is None else torch.from_numpy(np.sort(rows.numpy()))
         low, high = _range(values, rows)
         logged = torch.tensor([method == "log" for method in methods])
         _see_that_columns_can_be_scaled(low, high, methods, names)
@@ -116,12 +117,12 @@ class Scaling:
         return cls(tuple(record["methods"]), shift, scale, knots, low, high)
 
 
-def _parts(values: Tensor, rows: Tensor | None) -> Iterable[Tensor]:
-    parts = values.split(ROWS) if rows is None else (values[part] for part in rows.split(ROWS))
+def _parts(values: Tensor, rows: Tensor | Rows | None) -> Iterable[Tensor]:
+    parts = values.split(ROWS) if rows is None else (values[part] for part in ascending(rows, ROWS))
     return (part.double() for part in parts)
 
 
-def _range(values: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+def _range(values: Tensor, rows: Tensor | Rows | None) -> tuple[Tensor, Tensor]:
     low = torch.full(values.shape[1:], torch.inf, dtype=torch.float64, device=values.device)
     high = -low
     for part in _parts(values, rows):
@@ -130,7 +131,7 @@ def _range(values: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
     return low.cpu(), high.cpu()
 
 
-def _moments(values: Tensor, rows: Tensor | None, logged: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(values: Tensor, rows: Tensor | Rows | None, logged: Tensor) -> tuple[Tensor, Tensor]:
     logged = logged.to(values.device)
 
     def transformed() -> Iterable[Tensor]:
@@ -160,8 +161,8 @@ def _see_that_columns_can_be_scaled(low: Tensor, high: Tensor, methods: Sequence
             )
 
 
-def _quantiles(values: Tensor, rows: Tensor | None, k: int) -> Tensor:
-    numbers = torch.arange(len(values)) if rows is None else rows
+def _quantiles(values: Tensor, rows: Tensor | Rows | None, k: int) -> Tensor:
+    numbers = Rows(len(values)) if rows is None else rows
     some = numbers[:: -(-len(numbers) // MOST_FOR_KNOTS)].to(values.device)
     column = values[some, k].double().cpu().numpy()
     quantiles = np.nanquantile(column, np.linspace(0, 1, min(KNOTS, max(2, int((~np.isnan(column)).sum())))))

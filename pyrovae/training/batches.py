@@ -1,11 +1,12 @@
 """The order of the data, and this process's shares of it, as functions of the seed and the step only."""
 
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Iterator
+from itertools import repeat, tee
 
 import torch
 from torch import Tensor
 
+from pyrovae.common.rows import AT_ONCE, Rows, shuffled
 from pyrovae.common.weights import drawn_by_weight
 from pyrovae.data import Data
 from pyrovae.programs.streams import generator
@@ -39,8 +40,8 @@ class Batches:
         """Number of different sizes of batches: the last batch of every epoch may be smaller."""
         return 2 if self.size % self.batch_size and self.per_epoch > 1 else 1
 
-    def order(self, epoch: int) -> Tensor:
-        """Return the observations of an epoch in their order, all but those of a last batch that is left out.
+    def order(self, epoch: int) -> Tensor | Rows:
+        """Return the observations in the order of an epoch, those of a last batch that is left out at the end.
 
         A batch that holds the whole set keeps the set's own order, as under plain Pyro. There a program may have
         parameters ``[N]``, one per observation, and use them without the plate's indices.
@@ -52,31 +53,37 @@ class Batches:
         if weights is not None:
             source = generator("order", self.seed, epoch)
             rows = drawn_by_weight(weights, len(weights), source)
-            return rows[torch.randperm(len(rows), generator=source, device="cpu")][: self.size].to(device)
+            return rows[shuffled(len(rows), source)[:]].to(device)
         if self.per_epoch == 1 and self.size == len(self.data):
             return torch.arange(len(self.data), device=device)
-        source = generator("order", self.seed, epoch)
-        return torch.randperm(len(self.data), generator=source, device="cpu")[: self.size].to(device)
+        return shuffled(len(self.data), generator("order", self.seed, epoch)).to(device)
 
     def indices(self, step: int) -> Tensor:
         """Return the indices of a step's observations."""
         epoch, position = divmod(step, self.per_epoch)
-        return self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        return next(iter(self._parts(self.order(epoch), position, 1)))
+
+    def _parts(self, order: Tensor | Rows, position: int, most: int) -> Iterator[Tensor]:
+        """Iterate over an epoch's batches from a position on, at most so many; their rows are computed in stretches."""
+        start, stop = position * self.batch_size, min(self.size, (position + most) * self.batch_size)
+        stretch = self.batch_size * min(most, -(-AT_ONCE // self.batch_size))
+        for first in range(start, stop, stretch):
+            yield from order[first : min(first + stretch, stop)].split(self.batch_size)
 
     def between(self, step: int, total: int) -> Iterator[tuple[int, Tensor, Batch]]:
         """Iterate over steps: the epoch, the indices, and this process's share of the batch, made when it is due."""
         while step < total:
             epoch, position = divmod(step, self.per_epoch)
-            parts = self.order(epoch).split(self.batch_size)[position : position + total - step]
-            for one in zip(repeat(epoch), parts, self._shares(parts), strict=False):
+            parts, ahead = tee(self._parts(self.order(epoch), position, total - step))
+            for one in zip(repeat(epoch), parts, self._shares(ahead), strict=False):
                 step += 1
                 yield one
 
-    def _shares(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+    def _shares(self, parts: Iterable[Tensor]) -> Iterator[Batch]:
         if self.group.size == 1:
             return self.data.stream(parts)
-        shares = [self.group.share(len(part)) for part in parts]
         if self.data.draws_anew:  # bits are drawn for the whole batch
-            whole = self.data.stream(parts)
-            return (tuple(share.of(t) for t in batch) for share, batch in zip(shares, whole, strict=True))
-        return self.data.stream([share.of(part) for share, part in zip(shares, parts, strict=True)])
+            whole, sizes = tee(parts)
+            batches = zip(self.data.stream(whole), sizes, strict=True)
+            return (tuple(self.group.share(len(part)).of(t) for t in batch) for batch, part in batches)
+        return self.data.stream(self.group.share(len(part)).of(part) for part in parts)
