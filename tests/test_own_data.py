@@ -85,6 +85,37 @@ def test_fit_evaluate_and_load_a_table(table, tmp_path, capsys):
     assert "was not fitted to a table" in refused(capsys, "evaluate", tmp_path / "digits", "--data", new, *QUICK)
 
 
+def test_folds_and_named_splits_on_the_command_line(table, tmp_path, capsys):
+    frame = pd.read_csv(table)
+    frame["part"] = np.resize(["train", "train", "validation", "test"], len(frame))
+    frame["w"] = np.linspace(1, 3, len(frame))
+    frame.to_csv(table, index=False)
+    words = json.dumps({**ROLES, "part": "drop", "w": "weight"})
+    named = ["--data", table, "--data.roles", words, "--embedding", "2"]
+    out, tail = tmp_path / "folds", [*TINY, *QUICK]
+    folds = ["--split.num_folds", "3", "--split.stratify", "part", "--guides", '{"a": "MeanField", "b": "FullRank"}']
+    said = ran(capsys, "compare", *named, *folds, "--reference", "a", "--out", out, *tail)
+    assert "3 folds, 120 data" in said
+    names = [pd.read_csv(out / f"a-fold{k}" / "per_datum.csv")["datum"] for k in range(3)]
+    assert sorted(pd.concat(names)) == sorted(frame["id"])
+    assert "Nadeau and Bengio" in (out / "report.html").read_text()
+    summary = json.loads(ran(capsys, "evaluate", out / "b-fold2", *QUICK))
+    assert summary["num_data"] == len(names[2])
+    assert summary["elbo"] != pytest.approx(pd.read_csv(out / "b-fold2" / "per_datum.csv")["elbo"].mean())
+    ran(capsys, "fit", *named, "--split.parts", "part", "--out", tmp_path / "parts", *TINY)
+    assert json.loads(ran(capsys, "evaluate", tmp_path / "parts", *QUICK))["num_data"] == 30
+    for more, words in (
+        (["--split.num_folds", "3"], "a cross-validation is made by compare"),
+        (["--split.time", "nothing"], "time names 'nothing', which is no column"),
+        (["--split.time", "day", "--split.groups", "part"], "a set is split in one way"),
+    ):
+        assert words in refused(capsys, "fit", *named, *more, "--out", tmp_path / "no", *TINY)
+    for more, words in (
+        (["--split.test", "0.3"], "takes no split.test"), (["--num_seeds", "2"], "has one fit per fold"),
+    ):  # fmt: skip
+        assert words in refused(capsys, "compare", *named, *folds, *more, "--out", tmp_path / "no", *tail)
+
+
 MODELS = {
     "VAE": [], "HierarchicalVAE": ["--model.upper_dims", "[2, 2]"], "GaussianMixtureVAE": ["--model.num_clusters", "3"],
     "BayesianVAE": [],

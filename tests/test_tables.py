@@ -578,6 +578,23 @@ def test_an_encoder_sees_types():
         nn.Table(nn.MLP(1, 1), [("number",)])
 
 
+@torch.random.fork_rng()
+def test_categories_are_embedded_where_they_are_many():
+    inputs = [("categorical", 9, True), ("categorical", 3, False), ("continuous", 1, False)]
+    encoder = nn.Table(lambda width: nn.MLP(width, 4), inputs, embedding=4)
+    assert encoder.network.in_features == nn.Table.width(inputs, 4) == 4 + 3 + 1
+    shown = encoder.shown(torch.tensor([[8.0, 1.0, 0.5], [float("nan"), 2.0, 1.5]]))
+    vectors = encoder.vectors["0"].weight
+    torch.testing.assert_close(shown[0], torch.cat([vectors[8], torch.tensor([0.0, 1, 0, 0.5])]))
+    torch.testing.assert_close(shown[1], torch.cat([vectors[9], torch.tensor([0.0, 0, 1, 1.5])]))
+    encoder(torch.tensor([[8.0, 1.0, 0.5]])).sum().backward()
+    assert bool(vectors.grad[8].any())
+    assert not bool(vectors.grad[:8].any())
+    assert list(nn.Table(lambda width: nn.MLP(width, 4), inputs).vectors) == []
+    with pytest.raises(ValueError, match="embedding must be a whole number of at least 1"):
+        nn.Table(lambda width: nn.MLP(width, 4), inputs, embedding=-1)
+
+
 # tables larger than memory
 
 

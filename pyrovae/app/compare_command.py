@@ -14,9 +14,10 @@ from pyrovae.app.evaluate_command import as_netcdf
 from pyrovae.app.fit_command import fit_guide, made_model
 from pyrovae.app.folders import CONFIG, levels, run_names, strategies
 from pyrovae.app.models import VAE, ModelOption, make_pair, per_observation
-from pyrovae.app.page import comparison_page
+from pyrovae.app.page import comparison_page, cross_validation_page
 from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, SchedulerMaker, made
-from pyrovae.app.tabulation import main_effects
+from pyrovae.app.splits import ONE_SPLIT, Split
+from pyrovae.app.tabulation import cross_validation, main_effects
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.diagnostics.diagnostic import diagnostics
@@ -43,6 +44,7 @@ def compare_command(
     decoder: Callable[[Shape, Shape], Network] = MLP,
     latent_dim: int = 8,
     features: int = 128,
+    embedding: int | None = None,
     epochs: int | None = None,
     patience: int | None = 20,
     batch_size: int = 128,
@@ -57,6 +59,7 @@ def compare_command(
     max_arviz_data: int = 200,
     num_seeds: int = 1,
     reference: str | None = None,
+    split: Split = ONE_SPLIT,
     seed: int = 0,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
@@ -85,6 +88,8 @@ def compare_command(
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
+        embedding: length of the vectors, which are learned, that the encoder is given for categories of a table's
+            column with more of them; null shows all categories one-hot.
         epochs: largest number of passes over the training set; null takes as many as 5,000 steps need, 50 at least.
         patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
             stops early.
@@ -102,6 +107,8 @@ def compare_command(
         num_seeds: number of fits of each strategy; their initial parameters and noise come from seed, seed + 1, ...;
             all share one split.
         reference: strategy that the others are compared with; null takes the best, which is picked on the test data.
+        split: how the data are split; with split.num_folds, every strategy is fitted once per fold, and evidence alone
+            is compared.
         seed: seed of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
@@ -113,40 +120,66 @@ def compare_command(
     objectives = {"elbo": maker.objective} if objectives is None else objectives
     makers = strategies(guides, objectives)
     numbers = _checked(guides, objectives, reference, num_seeds, sizes, (num_particles, num_draws, max_arviz_data))
+    folds = [maker.split(one) for one in split.per_fold(num_seeds).of(data, seed)]
     steps = _steps(compile, makers)
     parts: dict[str, Any] = {
         "prior": prior, "likelihood": likelihood, "encoder": encoder, "decoder": decoder, "latent_dim": latent_dim,
-        "features": features,
+        "features": features, "embedding": embedding,
     }  # fmt: skip
-    splits = maker.split(data.splits(seed=seed))
     for guide, objective in makers.values():  # report what cannot be made before the first fit
         made(objective)
-        make_pair(maker, Parts(splits.train, guide=guide, **parts), seed)
+        make_pair(maker, Parts(folds[0].train, guide=guide, **parts), seed)
     folder = RunFolder(out)
     fitting: dict[str, Any] = {
         **parts, "model": maker, "epochs": epochs, "patience": patience, "batch_size": batch_size, "lr": lr,
-        "clip_norm": clip_norm, "split_seed": seed, "device": device, "checkpoint_seconds": checkpoint_seconds,
-        "resume": resume, "progress": progress, "scheduler": scheduler, "scheduler_every": scheduler_every,
-        "drop_last": drop_last,
+        "clip_norm": clip_norm, "device": device, "checkpoint_seconds": checkpoint_seconds, "resume": resume,
+        "progress": progress, "scheduler": scheduler, "scheduler_every": scheduler_every, "drop_last": drop_last,
     }  # fmt: skip
     fits: dict[str, list[Fit]] = {
         name: [
             fit_guide(
-                folder, one, data, guide, objective=made(objective), compile=steps.get(name, "auto"), seed=seed + k,
-                **fitting,
+                folder, one, folds[k if split.num_folds else 0], guide, objective=made(objective),
+                compile=steps.get(name, "auto"), seed=seed + k, **fitting,
             )
-            for k, one in enumerate(run_names(name, num_seeds))
+            for k, one in enumerate(run_names(name, num_seeds, split.num_folds))
         ]
         for name, (guide, objective) in makers.items()
     }  # fmt: skip
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
     how: dict[str, Any] = {"compile": "auto" if isinstance(compile, dict) else compile, "reference": reference}
-    findings = examine(fits, splits.test.fixed(), sizes=numbers, **how, **options)
+    if split.num_folds:
+        return _cross_validated(folder, fits, [fold.test.fixed() for fold in folds], how, options)
+    test = folds[0].test.fixed()
+    findings = examine(fits, test, sizes=numbers, **how, **options)
     if len(guides) > 1 and len(objectives) > 1:
         crossed = {pair: findings.evaluations[name] for name, pair in levels(guides, objectives).items()}
         findings.effects = main_effects(crossed, ("guide", "objective"))
-    drawing = {"num_draws": num_draws, "max_arviz_data": max_arviz_data}
-    return _reported(folder, fits, splits.test.fixed(), findings, drawing, options)
+    return _reported(folder, fits, test, findings, (num_draws, max_arviz_data), options)
+
+
+def _cross_validated(
+    folder: RunFolder, fits: dict[str, list[Fit]], tests: list[Data], how: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate every fit on its own fold, and write the table, the observations of every fit, and the page."""
+    keywords = {**options, "compile": how["compile"]}
+    evaluations = {
+        name: [pyrovae.evaluate(*per_observation(f), t, **keywords) for f, t in zip(run, tests, strict=True)]
+        for name, run in fits.items()
+    }
+    seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
+    table = cross_validation(evaluations, seconds, reference=how["reference"])
+    table["ended"] = pd.Series({name: endings_of(run) for name, run in fits.items()})
+    folder.write_table("table.csv", table)
+    for name, run in evaluations.items():
+        for one, evaluation in zip(run_names(name, 1, len(tests)), run, strict=True):
+            folder.write_table(f"{one}/per_datum.csv", evaluation.table(), index_label="datum")
+    settings = {"compile": {name: run[0].compile for name, run in fits.items()}}
+    config = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settings}
+    cross_validation_page(folder, fits, table, configuration=yaml.safe_dump(config, sort_keys=False))
+    count = sum(map(len, tests))
+    print(f"{len(tests)} folds, {count} data, nats per observation:\n{formatted(table).to_string()}")
+    print(f"wrote {folder.path / 'report.html'}")
+    return settings
 
 
 def _checked(
@@ -185,13 +218,13 @@ def _steps(compile: Any, makers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reported(
-    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, findings: Findings, drawing: dict[str, int],
+    folder: RunFolder, fits: dict[str, list[Fit]], test: Data, findings: Findings, drawing: tuple[int, int],
     options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Write the tables, the netCDF files and the page; return the settings that the run chose."""
     _write_findings(folder, fits, findings)
-    first_data = test.subset(slice(0, drawing["max_arviz_data"]))
-    pictures = _write_draws(folder, fits, first_data, num_draws=drawing["num_draws"], **options)
+    num_draws, most = drawing
+    pictures = _write_draws(folder, fits, test.subset(slice(0, most)), num_draws=num_draws, **options)
     settings = {"compile": {name: run[0].compile for name, run in fits.items()}}
     config = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settings}
     comparison_page(folder, fits, findings, test, pictures, configuration=yaml.safe_dump(config, sort_keys=False))

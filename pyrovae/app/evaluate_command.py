@@ -1,6 +1,7 @@
 """``pyrovae evaluate``."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import pyrovae
 from pyrovae.app.fit_command import made_model
 from pyrovae.app.folders import CONFIG, inputs
 from pyrovae.app.models import VAE, ModelMaker, ModelOption, per_observation
+from pyrovae.app.splits import ONE_SPLIT, Split
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Splits, Table, as_data
 from pyrovae.diagnostics.evidence.evaluate import evaluate
@@ -102,8 +104,11 @@ def _splits(run: Path, fitted: Fit) -> Splits:
                 f"the data that {str(folder / CONFIG)!r} names are not those of the run, so it is unknown which "
                 "of them the fit was trained on: restore the file, or name new data by --data"
             )
-        parts = _maker(run).split(data.splits(seed=run_folder.record["seed"]))
         source = run / "fit" if holds_fit(run / "fit") else run
+        split = _instance("split", Split, settings["split"]) if "split" in settings else ONE_SPLIT
+        fold = re.search(r"-fold(\d+)$", source.name) if split.num_folds else None
+        folds = split.of(data, run_folder.record["seed"])
+        parts = _maker(run).split(folds[int(fold[1]) if fold else 0])
         train = placed_data(Pair(fitted.model, fitted.guide), parts.train, torch.device("cpu"))
         if settings_of(source).get("data") != train.fingerprint():
             raise ValueError(

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from pyrovae.app.folders import clear
 from pyrovae.app.models import VAE, ModelMaker, ModelOption, make_pair
 from pyrovae.app.parts import GuideMaker, ObjectiveMaker, Parts, SchedulerMaker, made, made_by_options
+from pyrovae.app.splits import ONE_SPLIT, Split
 from pyrovae.common.checks import at_least
-from pyrovae.data import Data
+from pyrovae.data import Data, Splits
 from pyrovae.guides import MeanField
 from pyrovae.importance.question import ask
 from pyrovae.likelihoods import Likelihood
@@ -33,6 +34,7 @@ def fit_command(
     decoder: Callable[[Shape, Shape], Network] = MLP,
     latent_dim: int = 8,
     features: int = 128,
+    embedding: int | None = None,
     epochs: int | None = None,
     patience: int | None = 20,
     batch_size: int = 128,
@@ -43,6 +45,7 @@ def fit_command(
     drop_last: bool = False,
     compile: bool | Literal["auto"] = "auto",
     precision: Literal["float32", "float64", "bfloat16"] = "float32",
+    split: Split = ONE_SPLIT,
     seed: int = 0,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
@@ -52,8 +55,8 @@ def fit_command(
     """Fit a model by SVI and save it.
 
     The data are split at random: 7 in 10 for training, 1 for validation, 2 for testing (the published test set where
-    there is one). Where values are missing (--data.missing true), likelihood and encoder take that into account.
-    Under torchrun the processes share every batch.
+    there is one), unless --split says otherwise. Where values are missing (--data.missing true), likelihood and encoder
+    take that into account. Under torchrun the processes share every batch.
 
     Args:
         data: the data set: the path of a table (CSV, Parquet, Excel), or Table with its options, Array (a .npy file),
@@ -71,6 +74,8 @@ def fit_command(
         decoder: network from latents to the likelihood's features.
         latent_dim: number of latents.
         features: number of features that the encoder returns.
+        embedding: length of the vectors, which are learned, that the encoder is given for categories of a table's
+            column with more of them; null shows all categories one-hot.
         epochs: largest number of passes over the training set; null takes as many as 5,000 steps need, 50 at least.
         patience: stop after this many epochs, and 500 steps at least, without a better validation bound; null never
             stops early.
@@ -82,6 +87,7 @@ def fit_command(
         drop_last: whether the last batch of an epoch is left out where it is smaller than the others.
         compile: true compiles the step, false does not, auto does where it saves time; config.yaml records the choice.
         precision: precision of modules and data; bfloat16 applies to the matrix products in networks only.
+        split: how the data are split.
         seed: seed of the split, the initial parameters and the noise.
         device: cpu, cuda, ...; null means CUDA where there is one.
         checkpoint_seconds: least time between two checkpoints of a fit; one is always written at its end.
@@ -89,11 +95,13 @@ def fit_command(
         progress: show progress bars.
     """
     folder, maker = RunFolder(out), made_model(model)
+    if split.num_folds:
+        raise ValueError("a cross-validation is made by compare, not by fit: leave split.num_folds out")
     fitted = fit_guide(
-        folder, "fit", data, guide,
+        folder, "fit", maker.split(split.of(data, seed)[0]), guide,
         model=maker, objective=made(objective or maker.objective), prior=prior, likelihood=likelihood,
         encoder=encoder, decoder=decoder,
-        latent_dim=latent_dim, features=features,
+        latent_dim=latent_dim, features=features, embedding=embedding,
         epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, clip_norm=clip_norm, compile=compile,
         scheduler=scheduler, scheduler_every=scheduler_every, drop_last=drop_last,
         precision=precision, seed=seed, device=device, checkpoint_seconds=checkpoint_seconds, resume=resume,
@@ -112,13 +120,10 @@ def made_model(model: ModelOption) -> ModelMaker:
         return model()
 
 
-def fit_guide(
-    run: RunFolder, name: str, data: Data, guide: GuideMaker, *, split_seed: int | None = None, **options: Any
-) -> Fit:
+def fit_guide(run: RunFolder, name: str, splits: Splits, guide: GuideMaker, **options: Any) -> Fit:
     """Fit one strategy into its folder of a run, or continue it."""
-    names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features")
+    names = ("latent_dim", "prior", "likelihood", "encoder", "decoder", "features", "embedding")
     parts, maker = {name: options.pop(name) for name in names}, options.pop("model")
-    splits = maker.split(data.splits(seed=options["seed"] if split_seed is None else split_seed))
     model, q = make_pair(maker, Parts(splits.train, guide=guide, **parts), options["seed"])
     per_epoch = -(-len(splits.train) // max(options["batch_size"], 1))
     if options["epochs"] is None:

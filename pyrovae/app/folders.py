@@ -37,7 +37,7 @@ def prepare(options: Namespace, values: dict[str, Any]) -> RunFolder:
     if "guides" in values:
         makers = strategies(values["guides"], values["objectives"])
         at_least("num_seeds", values["num_seeds"], 1)
-        fits = [fit for name in makers for fit in run_names(name, values["num_seeds"])]
+        fits = [fit for name in makers for fit in run_names(name, values["num_seeds"], values["split"].num_folds)]
         files = [
             CONFIG,
             "table.csv",
@@ -47,7 +47,8 @@ def prepare(options: Namespace, values: dict[str, Any]) -> RunFolder:
             *(f"{fit}/per_datum.csv" for fit in fits),
         ]
         files += [f"{name}.csv" for name in diagnostics()]
-        files += [f"{run_names(name, values['num_seeds'])[0]}.nc" for name in makers]
+        if not values["split"].num_folds:
+            files += [f"{run_names(name, values['num_seeds'])[0]}.nc" for name in makers]
         _check_names([*fits, *makers], [*files, "figures"])
     check_seed(values["seed"])
     folder.check([*files, *(folder.files if options.overwrite else ())], inputs(values["data"]))
@@ -123,6 +124,8 @@ def levels(guides: Collection[str], objectives: Collection[str]) -> dict[str, tu
     return {(g if len(objectives) == 1 else f"{g}-{o}"): (g, o) for g, o in pairs}
 
 
-def run_names(name: str, num_seeds: int) -> list[str]:
-    """Return the folder names of a strategy's fits, one per seed."""
+def run_names(name: str, num_seeds: int, num_folds: int = 0) -> list[str]:
+    """Return the folder names of a strategy's fits, one per seed, or one per fold."""
+    if num_folds:
+        return [f"{name}-fold{k}" for k in range(num_folds)]
     return [name] if num_seeds == 1 else [f"{name}-seed{k}" for k in range(num_seeds)]

@@ -110,6 +110,13 @@ _EFFECTS = (
     "What each guide and each objective gives on average over the others: its mean log evidence minus the mean of all "
     "strategies, paired over test data and seeds, in nats per observation."
 )
+_FOLDS = (
+    "Nats per observation, higher is better. Every observation is evaluated once, by the fit that did not see it. The "
+    "folds share most of their training data, so that errors are Nadeau and Bengio's (2003), with one degree of "
+    "freedom less than folds; they are rough where the folds are few. reliable and khat_over_limit are as for a "
+    "single split: a row marked NO depends on its guide as much as on its model. Further questions are asked of one "
+    "split, without folds."
+)
 _PICTURES = 16
 
 
@@ -150,6 +157,21 @@ def comparison_page(
         f"{seeds} seed{'s' if seeds > 1 else ''}, torch {torch.__version__}"
     )
     write_page(folder, f"{len(fits)} strategies compared", subtitle, sections)
+
+
+def cross_validation_page(
+    folder: RunFolder, fits: Mapping[str, Sequence[Fit]], table: pd.DataFrame, *, configuration: str
+) -> None:
+    """Write ``report.html`` and ``figures/`` of a cross-validation, from its table and its fits by name."""
+    figures = {"comparison": plots.comparison(table)}
+    curves = {"training": plots.training({name: run[0].history for name, run in fits.items()})}
+    sections = [
+        Section("Cross-validation", _FOLDS, table, figures, captions=_CAPTIONS.get),
+        Section("Fits of the first fold", figures=curves, captions=_CAPTIONS.get),
+        Section("Configuration", code=configuration),
+    ]
+    folds = int(table["folds"].iloc[0])
+    write_page(folder, f"{len(fits)} strategies compared", f"{folds} folds, torch {torch.__version__}", sections)
 
 
 def _answered(findings: Findings) -> list[Diagnostic]:

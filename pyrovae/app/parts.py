@@ -37,6 +37,7 @@ class Parts:
         decoder: makes a network from a number of latents to the likelihood's features.
         features: number of features that the encoder returns.
         guide: makes the guide of a latent from its encoder and the latent's size; None lets the model choose.
+        embedding: length of the vectors that an encoder is given for categories; None shows them one-hot.
     """
 
     data: Data
@@ -47,6 +48,7 @@ class Parts:
     decoder: Callable[[Shape, Shape], Network]
     features: int
     guide: GuideMaker
+    embedding: int | None = None
 
     @cached_property
     def p_x(self) -> Any:
@@ -73,8 +75,8 @@ class Parts:
         """
         shape = self.data.shape
         if isinstance(self.data, Table):
-            exposure = self.data.typical_exposure
-            return TableEncoder(lambda width: self._checked(width, more), self.data.inputs, exposure=exposure)
+            how: dict[str, Any] = {"exposure": self.data.typical_exposure, "embedding": self.embedding}
+            return TableEncoder(lambda width: self._checked(width, more), self.data.inputs, **how)
         if self.data.missing:
             doubled = 2 * shape if isinstance(shape, int) else (2 * shape[0], *shape[1:])
             return Observed(self._checked(doubled, more))

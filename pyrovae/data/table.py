@@ -177,7 +177,7 @@ class Table(Data):
             *fields, labels=labels, label_names=label_names, row_names=names, mapped=mapped, weights=weights
         )
         self.columns, self.totals = encoding.columns, encoding.totals
-        kept = [column.name for column in encoding.of_role(*KEPT) if column.name in frame.columns]
+        kept = [c.name for c in encoding.of_role(*KEPT, "drop") if c.name in frame.columns]  # also keys of splits
         self.kept: pd.DataFrame | None = with_dates(frame[kept], encoding).set_axis(self.index) if kept else None
 
     @property

@@ -19,19 +19,24 @@ class TableInput(NamedTuple):
     size: int = 1
     missing: bool = False
 
-    @property
-    def width(self) -> int:
-        """Number of columns that a network is given for it."""
+    def width(self, embedding: int | None = None) -> int:
+        """Return the number of columns that a network is given for it."""
+        if embedding is not None and self.is_embedded(embedding):
+            return embedding
         own = {"categorical": self.size, "ordinal": self.size - 1}.get(self.kind, 1)
         return own + self.missing
+
+    def is_embedded(self, embedding: int | None) -> bool:
+        """Whether the column has vectors that are learned: categories that are more than a vector has numbers."""
+        return self.kind == "categorical" and embedding is not None and embedding < self.size
 
 
 class Table(Network):
     """Shows a network the columns of a table by their types.
 
-    Categories are one-hot; grades are indicators of each step, x >= 1, ..., x >= L - 1, so that their order is seen;
-    counts are log(1 + x); other numbers are as they are. A column whose cells may be missing has 0 there, and beside it
-    an indicator of whether it is observed.
+    Categories are one-hot, or vectors that are learned; grades are indicators of each step, x >= 1, ..., x >= L - 1, so
+    that their order is seen; counts are log(1 + x); other numbers are as they are. A column whose cells may be missing
+    has 0 there, and beside it an indicator of whether it is observed.
 
     Args:
         network: network that takes as many columns as :meth:`width` says, or a function of that number that makes it.
@@ -40,6 +45,8 @@ class Table(Network):
         exposure: a typical exposure, where the last tensor of a batch is each observation's own, ``[..., 1]``: counts
             are then shown as log(1 + x typical / own), and the network is given log(own / typical) as one more column,
             from which it knows how much they tell.
+        embedding: length of the vectors that stand for the categories of a column with more categories than that, one
+            of them for a missing cell; None shows all categories one-hot.
 
     Example:
         >>> from pyrovae import nn
@@ -55,6 +62,7 @@ class Table(Network):
         inputs: Sequence[Sequence[Any]],
         *,
         exposure: float | None = None,
+        embedding: int | None = None,
     ) -> None:
         super().__init__()
         not_a_class("network", network)
@@ -64,7 +72,8 @@ class Table(Network):
                 f"inputs must list what each column is, as data.Table(...).inputs does, got {shown(inputs)}"
             )
         self.inputs = [_checked(given) for given in inputs]
-        width = sum(column.width for column in self.inputs) + (self.exposure is not None)
+        self.embedding = None if embedding is None else at_least("embedding", embedding, 1)
+        width = self.width(self.inputs, embedding) + (self.exposure is not None)
         if not isinstance(network, nn.Module) and callable(network):
             network = network(width)
         self.out_features = num_features("network", network)
@@ -73,11 +82,18 @@ class Table(Network):
             raise ValueError(f"network takes {taken} columns, and is given {width} for {len(self.inputs)} inputs")
         self.in_features = len(self.inputs) + (taken - width if isinstance(taken, int) else 0)
         self.network: Any = network
+        self.vectors = nn.ModuleDict(
+            {
+                str(k): nn.Embedding(column.size + column.missing, embedding or 1)
+                for k, column in enumerate(self.inputs)
+                if column.is_embedded(embedding)
+            }
+        )
 
     @staticmethod
-    def width(inputs: Sequence[Sequence[Any]]) -> int:
+    def width(inputs: Sequence[Sequence[Any]], embedding: int | None = None) -> int:
         """Return how many columns a network is given."""
-        return sum(_checked(given).width for given in inputs)
+        return sum(_checked(given).width(embedding) for given in inputs)
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """Map columns ``[..., D]`` with NaN, and the network's other inputs, to its features."""
@@ -95,7 +111,13 @@ class Table(Network):
 
     def shown(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Return what the network is given of columns ``[..., D]``, counts divided by ``scale`` ``[..., 1]``."""
-        parts = [part for k, column in enumerate(self.inputs) for part in _shown(x[..., k], column, scale)]
+        parts = []
+        for k, column in enumerate(self.inputs):
+            if str(k) in self.vectors:
+                codes = x[..., k].nan_to_num(nan=column.size).long()  # a missing cell has the last vector
+                parts.append(self.vectors[str(k)](codes))
+            else:
+                parts += _shown(x[..., k], column, scale)
         return torch.cat(parts, dim=-1)
 
 
