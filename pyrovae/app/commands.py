@@ -1,6 +1,7 @@
 """The command line ``pyrovae describe | fit | ...``, with options from the constructors' own signatures."""
 
 import contextlib
+import importlib
 import os
 import sys
 import warnings
@@ -10,12 +11,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pyrovae.app.compare_command import compare_command
-from pyrovae.app.describe_command import describe_command
-from pyrovae.app.evaluate_command import evaluate_command
-from pyrovae.app.fit_command import fit_command
 from pyrovae.app.folders import CONFIG, absolute, prepare
-from pyrovae.app.list_command import list_command
 from pyrovae.app.parser import (
     Parser,
     closed_list,
@@ -27,6 +23,7 @@ from pyrovae.app.parser import (
 )
 from pyrovae.app.parts import made_by_options
 from pyrovae.diagnostics.diagnostic import diagnostics
+from pyrovae.programs.isolation import importing
 from pyrovae.saving import RunFolder
 from pyrovae.training import FitError, FitInterrupted
 from pyrovae.training.group import Group, launched
@@ -36,14 +33,7 @@ _SPELLINGS = {  # of the arguments that messages name: in Python, and as an opti
     "resume=True": "--resume true",
 }
 
-
-_COMMANDS: dict[str, Callable[..., Any]] = {
-    "describe": describe_command,
-    "fit": fit_command,
-    "evaluate": evaluate_command,
-    "compare": compare_command,
-    "list": list_command,
-}
+_COMMANDS = ("describe", "fit", "evaluate", "compare", "list")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,21 +82,32 @@ def _run(arguments: Sequence[str]) -> int:
     with closed_list(permitted):
         for name in permitted:
             import_permitted(name)
-        parser, parsers = make_parser(_COMMANDS)
+        named = [arguments[0]] if arguments and arguments[0] in _COMMANDS else _COMMANDS
+        commands = {name: _imported(name) for name in named}
+        parser, parsers = make_parser(commands)
         options = parser.parse_args(arguments)
         command = options.command
+        act = commands[command]
         if command == "list":
-            list_command()
+            act()
         else:
             with made_by_options():
                 instances = parsers[command].instantiate(options[command])
             values = _values(command, vars(instances))
             if command in {"fit", "compare"}:
-                _run_into_folder(command, options[command], values, parsers[command])
+                _run_into_folder(act, command, options[command], values, parsers[command])
             else:
-                _alone(command, values)
+                _alone(act, command, values)
         sys.stdout.flush()
     return 0
+
+
+def _imported(command: str) -> Callable[..., Any]:
+    """Return a command's function; only the command that is named is imported, as comparisons draw figures."""
+    with importing():
+        module = importlib.import_module(f"pyrovae.app.{command}_command")
+    act: Callable[..., Any] = getattr(module, f"{command}_command")
+    return act
 
 
 def _values(command: str, instances: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,15 +119,17 @@ def _values(command: str, instances: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in values.items() if k not in own}, "sizes": {k: values[k] for k in own}}
 
 
-def _alone(command: str, values: dict[str, Any]) -> None:
+def _alone(act: Callable[..., Any], command: str, values: dict[str, Any]) -> None:
     """Run a command that makes no run; it has no use for several processes."""
     with launched() as rank:
         if rank:
             raise ValueError(f"{command} runs in one process: start it without torchrun")
-        _COMMANDS[command](**values)
+        act(**values)
 
 
-def _run_into_folder(command: str, options: Namespace, values: dict[str, Any], parser: Parser) -> None:
+def _run_into_folder(
+    act: Callable[..., Any], command: str, options: Namespace, values: dict[str, Any], parser: Parser
+) -> None:
     """Run a command whose results are in a folder, together with the configuration that repeats it."""
     with launched() as rank, ExitStack() as stack:
         if rank and command != "fit":
@@ -144,7 +147,7 @@ def _run_into_folder(command: str, options: Namespace, values: dict[str, Any], p
                     folder.begin(**record)
                     if not options.resume or not (folder.path / CONFIG).exists():
                         folder.write(CONFIG, config)
-        settings = _COMMANDS[command](**values)
+        settings = act(**values)
         if folder is not None:  # a resumed run's new settings, once they have taken effect
             for name, value in settings.items():
                 options[name] = value

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 FEWEST = 8  # validated epochs that a trend is told from
 WINDOW = 4  # the trend is that of the last quarter of the fit
@@ -54,6 +53,8 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
 
     Source: Kendall, "Note on bias in the estimation of autocorrelation", 1954, for the bias.
     """
+    from scipy import stats  # it takes a second
+
     bounds = history["validation_bound"].dropna().to_numpy(float)
     best = int(bounds.argmax()) + 1 if len(bounds) else 0
     if stopped != "finished":
