@@ -117,6 +117,12 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def kept(path: Path, cases: list[str]) -> pd.DataFrame:
+    """Return the rows of an earlier run whose cases are not timed again."""
+    earlier = pd.read_csv(path).fillna({"note": ""})
+    return earlier[~earlier["case"].isin(cases)]
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,13 +134,14 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="half the epochs and no growth: for a machine lent briefly"
     )
+    parser.add_argument("--keep", type=Path, help="CSV of an earlier run on the same card, whose other cases stay")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     name = options.out / f"speed-{'cuda' if torch.cuda.is_available() else 'cpu'}"
     if "mnist" in options.cases:  # its network
         evaluated = evaluation(options.images)
         print(evaluated.to_string(), flush=True)
-    results = []
+    results = [] if options.keep is None else [kept(options.keep, options.cases)]
     for case in options.cases:  # written after every case: what was measured is kept, however the run ends
         results.append(table(options.rounds, options.pythae, options.quick, case))
         result = pd.concat(results, ignore_index=True)

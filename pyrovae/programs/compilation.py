@@ -5,7 +5,8 @@ calls where compiling fails or the check does.
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ class Runner:
         return self._functions[key]
 
     def _check(self, key: Hashable, agrees: Callable[[Function], bool | None]) -> None:
-        agreement = agrees(self._functions[key])
+        with exact_convolutions():
+            agreement = agrees(self._functions[key])
         if agreement is False:
             raise CannotCompile(
                 "compiled, its numbers differ from those run eagerly (does it leave torch, or draw from another "
@@ -107,6 +109,20 @@ class Runner:
         self.lines.append(line)
         if self.progress:
             tqdm.write(line)
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let cuDNN compute convolutions in full precision inside the block, where two ways to compute are compared.
+
+    By default it rounds their inputs to TF32, to ten bits, and two algorithms then differ by more than float32 would.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def check_mode(mode: Any) -> None:
