@@ -554,6 +554,15 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why(name):
     )
 
 
+def test_two_ways_are_compared_without_rounding_convolutions():
+    before, seen = torch.backends.cudnn.allow_tf32, []
+    runner = Runner(True, "the call", progress=False)
+    agrees = lambda function: seen.append(torch.backends.cudnn.allow_tf32) or True  # noqa: E731
+    assert runner.function("key", lambda: abs, agrees) is abs
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_an_objective_that_freezes_its_draws_when_traced_is_found_out():
     """TraceGraph_ELBO follows samples that are not reparametrised with tensors of a class of its own."""
     with torch.random.fork_rng(), pytest.warns(UserWarning, match="step runs eagerly"):

@@ -19,9 +19,12 @@ from pyrovae import (
     gaps,
     guides,
     hmc,
+    likelihoods,
     log_weights,
+    models,
     nn,
     pit,
+    priors,
     sbc,
     simulate,
     to_arviz,
@@ -77,6 +80,19 @@ def test_compiled_log_weights_are_the_eager_ones():
     options = {"num_particles": 513, "batch_size": 16, "progress": False}
     eager, fast = (log_weights(model, guide, bits(40), compile=c, **options) for c in (False, True))
     torch.testing.assert_close(fast, eager, rtol=1e-4, atol=1e-3)
+
+
+def test_convolutions_are_compiled_though_they_are_rounded_by_default():
+    """cuDNN rounds the inputs of convolutions to ten bits; compiled and eager steps are compared without that."""
+    shape = (1, 16, 16)
+    encoder = seeded(lambda: nn.ConvEncoder(shape, 16))
+    decoder = seeded(lambda: nn.ConvDecoder(4, shape))
+    model = models.VAE(prior=priors.StandardNormal(4), decoder=decoder, likelihood=likelihoods.Bernoulli())
+    x = data.Data((torch.rand(64, 256, generator=torch.Generator().manual_seed(0)) < 0.3).float(), image_shape=shape)
+    before = torch.backends.cudnn.allow_tf32
+    fitted = quick(model, guides.MeanField(encoder, 4), x, epochs=2, compile=True)
+    assert fitted.compile, fitted.compiled
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_bfloat16_trains():
