@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyrovae.mcmc.hmc import hmc
     from pyrovae.programs.handlers import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
+    from pyrovae.uses.posterior import Posterior, posterior
 
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
 _NAMES = {
@@ -88,6 +89,8 @@ _NAMES = {
     "log_weights": "importance.log_weights",
     "pareto_khat": "importance.psis",
     "pit": "diagnostics.predictive.pit",
+    "Posterior": "uses.posterior",
+    "posterior": "uses.posterior",
     "posterior_predictive_check": "diagnostics.predictive.checks",
     "prior_against_posterior": "diagnostics.latents.prior",
     "prior_predictive_check": "diagnostics.predictive.checks",
@@ -115,6 +118,7 @@ __all__ = [
     "Fitted",
     "Gaps",
     "Options",
+    "Posterior",
     "PriorTest",
     "Ranks",
     "Sandwich",
@@ -154,6 +158,7 @@ __all__ = [
     "pareto_khat",
     "pit",
     "plots",
+    "posterior",
     "posterior_predictive_check",
     "prior_against_posterior",
     "prior_predictive_check",
