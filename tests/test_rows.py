@@ -83,3 +83,15 @@ def test_large_sets_are_fitted_alike_in_memory_mapped_and_as_a_stream(monkeypatc
         assert few == train.index[[3, 1]].tolist()
     assert losses[0] == losses[1]
     np.testing.assert_allclose(losses[0], losses[2], rtol=1e-6)
+
+
+def test_rows_outside_are_refused_and_counted_from_the_end():
+    rows = Rows(100, key=3).part(10, 60)
+    numbers = rows[:]
+    assert rows[torch.tensor([-1])].tolist() == [int(numbers[-1])]
+    mask = torch.zeros(50, dtype=torch.bool)
+    mask[7] = True
+    assert rows[mask].tolist() == [int(numbers[7])]
+    for wrong in (torch.tensor([50]), torch.tensor([-51]), torch.ones(49, dtype=torch.bool)):
+        with pytest.raises(IndexError):
+            rows[wrong]

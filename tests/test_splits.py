@@ -146,7 +146,7 @@ def test_keys_with_the_rows_names_are_taken_by_name():
 def test_ordered_categories_are_times_and_others_are_not():
     months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun"]
     cells = RNG.choice(months, N)
-    parts = Data(X).splits(time=pd.Series(pd.Categorical(cells, months, ordered=True)), test=0.3)
+    parts = Data(X).splits(time=pd.Series(pd.Categorical(cells, months, ordered=True)), validation=0.0, test=0.3)
     assert "Jun" in set(cells[parts.test.index])
     assert "Jan" not in set(cells[parts.test.index])
     with pytest.raises(ValueError, match="time holds categories without an order"):
@@ -164,3 +164,19 @@ def test_a_later_table_without_its_groups_is_split_at_random():
     table = Table(frame().drop(columns="day"), roles={"clinic": "group"})
     later = Table.like(frame()[["a", "b", "kind"]], table.encoding)
     a_partition(later.splits())
+
+
+def test_a_series_is_taken_by_the_rows_names_and_numbers():
+    table = pd.DataFrame({"a": RNG.normal(size=12), "b": RNG.normal(size=12)})
+    clinic = pd.Series(list("AAAABBBBCCCC"))
+    for shuffled in (table, table.sample(frac=1, random_state=1)):
+        for key in (clinic, clinic.sample(frac=1, random_state=2)):
+            parts = Table(shuffled).splits(groups=key, validation=1 / 3, test=1 / 3)
+            assert [len(set(clinic[part.index])) for part in parts] == [1, 1, 1]
+
+
+def test_times_that_leave_a_part_empty_are_refused():
+    table = Table(pd.DataFrame({"a": RNG.normal(size=100), "year": [2020] * 50 + [2021] * 50}), roles={"year": "time"})
+    with pytest.raises(ValueError, match="equal times leave nothing for validation"):
+        table.splits(time="year")
+    assert [len(part) for part in table.splits(time="year", validation=0.0, test=0.5)] == [50, 0, 50]

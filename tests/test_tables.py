@@ -590,6 +590,8 @@ def test_categories_are_embedded_where_they_are_many():
     encoder(torch.tensor([[8.0, 1.0, 0.5]])).sum().backward()
     assert bool(vectors.grad[8].any())
     assert not bool(vectors.grad[:8].any())
+    zero = encoder.shown(torch.tensor([[11.0, 1.0, 0.5]]))  # no category, as one-hot
+    assert zero[0, :4].tolist() == [0.0] * 4
     assert list(nn.Table(lambda width: nn.MLP(width, 4), inputs).vectors) == []
     with pytest.raises(ValueError, match="embedding must be a whole number of at least 1"):
         nn.Table(lambda width: nn.MLP(width, 4), inputs, embedding=-1)

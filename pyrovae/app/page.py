@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pyrovae import plots
 from pyrovae.app.comparison import Findings
+from pyrovae.common.weights import most_drawn
 from pyrovae.data import Data
 from pyrovae.diagnostics.diagnostic import Diagnostic, diagnostics
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
@@ -117,6 +118,11 @@ _FOLDS = (
     "single split: a row marked NO depends on its guide as much as on its model. Further questions are asked of one "
     "split, without folds."
 )
+_WEIGHTS = (
+    " The data have survey weights: the means and errors here are weighted. The questions below are asked of rows "
+    "drawn by their weights, none of them twice, at most {count} of {size}; arviz_compare.csv is left out, as ArviZ's "
+    "totals take no weights."
+)
 _PICTURES = 16
 
 
@@ -142,7 +148,7 @@ def comparison_page(
     table, best = findings.table, findings.table.index[0]
     seeds = len(findings.evaluations[best])
     first = {name: run[0] for name, run in findings.evaluations.items()}
-    text = _TEXT + (_SEEDS if seeds > 1 else "")
+    text = _TEXT + (_SEEDS if seeds > 1 else "") + _weighted(first[best].weights)
     figures = {"comparison": plots.comparison(table), "pareto": plots.pareto(table, seconds=findings.seconds)}
     sections = [Section("Comparison", text, findings.own_table, figures, captions=_CAPTIONS.get)]
     if findings.effects is not None:
@@ -172,6 +178,12 @@ def cross_validation_page(
     ]
     folds = int(table["folds"].iloc[0])
     write_page(folder, f"{len(fits)} strategies compared", f"{folds} folds, torch {torch.__version__}", sections)
+
+
+def _weighted(weights: Any) -> str:
+    if weights is None:
+        return ""
+    return _WEIGHTS.format(count=most_drawn(weights), size=len(weights))
 
 
 def _answered(findings: Findings) -> list[Diagnostic]:

@@ -50,7 +50,16 @@ class Rows:
     def __getitem__(self, places: Tensor | slice) -> Tensor:
         if isinstance(places, slice):
             places = torch.arange(*places.indices(len(self)), device="cpu")
-        return self._mapped(places.cpu() + self.start, forwards=True).to(self.device)
+        places = places.cpu()
+        if places.dtype == torch.bool:
+            if places.shape != (len(self),):
+                raise IndexError(f"a mask of {len(self)} rows was expected, got {list(places.shape)}")
+            places = places.nonzero().flatten()
+        outside = (places < -len(self)) | (places >= len(self))
+        if bool(outside.any()):
+            raise IndexError(f"row {int(places[outside][0])} of {len(self)}")
+        places = torch.where(places < 0, places + len(self), places)
+        return self._mapped(places + self.start, forwards=True).to(self.device)
 
     @property
     def is_whole(self) -> bool:

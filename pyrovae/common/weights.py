@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.common.rows import shuffled
+
 
 def check_weights(weights: Any, count: int) -> Tensor:
     """Return weights as float64 ``[N]``.
 
     Raises:
-        ValueError: for weights of another number of observations, below 0 or not finite, or none above 0.
+        ValueError: for weights of another number of observations, below 0 or not finite.
     """
     given = weights.detach().cpu() if isinstance(weights, Tensor) else weights
     numbers = torch.from_numpy(np.array(given, dtype=np.float64))
@@ -24,8 +26,6 @@ def check_weights(weights: Any, count: int) -> Tensor:
             f"weights must be finite numbers of at least 0, got {float(numbers[row]):g} for observation {row} "
             f"({int(wrong.sum())} in all): correct them, or drop these observations"
         )
-    if not bool((numbers > 0).any()):
-        raise ValueError("all weights are 0, so that there is nothing to fit or to average")
     return numbers
 
 
@@ -45,8 +45,7 @@ def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
     """
     if weights is None:
         return values
-    values = values.double()
-    own = weights.to(values.device) * (len(weights) / weights.sum())
+    values, own = values.double(), shares(weights).to(values.device) * len(weights)
     used = torch.where(own > 0, values, 0.0)  # a row of weight 0 counts for nothing, whatever its value
     mean = (own * used).mean(-1, keepdim=True)
     return mean + own * (used - mean)
@@ -54,19 +53,26 @@ def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
 
 def weighted_errors(errors: Tensor, weights: Tensor | None) -> Tensor:
     """Return Monte Carlo errors ``[N]`` of values as they count in the weighted mean."""
-    return errors if weights is None else errors * weights * (len(weights) / weights.sum())
+    if weights is None:
+        return errors
+    return torch.where(weights > 0, errors, 0.0) * shares(weights) * len(weights)
 
 
-def effective_size(weights: Tensor) -> float:
-    """Return the number of rows of equal weight that tell as much, (sum w)^2 / sum w^2.
+def shares(weights: Tensor) -> Tensor:
+    """Return weights that add up to 1, ``[N]``; NaN where all are 0."""
+    relative = weights / weights.max()  # so that neither large nor small ones are lost
+    return relative / relative.sum()
 
-    Source: Kish, "Survey sampling", 1965, section 11.7.
-    """
-    return float(weights.sum().square() / weights.square().sum())
+
+def most_drawn(weights: Tensor) -> int:
+    """Return how many rows can be drawn by their weights with none of them twice, sum(w) / max(w)."""
+    return int(1 / float(shares(weights).max()) + 1e-9)
 
 
 def drawn_by_weight(weights: Tensor, count: int, source: torch.Generator) -> Tensor:
     """Draw ``count`` rows by systematic sampling: a row occurs count w / sum(w) times, rounded down or up at random.
+
+    The rows are put into a random order first, as those of a table may follow each other in some pattern.
 
     Args:
         weights: weights, ``[N]``.
@@ -74,9 +80,10 @@ def drawn_by_weight(weights: Tensor, count: int, source: torch.Generator) -> Ten
         source: generator on the CPU.
 
     Returns:
-        The rows in order, ``[count]``; a row whose weight is large occurs several times.
+        The rows, ``[count]``; a row whose weight is large occurs several times, one after the other.
     """
-    ends = weights.cumsum(0) * (count / weights.sum())
-    marks = torch.arange(count, dtype=torch.float64) + torch.rand((), generator=source, dtype=torch.float64)
-    last = int((weights > 0).nonzero()[-1])
-    return torch.searchsorted(ends, marks, right=True).clamp(max=last)
+    order = shuffled(len(weights), source)[:]
+    ends = shares(weights)[order].cumsum(0)
+    marks = (torch.arange(count, dtype=torch.float64) + torch.rand((), generator=source, dtype=torch.float64)) / count
+    last = int((weights[order] > 0).nonzero()[-1])
+    return order[torch.searchsorted(ends, marks, right=True).clamp(max=last)]

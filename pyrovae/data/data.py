@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.common.checks import at_least
 from pyrovae.common.rows import Rows
-from pyrovae.common.weights import check_weights, drawn_by_weight, effective_size
+from pyrovae.common.weights import check_weights, drawn_by_weight, most_drawn
 from pyrovae.data.binarisation import Binarisation
 from pyrovae.data.field import Field, Moments, list_of_names
 from pyrovae.data.splitting import Keys, Split, fold_indices, keys
@@ -250,19 +250,28 @@ class Data:
 
         A set of at most ``count`` observations is returned as it is. The same seed draws the same observations.
 
-        Observations with survey weights are drawn by these, so that the part stands for the population and carries no
-        weights; an observation may occur several times, and there are at most as many as the weights are worth,
-        (sum w)^2 / sum w^2.
+        Observations with survey weights are drawn by these, so that the part is a plain sample of the population and
+        carries no weights. None is drawn twice, so that there are at most sum(w) / max(w) of them.
         """
         count = at_least("count", count, 1)
         if self.weights is not None:
-            source = generator("some of the data", seed)
-            number = min(count, max(1, int(effective_size(self.weights))))
-            return self.subset(drawn_by_weight(self.weights, number, source)).unweighted()
+            self.see_that_some_count()
+            source, number = generator("some of the data", seed), min(count, most_drawn(self.weights))
+            rows = drawn_by_weight(self.weights, number, source)
+            return self.subset(rows.sort().values).unweighted()
         if count >= len(self):
             return self
         order = torch.randperm(len(self), generator=generator("some of the data", seed), device="cpu")
         return self.subset(order[:count])
+
+    def see_that_some_count(self, what: str = "the data") -> None:
+        """Check that some observation has a weight above 0.
+
+        Raises:
+            ValueError: if none has.
+        """
+        if self.weights is not None and not bool((self.weights > 0).any()):
+            raise ValueError(f"all weights of {what} are 0, so that there is nothing to fit or to average")
 
     def unweighted(self) -> "Data":
         """Return the set without survey weights: the sample as it is, rather than the population that it is from."""

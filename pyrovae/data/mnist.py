@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -78,6 +78,10 @@ class MNIST(Data):
         order = torch.cat([order, torch.arange(num_train, len(self), device="cpu")])
         num_validation = round(validation * num_train)
         return self._in_parts(*order.split([num_train - num_validation, num_validation, self.num_test]))
+
+    def folds(self, *args: Any, **options: Any) -> NoReturn:
+        """Refuse a cross-validation, which would train on the published test set."""
+        raise ValueError(f"{type(self).__name__} has a published test set, and is not split into folds")
 
     def _download(self, root: Path) -> None:
         from torchvision import datasets

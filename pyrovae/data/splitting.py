@@ -89,7 +89,14 @@ class Split:
         cuts = [int(np.searchsorted(ordered, ordered[cut])) if cut < len(order) else cut for cut in cuts]
         if not cuts[0]:
             raise ValueError("the earliest times take up more than the part for training: give smaller shares")
-        return _tensors(*np.split(order, cuts))
+        parts = np.split(order, cuts)
+        for name, size, part in (("validation", self.validation, parts[1]), ("testing", self.test, parts[2])):
+            if round(size * len(order)) and not len(part):
+                raise ValueError(
+                    f"equal times leave nothing for {name}, as they are never separated: give shares that end between "
+                    "two times, or validation=0"
+                )
+        return _tensors(*parts)
 
     def _drawn(self, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         test = self._part(np.arange(count), self.test, seed)
@@ -149,22 +156,25 @@ def keys(
 ) -> np.ndarray | None:
     """Return keys as an array ``[N]``, of which a name names a column; None stays None.
 
-    A Series whose index holds the rows' names is taken by name, any other by position.
+    A Series whose index holds the rows' names (their numbers, where they have none) is taken by name, and anything else
+    by position.
 
     Raises:
         ValueError: for a name of no column, keys of another length, and missing ones.
     """
     if values is None:
         return None
+    own_index = isinstance(values, pd.Series)
     if isinstance(values, str):
         if values not in columns:
             known = ", ".join(map(str, columns)) or "none"
             raise ValueError(f"{name} names {values!r}, which is no column of the set; it has {known}")
         values = columns[values]
     array = pd.Series(values.cpu().numpy() if isinstance(values, Tensor) else values)
-    if names is not None and not array.index.equals(pd.RangeIndex(len(array))) and array.index.is_unique:
-        if set(array.index) >= set(names):  # a key by the rows' names, in any order
-            array = array.reindex(names)
+    if own_index and array.index.is_unique:
+        present: Any = pd.RangeIndex(count) if names is None else names
+        if set(array.index) >= set(present):  # a key by the rows' names or numbers, in any order
+            array = array.reindex(present)
     if len(array) != count:
         raise ValueError(f"{name} must have one value per observation, {count}, got {len(array)}")
     if array.isna().any():

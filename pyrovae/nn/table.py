@@ -114,8 +114,10 @@ class Table(Network):
         parts = []
         for k, column in enumerate(self.inputs):
             if str(k) in self.vectors:
+                vectors: Any = self.vectors[str(k)]
                 codes = x[..., k].nan_to_num(nan=column.size).long()  # a missing cell has the last vector
-                parts.append(self.vectors[str(k)](codes))
+                known = (codes >= 0) & (codes < vectors.num_embeddings)  # as one-hot, others are zeros
+                parts.append(vectors(torch.where(known, codes, 0)) * known[..., None])
             else:
                 parts += _shown(x[..., k], column, scale)
         return torch.cat(parts, dim=-1)

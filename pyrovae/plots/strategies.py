@@ -122,8 +122,8 @@ def pareto(table: pd.DataFrame, *, seconds: Mapping[str, Sequence[float]] | None
 def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
     """Draw how reliable each guide is, per observation: the k-hat of its weights, and log evidence - ELBO.
 
-    Both are sorted, one curve per candidate, against the share of the data at or below the value. A dashed line marks
-    the largest k-hat at which that number of weights is reliable. The difference on the right is the sampled
+    Both are sorted, one curve per candidate, against the (weighted) share of the data at or below the value. A dashed
+    line marks the largest k-hat at which that number of weights is reliable. The difference on the right is the sampled
     Kullback-Leibler divergence from the guide to the posterior.
 
     Args:
@@ -132,10 +132,11 @@ def reliability(evaluations: Mapping[str, Evaluation] | Evaluation) -> Figure:
     results = by_name(evaluations)
     figure, axes = figure_and_axes(2, height=3.2)
     for name, evaluation in results.items():
-        share = (np.arange(len(evaluation)) + 1) / len(evaluation)
-        axes[0].step(np.sort(evaluation.khat.numpy()), share, where="post", label=name)
+        weights = np.ones(len(evaluation)) if evaluation.weights is None else evaluation.weights.numpy()
         gap = (evaluation.log_evidence - evaluation.elbo).numpy()
-        axes[1].step(np.sort(gap), share, where="post", label=name)
+        for ax, values in zip(axes, (evaluation.khat.numpy(), gap), strict=True):
+            order = np.argsort(values, kind="stable")
+            ax.step(values[order], weights[order].cumsum() / weights.sum(), where="post", label=name)
     for limit in sorted({evaluation.khat_limit for evaluation in results.values() if evaluation.khat_limit > 0}):
         axes[0].axvline(limit, color="0.6", linewidth=1, linestyle="--")
         axes[0].text(limit, 0.02, f" {limit:.2g}", color="0.4", fontsize="small")

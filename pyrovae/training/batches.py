@@ -19,7 +19,8 @@ class Batches:
 
     Args:
         data: data to fit to.
-        batch_size: number of observations in a step; the last batch of an epoch holds the remaining ones.
+        batch_size: number of observations in a step; the last batch of an epoch holds the remaining ones. Data with
+            survey weights are never in one batch: at most half of them.
         seed: seed of the order.
         group: group of processes, each of which takes its share of every batch.
         least: smallest size of a last batch; a smaller one is left out of its epoch, unless it is the only one.
@@ -30,6 +31,8 @@ class Batches:
     """
 
     def __init__(self, data: Data, batch_size: int, seed: int, group: Group, least: int = 1) -> None:
+        if data.weights is not None:  # repeats observations, which no batch in the set's own order does
+            batch_size = min(batch_size, -(-len(data) // 2))
         self.data, self.batch_size, self.seed, self.group, self.least = data, batch_size, seed, group, least
         rest = len(data) % batch_size
         self.size = len(data) - rest if 0 < rest < min(least, len(data)) else len(data)

@@ -1,5 +1,6 @@
 """The problem that a fit solves: a pair, its data and an objective, placed on the device and read."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,16 @@ def place(model: Program, guide: Program, data: Data, validation_data: Any, *, d
         held_out = _explained(lambda: placed_data(pair, validation_data, where, encoding))
         validation = held_out.fixed().numbered(assumed=True)
     placed = placed_data(pair, data, where, encoding).numbered(assumed=True)
+    placed.see_that_some_count("the training data")
+    if validation is not None:
+        validation.see_that_some_count("the validation data")
+        if (validation.weights is None) != (placed.weights is None):
+            which = ("training", "validation") if validation.weights is None else ("validation", "training")
+            warnings.warn(
+                f"the {which[0]} data have weights and the {which[1]} data have none, so that the validation bound is "
+                "that of another population than the fit's",
+                stacklevel=4,
+            )
     return Placed(pair, placed, validation, where, precision, store, pending)
 
 
@@ -170,8 +181,6 @@ def read_problem(placed: Placed, objective: Any, batch_size: int, *, in_parts: b
     constraints = pyro.get_param_store().get_state()["constraints"]
     state = State([*pair.all_modules, *_own(objective)], bare, {name: constraints[name] for name in bare})
     programs = _described(pair, traces)
-    if not in_parts and data.weights is not None:
-        _see_that_none_belongs_to_a_row(state, len(data))
     return Problem(
         pair, data, validation, layout, objective, params, bare, programs, state, placed.precision == "bfloat16"
     )
@@ -199,20 +208,6 @@ def _see_that_scales_agree(layout: Layout, num_data: int, in_parts: bool) -> Non
             f"latent site {layout.global_latents[0]!r} is shared by all {num_data} data, and the data "
             f"plate is as long as a batch: write pyro.plate('data', {num_data}, subsample_size=len(x)), so "
             "that the loss of a part stands for all data, or fit all of them in one batch"
-        )
-
-
-def _see_that_none_belongs_to_a_row(state: State, num_data: int) -> None:
-    """See that no tensor may have a value per observation, used in the data's order, which a weighted batch has not.
-
-    Raises:
-        ValueError: where one is as long as the data.
-    """
-    if any(num_data in tensor.shape for tensor in state.leaves):
-        raise ValueError(
-            f"the {num_data} data carry weights, by which a batch repeats observations and is not in their order, and "
-            f"a parameter or buffer has {num_data} values, perhaps one per observation: give a batch_size below "
-            f"{num_data}"
         )
 
 

@@ -4,11 +4,12 @@ import math
 
 import torch
 
-from pyrovae.common.weights import weighted
+from pyrovae.common.weights import drawn_by_weight, weighted
 from pyrovae.data import Data
 from pyrovae.importance.log_weights import stream
 from pyrovae.importance.question import Question
 from pyrovae.programs.isolation import modes, random_state
+from pyrovae.programs.streams import generator
 from pyrovae.training.errors import FitError
 from pyrovae.training.fitting import Fitting
 
@@ -43,6 +44,9 @@ def _bound(fitting: Fitting, data: Data) -> float:
             question = Question(problem.pair.numbered(layout), data, layout, seed, DATA_AT_ONCE)
             bounds = torch.cat([part[0] for _, part in stream(question, 1)]).double()
             return float(weighted(bounds, data.weights).mean())
+        if data.weights is not None:  # a loss of a batch has no observations of its own to weight
+            rows = drawn_by_weight(data.weights, len(data), generator("validation by weight", seed))
+            data = data.subset(rows)
         recorder, total = fitting.stepper.recorder, 0.0
         for indices, batch in data.batches(DATA_AT_ONCE):
             loss = problem.loss(recorder, batch)

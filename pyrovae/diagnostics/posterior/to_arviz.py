@@ -46,7 +46,8 @@ def to_arviz(
       parameters are points: :func:`pyrovae.elpd` passes it to ``az.compare``, and ``az.loo`` has nothing to leave out.
     - ``observed_data``.
     - ``sample_stats``: ``log_weight`` of every posterior draw; ``khat``, ``ess``, ``elbo``, ``log_evidence`` and
-      ``log_evidence_se`` of every observation. R-hat says nothing about independent draws of a guide: look at ``khat``.
+      ``log_evidence_se`` of every observation, and its survey ``weight`` where the data have weights. R-hat says
+      nothing about independent draws of a guide: look at ``khat``.
     - ``log_likelihood``, if ``groups`` contains it: the CONDITIONAL log p(x_i | z_i) of every posterior draw, by
       observed site, as ArviZ expects. Every observation has its own latents. Without x_i only the prior says anything
       about z_i, so that ``az.loo`` of this group is unreliable however good the fit. It also treats the guide's draws
@@ -164,6 +165,8 @@ class _Buffers:
             for group, sites in self.arrays.items()
             if group != "observed_data"
         }
+        if evaluation.weights is not None:
+            per_datum["weight"] = "datum", evaluation.weights.numpy()
         groups["sample_stats"].update(per_datum)
         marginal = "datum", evaluation.log_evidence.numpy()
         groups["marginal_log_likelihood"] = {names[0] if len(names) == 1 else "data": marginal}
