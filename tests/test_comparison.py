@@ -122,6 +122,8 @@ EPOCHS = np.arange(80)
         (-100 - 0.5 * EPOCHS, "falling"),
         (-100 - 60 * np.exp(-EPOCHS / 40), "still improving"),
         (np.full(80, -3.0), "converged"),
+        (-10 + 2.0 * noise(80), "undecided"),
+        (-35 + 5 * (1 - np.exp(-EPOCHS[:60] / 60)) ** 2 + 0.02 * np.cumsum(noise(60)), "undecided"),
         ([-100.0, -90.0, -80.0], "limit of steps"),
         ([], "limit of steps"),
     ],
@@ -160,7 +162,11 @@ def test_a_comparison_says_how_its_fits_ended():
     ]
     assert fits[0].ending.status == "limit of steps"
     table = pyrovae.compare({"a": fits, "b": fits}, x, num_particles=3, progress=False)
-    assert table["ended"]["a"] in ("limit of steps x 1, still improving x 1", "limit of steps x 1, converged x 1")
+    assert table["ended"]["a"] in (
+        "limit of steps x 1, still improving x 1",
+        "limit of steps x 1, converged x 1",
+        "limit of steps x 1, undecided x 1",
+    )
 
 
 def test_a_warm_up_that_patience_cut_short_is_told():

@@ -148,6 +148,7 @@ def compare_command(
     options: dict[str, Any] = {"num_particles": num_particles, "seed": seed, "device": device, "progress": progress}
     how: dict[str, Any] = {"compile": "auto" if isinstance(compile, dict) else compile, "reference": reference}
     if split.num_folds:
+        how["held_out"] = 0.1 if split.validation is None else split.validation
         return _cross_validated(folder, fits, [fold.test.fixed() for fold in folds], how, options)
     test = folds[0].test.fixed()
     findings = examine(fits, test, sizes=numbers, **how, **options)
@@ -167,17 +168,21 @@ def _cross_validated(
         for name, run in fits.items()
     }
     seconds = {name: [f.seconds for f in run] for name, run in fits.items()}
-    table = cross_validation(evaluations, seconds, reference=how["reference"])
+    table = cross_validation(evaluations, seconds, reference=how["reference"], held_out=how["held_out"])
     table["ended"] = pd.Series({name: endings_of(run) for name, run in fits.items()})
     folder.write_table("table.csv", table)
+    rows = []
     for name, run in evaluations.items():
-        for one, evaluation in zip(run_names(name, 1, len(tests)), run, strict=True):
+        for fold, (one, evaluation) in enumerate(zip(run_names(name, 1, len(tests)), run, strict=True)):
             folder.write_table(f"{one}/per_datum.csv", evaluation.table(), index_label="datum")
+            rows.append(evaluation.table().assign(strategy=name, fold=fold))
+    folder.write_table("per_datum.csv", pd.concat(rows), index_label="datum")
     settings = {"compile": {name: run[0].compile for name, run in fits.items()}}
     config = {**(yaml.safe_load((folder.path / CONFIG).read_text()) or {}), **settings}
     cross_validation_page(folder, fits, table, configuration=yaml.safe_dump(config, sort_keys=False))
     count = sum(map(len, tests))
     print(f"{len(tests)} folds, {count} data, nats per observation:\n{formatted(table).to_string()}")
+    _say_what_helps(table)
     print(f"wrote {folder.path / 'report.html'}")
     return settings
 
@@ -248,7 +253,7 @@ def _write_findings(folder: RunFolder, fits: dict[str, list[Fit]], findings: Fin
         for one, evaluation in zip(run_names(name, num_seeds), evaluations, strict=True):
             folder.write_table(f"{one}/per_datum.csv", evaluation.table(), index_label="datum")
     weights = next(iter(findings.evaluations.values()))[0].weights
-    if len(fits) > 1 and weights is None:  # ArviZ's totals take none
+    if len(fits) > 1 and weights is None and num_seeds == 1:  # ArviZ's table knows neither weights nor seeds
         folder.write_table("arviz_compare.csv", pyrovae.elpd_comparison(findings.evaluations), index_label="name")
 
 
@@ -264,8 +269,17 @@ def _write_draws(folder: RunFolder, fits: dict[str, list[Fit]], data: Data, **op
     return pictures
 
 
+def _say_what_helps(table: pd.DataFrame) -> None:
+    if not bool(table["reliable"].all()):
+        print(
+            "NO under reliable: the importance weights of more than one row in ten fail, and log_evidence is too low; "
+            "take more particles (--num_particles 10000) or a richer guide, or anneal in Python (pyrovae.evidence)"
+        )
+
+
 def _print_findings(findings: Findings, num_data: int) -> None:
     print(f"{num_data} test data, nats per observation:\n{formatted(findings.own_table).to_string()}")
+    _say_what_helps(findings.table)
     if findings.effects is not None:
         print(f"main effects on log evidence, nats per observation:\n{formatted(findings.effects).to_string()}")
     for name, diagnostic in diagnostics().items():

@@ -43,6 +43,7 @@ def prepare(options: Namespace, values: dict[str, Any]) -> RunFolder:
             "table.csv",
             "effects.csv",
             "arviz_compare.csv",
+            "per_datum.csv",
             "report.html",
             *(f"{fit}/per_datum.csv" for fit in fits),
         ]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pyrovae import plots
 from pyrovae.app.comparison import Findings
 from pyrovae.common.weights import most_drawn
-from pyrovae.data import Data
+from pyrovae.data import Data, Table
 from pyrovae.diagnostics.diagnostic import Diagnostic, diagnostics
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
 from pyrovae.diagnostics.tables import formatted
@@ -86,7 +86,8 @@ _TEXT = (
     "paired differences; khat_over_limit is the share of data whose weights are unreliable, as their Pareto k-hat is "
     "above min(1 - 1 / log10 S, 0.7) for S weights. A row is marked NO under reliable where that share is more than "
     "one in ten: its log_evidence is too low by an unknown amount, and its place depends on its guide as much as on "
-    "its model. seconds are those of a fit; ended says how the fits ended, by their validation bounds."
+    "its model: take more particles or a richer guide, or anneal (pyrovae.evidence). seconds are those of a fit; ended "
+    "says how the fits ended, by their validation bounds."
 )
 _SEEDS = (
     " With several seeds, errors are those for new data and new seeds at once; the tables below have one row per fit, "
@@ -121,8 +122,17 @@ _FOLDS = (
 _WEIGHTS = (
     " The data have survey weights: the means and errors here are weighted. The questions below are asked of rows "
     "drawn by their weights, none of them twice, at most {count} of {size}; arviz_compare.csv is left out, as ArviZ's "
-    "totals take no weights."
+    "table takes no weights."
 )
+_COLUMNS = (
+    "The table's columns. fits_badly: p-value of a test that held-out cells of the column have the marginal "
+    "distribution of the first fit of {best}, corrected for the number of columns; a small one says that they have not."
+)
+_ROWS = (
+    "The test rows with the lowest log evidence under the first fit of {best}: the least probable ones, by their names "
+    "in the file, or by their numbers in it, counted from 0."
+)
+_ODD_ROWS = 10
 _PICTURES = 16
 
 
@@ -155,6 +165,7 @@ def comparison_page(
         joined = [f"{factor}: {level}" for factor, level in findings.effects.index]
         sections.append(Section("Main effects", _EFFECTS, findings.effects.set_axis(joined)))
     sections += [_of_diagnostic(diagnostic, findings) for diagnostic in _answered(findings)]
+    sections += _of_table(findings, first[best], best, test)
     details = _details(fits, first, best, test, pictures)
     sections.append(Section("Details", " ".join(findings.answers.notes), figures=details, captions=_CAPTIONS.get))
     sections.append(Section("Configuration", code=configuration))
@@ -178,6 +189,22 @@ def cross_validation_page(
     ]
     folds = int(table["folds"].iloc[0])
     write_page(folder, f"{len(fits)} strategies compared", f"{folds} folds, torch {torch.__version__}", sections)
+
+
+def _of_table(findings: Findings, evaluation: Evaluation, best: str, test: Data) -> list[Section]:
+    """Return the sections about a table's columns and its oddest rows; none for other data."""
+    if not isinstance(test, Table):
+        return []
+    columns = test.describe()[["type", "role", "missing", "range", "levels", "likelihood"]]
+    draws = findings.answers.found.get("draws", {}).get(best)
+    if draws:
+        pvalues = draws[0].marginals.table()["adjusted"].rename(lambda name: str(name).split(": ")[-1])
+        columns = columns.assign(fits_badly=pvalues.reindex(columns.index).map(lambda p: "" if p != p else f"{p:.2g}"))
+    rows = evaluation.table().sort_values("log_evidence").head(_ODD_ROWS)
+    return [
+        Section("Columns", _COLUMNS.format(best=best), columns),
+        Section("Oddest rows", _ROWS.format(best=best), rows[["log_evidence", "log_evidence_se", "khat", "reliable"]]),
+    ]
 
 
 def _weighted(weights: Any) -> str:

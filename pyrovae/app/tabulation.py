@@ -79,7 +79,7 @@ def comparison(
             "difference_se": crossed_error(difference),
             "elbo": float(bounds.mean()),
             "elbo_se": crossed_error(bounds),
-            "khat_over_limit": 1 - float(weighted(reliable.double(), weights).mean()),
+            "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(torch.stack([e.weighted("ess") for e in run]).mean()),
             **(_seed_columns(values, difference) if count > 1 else {}),
             "seconds": float(np.mean(fit_seconds)),
@@ -99,6 +99,7 @@ def cross_validation(
     seconds: Mapping[str, Sequence[float]] | None = None,
     *,
     reference: str | None = None,
+    held_out: float = 0.1,
 ) -> pd.DataFrame:
     """Tabulate evaluations of the folds of a cross-validation, best log evidence first.
 
@@ -114,6 +115,7 @@ def cross_validation(
         evaluations: evaluations by name, one per fold, in the same order.
         seconds: seconds of fitting by name, one per fold.
         reference: name of the strategy that differences are taken to; None takes the best.
+        held_out: share of the rest of each fold that was for validation, as :meth:`pyrovae.data.Data.folds` takes it.
 
     Raises:
         ValueError: for fewer than two folds, an unknown reference, and folds that differ between strategies.
@@ -134,13 +136,13 @@ def cross_validation(
         reliable = whole[name].reliable
         rows[name] = {
             "log_evidence": float(joined[name].mean()),
-            "log_evidence_se": fold_error(folds),
+            "log_evidence_se": fold_error(folds, held_out),
             "reliable": trusted_on_average(reliable, weights),
             "difference": float((joined[name] - joined[best]).mean()),
-            "difference_se": fold_error(apart),
+            "difference_se": fold_error(apart, held_out),
             "elbo": float(whole[name].weighted("elbo").mean()),
-            "elbo_se": fold_error(bounds),
-            "khat_over_limit": 1 - float(whole[name].weighted("reliable").mean()),
+            "elbo_se": fold_error(bounds, held_out),
+            "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(whole[name].weighted("ess").mean()),
             "folds": len(run),
             "fold_sd": float(folds.std()),

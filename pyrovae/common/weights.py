@@ -64,6 +64,14 @@ def shares(weights: Tensor) -> Tensor:
     return relative / relative.sum()
 
 
+def effective_size(weights: Tensor) -> float:
+    """Return the number of rows of equal weight that tell as much, (sum w)^2 / sum w^2.
+
+    Source: Kish, "Survey sampling", 1965, section 11.7.
+    """
+    return float(1 / shares(weights).square().sum())
+
+
 def most_drawn(weights: Tensor) -> int:
     """Return how many rows can be drawn by their weights with none of them twice, sum(w) / max(w)."""
     return int(1 / float(shares(weights).max()) + 1e-9)

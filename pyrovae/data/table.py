@@ -26,7 +26,9 @@ from pyrovae.nn.table import TableInput
 from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file, without_codes
 from pyrovae.tables.column import ENCODED
 from pyrovae.tables.dates import with_dates
+from pyrovae.tables.encoding import to_codes
 from pyrovae.tables.parquet import completed, first_rows, parts
+from pyrovae.tables.proposal import SPIKED
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
 
 KEPT = ("label", "time", "subject", "group", "exposure", "weight")
@@ -103,6 +105,7 @@ class Table(Data):
             decimal=decimal, encoding=encoding, sheet=sheet, layer=layer, mapped=mapped,
         )  # fmt: skip
         refuse_unobservable(columns)
+        _tell_of_spikes(columns)
         if flag("mapped", mapped):
             if totals or drop_incomplete:
                 raise ValueError("a mapped table takes neither totals nor drop_incomplete: read it with mapped=False")
@@ -242,8 +245,8 @@ class Table(Data):
 
         Args:
             values: numbers as programs see and draw them; None returns the table's own rows, covariates included.
-            scaled: whether the values are on the scale of batches; False takes them in the columns' own units with
-                categories numbered, as :func:`pyrovae.to_arviz` returns them.
+            scaled: whether the values are on the scale of batches; False takes them in the columns' own units, as
+                :func:`pyrovae.to_arviz` returns them: categories that are no numbers are numbered from 0.
             index: names of the values' rows, such as :attr:`index` for reconstructions; None numbers them.
 
         Numbers between two grades become the nearer one, and between unordered categories missing. A mean of scaled
@@ -260,7 +263,8 @@ class Table(Data):
             return pd.concat(frames, axis=1)[names]
         values = torch.as_tensor(values).detach().cpu()
         _see_width(values, self._typed[0].columns)
-        own = self._typed[0].fitted.invert(values) if scaled else values
+        columns = self._typed[0].columns
+        own = self._typed[0].fitted.invert(values) if scaled else to_codes(values, columns)
         return self.encoding.to_frame(own, "outcome", index)
 
     def on_own_scale(self) -> "Table":
@@ -383,6 +387,19 @@ def _complete(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     if not len(complete):
         raise ValueError("every row lacks a covariate, so that drop_incomplete leaves none")
     return complete
+
+
+def _tell_of_spikes(columns: Sequence[Column]) -> None:
+    """Warn of continuous columns in which one number repeats, unless the user has said their type."""
+    names = [column.name for column in columns if column.role == "outcome" and column.note.endswith(SPIKED)]
+    if names:
+        words = ", ".join(f"{name!r}" for name in names)
+        warnings.warn(
+            f"a number repeats in many rows of {words}, where a density is unbounded: a fit may gain any nats "
+            "by shrinking its scale there, so that bounds and comparisons mean little; cut the columns into grades, "
+            "make them counts, drop them, or say types={...: 'continuous'} to keep them",
+            stacklevel=4,
+        )
 
 
 def _see_that_all_are_given(values: Tensor, columns: Sequence[Column]) -> None:

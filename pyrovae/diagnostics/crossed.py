@@ -44,18 +44,24 @@ def crossed_df(values: Tensor) -> float:
     return max(by_data + by_seed - rest, rest) ** 2 / spread
 
 
-def fold_error(means: Tensor) -> float:
+def fold_error(means: Tensor, held_out: float = 0.0) -> float:
     """Return the standard error of the mean over the folds of a cross-validation, of one mean per fold, ``[K]``.
 
     The folds share most of their training data, so that their means are correlated, and no unbiased estimate of the
-    variance exists (Bengio and Grandvalet, 2004). With test parts 1 / (K - 1) times as large as the rest, Nadeau and
-    Bengio's estimate is (1 / K + 1 / (K - 1)) s^2, where s is the standard deviation of the folds' means. Use Student's
-    t with K - 1 degrees of freedom.
+    variance exists (Bengio and Grandvalet, 2004). Nadeau and Bengio's estimate is (1 / K + r) s^2, where s is the
+    standard deviation of the folds' means, and r the size of a test part relative to that of a training part:
+    1 / (K - 1) where training takes all of the rest. Use Student's t with K - 1 degrees of freedom.
 
     Source: Nadeau and Bengio, "Inference for the generalization error", 2003.
+
+    Args:
+        means: one mean per fold, ``[K]``.
+        held_out: share of the rest of a fold that is for validation.
     """
     count = len(means)
-    return math.sqrt((1 / count + 1 / (count - 1)) * float(means.var())) if count > 1 else math.nan
+    if count < 2:
+        return math.nan
+    return math.sqrt((1 / count + 1 / ((count - 1) * (1 - held_out))) * float(means.var()))
 
 
 def _parts(values: Tensor) -> tuple[float, float, float]:

@@ -55,6 +55,12 @@ class Column:
         return self.role in ENCODED
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether the categories are numbers in ascending order, which answers show as they are."""
+        numbers = bool(self.levels) and all(isinstance(v, int | float) for v in self.levels)
+        return numbers and not isinstance(self.levels[0], bool) and list(self.levels) == sorted(self.levels)
+
+    @property
     def likelihood(self) -> str:
         """Name of the likelihood that is proposed for the column; "" where no model observes it."""
         if self.role != "outcome" or self.type not in OBSERVABLE:

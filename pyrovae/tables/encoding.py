@@ -144,6 +144,26 @@ class Encoding:
         return cls(columns, fitted, record["totals"])
 
 
+def from_codes(values: Tensor, columns: Sequence[Column]) -> Tensor:
+    """Return numbers ``[..., D]`` in which categories that are numbers stand for themselves, not for their place."""
+    return _between(values, columns, lambda found, places, levels: np.interp(found, places, levels))
+
+
+def to_codes(values: Tensor, columns: Sequence[Column]) -> Tensor:
+    """Undo :func:`from_codes`."""
+    return _between(values, columns, lambda found, places, levels: np.interp(found, levels, places))
+
+
+def _between(values: Tensor, columns: Sequence[Column], change: Any) -> Tensor:
+    values = values.clone()
+    for k, column in enumerate(columns):
+        if column.has_numbers:
+            levels, found = np.array(column.levels, float), values[..., k].double().cpu().numpy()
+            changed = np.where(np.isnan(found), np.nan, change(found, np.arange(len(levels)), levels))
+            values[..., k] = torch.from_numpy(changed).to(values)
+    return values
+
+
 def without_codes(frame: pd.DataFrame, codes: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Return a table in which cells with a column's codes are missing; texts that are then all numbers become these."""
     changed = {}

@@ -18,6 +18,9 @@ FARTHEST_FROM_ZERO = 5  # whole numbers that begin above this one are hardly cou
 SKEWED = 1.0  # skewness from which numbers above zero are taken by their logarithm
 YEARS = (1800, 2200)
 ZEROS = 0.05  # share of zeros that is worth a note
+SPIKE = 0.2  # share of one number from which a density of its neighbourhood means little
+FEWEST_IN_SPIKE = 20  # rows
+SPIKED = "where no density is bounded"
 STRAY = "numbers"
 COMMA = "numbers with decimal commas"
 TRIED = 200  # different texts that are tried as dates
@@ -84,12 +87,21 @@ def _of_numbers(values: np.ndarray) -> Proposal:
     if low == 1 and high <= MOST_GRADES and count >= high - 1:
         return Proposal("ordinal", tuple(range(1, int(high) + 1)), "grades from 1; categorical if without an order")
     if low < 0 or low > FARTHEST_FROM_ZERO:
-        return Proposal("continuous", note="whole numbers")
-    few = "; ordinal if these are grades" if high <= MOST_GRADES else ""
+        return _of_measurements(values, low, "whole numbers")
+    few = "; ordinal if these are grades" if count <= MOST_CATEGORIES and high <= 2 * count else ""
     return Proposal("count", note=f"whole numbers{few}")
 
 
-def _of_measurements(values: np.ndarray, low: float) -> Proposal:
+def _of_measurements(values: np.ndarray, low: float, note: str = "") -> Proposal:
+    found, counts = np.unique(values, return_counts=True)
+    if len(found) <= MOST_GRADES and len(values) >= FEW_PER_CATEGORY * len(found):
+        whole = bool((found == np.round(found)).all())
+        return Proposal("ordinal", tuple(map(int if whole else float, found)), f"{len(found)} different numbers")
+    most = float(counts.max() / len(values))
+    if most > SPIKE and counts.max() >= FEWEST_IN_SPIKE:
+        return Proposal("continuous", note=f"{most:.0%} are {found[counts.argmax()]:g}, {SPIKED}")
+    if note:
+        return Proposal("continuous", note=note)
     if low > 0 and _skewness(values) > SKEWED:
         return Proposal("positive", note="above zero and skewed")
     zeros = float((values == 0).mean())

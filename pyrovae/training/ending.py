@@ -9,6 +9,7 @@ import pandas as pd
 FEWEST = 8  # validated epochs that a trend is told from
 WINDOW = 4  # the trend is that of the last quarter of the fit
 LEAST_GAIN = 1e-3  # of the bound's size, below which a gain does not count
+SMALL, SMALL_SHARE = 0.1, 5e-3  # nats per observation, and share of the bound: changes that hardly matter
 LEVEL = 0.975  # a flat bound is said to rise with a probability of about 1 - LEVEL
 MOST_CORRELATED = 0.9  # largest correlation of successive epochs that is allowed for
 
@@ -18,8 +19,9 @@ class Ending:
     """How a fit ended.
 
     Attributes:
-        status: "converged" (no rise is seen), "still improving" or "falling" (ever better on the training data, worse
-            on others), by the validation bound's trend over the last quarter of the epochs; "patience" (no better bound
+        status: "converged" (the bound changes by little, and that is known), "still improving" or "falling" (ever
+            better on the training data, worse on others), or "undecided" between these, by the validation bound's trend
+            over the last quarter of the epochs; "patience" (no better bound
             for so many epochs; the best state was kept); "limit of steps" where there are too few validated epochs to
             tell; or "diverged", "failed", a signal, or a callback's reason.
         gain: rise of the validation bound over the last quarter, in nats per observation, by a straight line.
@@ -46,7 +48,8 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
 
     A fit that used up its steps is "still improving" where its validation bound rose clearly over the last quarter of
     the epochs, by Student's t at 97.5%, and by more than a thousandth of the bound; "falling" where it fell by as much;
-    and "converged" in between, which does not exclude a slow rise that so few epochs cannot show. The standard error of
+    "converged" where two standard errors either way exclude a change of more than a tenth of a nat, or half a per cent
+    of the bound if that is larger; and otherwise "undecided". The standard error of
     the line's slope is inflated by the residuals' correlation r between successive epochs, by sqrt((1 + r) / (1 - r)),
     and the degrees of freedom are those of as many independent epochs. r is corrected for its bias after a line is
     fitted, about -(2 + 4 r) / n.
@@ -72,5 +75,7 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     gain, se = slope * span, math.sqrt(square / max(1, count - 2) / float((epochs**2).sum()) / own) * span
     limit = float(stats.t.ppf(LEVEL, max(1.0, count * own - 2))) * se
     clear = abs(gain) > limit and abs(gain) > LEAST_GAIN * max(1.0, abs(float(last.mean())))
-    status = ("still improving" if gain > 0 else "falling") if clear else "converged"
+    small = max(SMALL, SMALL_SHARE * abs(float(last.mean())))
+    flat = "converged" if abs(gain) + 2 * se <= small else "undecided"
+    status = ("still improving" if gain > 0 else "falling") if clear else flat
     return Ending(status, gain, se, len(last), best)

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae.common.checks import at_least
-from pyrovae.common.weights import weighted, weighted_errors
+from pyrovae.common.weights import effective_size, weighted, weighted_errors
 from pyrovae.importance.log_weights import stream
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.psis import draws_needed, khat_limit, pareto_khat
@@ -87,16 +87,19 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """Return means over the observations, in nats per observation, weighted where they have survey weights.
 
+        ``effective_num_data``, of weighted data, is (sum w)^2 / sum w^2: as many rows of equal weight tell as much.
         ``*_se`` is the standard error of a mean over observations drawn from a population; ``*_mc_se`` is the part of
         it that more particles would remove. ``khat_over_limit`` is the share of observations with unreliable weights.
         """
         means: dict[str, float] = {"num_data": len(self), "num_particles": self.num_particles}
+        if self.weights is not None:
+            means["effective_num_data"] = effective_size(self.weights)
         for name in ("elbo", "log_evidence"):
             values = self.weighted(name)
             means[name], means[f"{name}_se"] = float(values.mean()), standard_error(values)
             means[f"{name}_mc_se"] = combined_error(weighted_errors(getattr(self, f"{name}_se"), self.weights))
         means["khat_limit"] = self.khat_limit
-        means["khat_over_limit"] = 1 - float(self.weighted("reliable").mean())
+        means["khat_over_limit"] = float(weighted((~self.reliable).double(), self.weights).mean())
         means["ess"] = float(self.weighted("ess").mean())
         return means
 

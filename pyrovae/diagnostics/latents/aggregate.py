@@ -294,7 +294,7 @@ def _scores(
     trace = conditioned(
         question.pair.guide, {n: v.repeat_interleave(size, 0) for n, v in latents.items()}, plates, rows
     )
-    return log_density(trace, len(rows[0])).unflatten(0, (count, size)), None
+    return log_density(trace, len(rows[0])).nan_to_num(nan=-math.inf).unflatten(0, (count, size)), None
 
 
 def _prior_marginals(question: Question, draws: _Draws) -> Tensor:

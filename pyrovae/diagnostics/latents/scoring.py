@@ -39,14 +39,17 @@ def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping
         plates: number of plates left of the data plate, by site.
         rows: the batch.
 
+    A density may be NaN where a latent lies so far from a datum's posterior that a flow's inverse overflows; its limit
+    there is 0.
+
     Raises:
-        ValueError: for a program that cannot score the latents.
+        ValueError: for a program that cannot score the latents, as all densities are NaN or it fails.
     """
     values = {name: value.movedim(0, plates[name]) for name, value in latents.items()}
     try:
         with Repeated():
             trace = poutine.trace(poutine.condition(program, data=values)).get_trace(*rows)
-            unknown = bool(log_density(trace, len(rows[0])).isnan().any())
+            unknown = bool(log_density(trace, len(rows[0])).isnan().all())
             reason = "its density is NaN"
     except (RuntimeError, ValueError, KeyError, NotImplementedError) as error:
         unknown, reason = True, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

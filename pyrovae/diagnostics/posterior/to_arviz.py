@@ -19,6 +19,7 @@ from pyrovae.importance.question import Question, ask
 from pyrovae.programs.isolation import importing
 from pyrovae.programs.streams import numpy_generator
 from pyrovae.programs.types import Program
+from pyrovae.tables.encoding import from_codes
 
 
 @shared_keywords(batch_size=BATCH_SIZE)
@@ -147,12 +148,12 @@ class _Buffers:
                 self.arrays[group][name] = np.take_along_axis(values, index, axis=0)
 
     def in_own_units(self) -> None:
-        """Turn values of a table's columns back into the columns' units; categories stay numbered."""
+        """Turn values of a table's columns back into the columns' units; categories without numbers are numbered."""
         for group in ("posterior_predictive", "prior_predictive", "observed_data"):
             for name, values in self.arrays.get(group, {}).items():
                 typed = self.columns.get(name)
                 if typed is not None:
-                    own = typed[1].invert(torch.from_numpy(values))
+                    own = from_codes(typed[1].invert(torch.from_numpy(values)), typed[0])
                     self.arrays[group][name] = own.numpy()
 
     @importing()
@@ -187,7 +188,8 @@ class _Buffers:
         coordinates = {dim: names for dim, names in features.items() if names and dataset.sizes.get(dim) == len(names)}
         for name, typed in self.columns.items():
             if typed is not None and name in dataset:
-                levels = {column.name: list(map(str, column.levels)) for column in typed[0] if column.levels}
+                named = [column for column in typed[0] if column.levels and not column.has_numbers]
+                levels = {column.name: list(map(str, column.levels)) for column in named}
                 dataset[name].attrs["categories"] = json.dumps(levels, ensure_ascii=False)
         return dataset.assign_coords(coordinates)
 

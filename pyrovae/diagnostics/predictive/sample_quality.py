@@ -10,8 +10,9 @@ from sklearn.metrics import pairwise_distances
 from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
+from pyrovae import nn
 from pyrovae.common.checks import at_least
-from pyrovae.data import Data, as_data
+from pyrovae.data import Data, Table, as_data
 from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
 from pyrovae.importance.options import Options, shared_keywords
 from pyrovae.programs.streams import generator, library_seed, numpy_generator, stream_seed
@@ -86,20 +87,35 @@ def sample_quality(
     apart = stream_seed("quality", seed)  # else data simulated with this seed would be drawn again
     settings: Options = {**options, "seed": apart}
     draws, masks = (simulate(model, one, **settings) for one in (second, first))
-    real, *others = _features(features, _sets(first, second, draws, masks), seed)
+    sets = _sets(first, second, draws, masks)
+    if features is None and isinstance(first, Table):
+        sets = _of_columns(first, sets)
+    real, *others = _features(features, sets, seed)
     columns = {}
     for name, candidate in zip(("model", "data"), others, strict=True):
         columns[name], columns[f"{name}_se"] = _scores(real, candidate, neighbours, seed)
     return pd.DataFrame(columns).rename_axis("score")
 
 
+def _of_columns(first: Table, sets: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """Return the columns of a table as numbers of one size: categories one-hot, logarithms of counts, standardised.
+
+    A missing cell has the mean, and an indicator beside it.
+    """
+    encoder = nn.Table(lambda width: nn.MLP(width, 1), first.inputs)
+    shown = [encoder.shown(one[0].double()) for one in sets]
+    mean, deviation = shown[0].mean(0), shown[0].std(0)
+    scale = torch.where(deviation > 0, deviation, 1.0)
+    return [((values - mean) / scale, *one[1:]) for values, one in zip(shown, sets, strict=True)]
+
+
 def _sets(first: Data, second: Data, draws: Simulation, masks: Simulation) -> list[tuple[Tensor, ...]]:
-    """Return the observed tensors of the data, the draws and the other data, 0 where missing or masked."""
-    whole, sets = slice(0, len(first)), []
+    """Return the observed tensors of the data, the draws and the other data; missing or masked is 0, NaN of a table."""
+    whole, sets, fill = slice(0, len(first)), [], torch.nan if isinstance(first, Table) else 0
     for batch, values in (
         (first.batch(whole), masks.seen), (draws.seen, draws.seen), (second.batch(whole), draws.seen)
     ):  # fmt: skip
-        sets.append(tuple(batch[k].masked_fill(values[k].isnan(), 0) for k in draws.observed))
+        sets.append(tuple(batch[k].masked_fill(values[k].isnan(), fill) for k in draws.observed))
     return sets
 
 
