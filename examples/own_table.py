@@ -3,8 +3,8 @@
     z ~ p(z),    x_d ~ p_d(x_d | decoder(z)),    q(z | observed x)
 
 with p_d by the type of the column: Gaussian, negative binomial, Bernoulli, ordinal or categorical. The table comes from
-statsmodels; one cell in thirty is made missing, two columns are given the names of their categories, and affairs, which is
-0 in two rows of three, where no density is bounded, is cut into grades.
+statsmodels; one cell in thirty is made missing, two columns are given the names of their categories, and affairs, 0 in
+two rows of three, where no density is bounded, are cut into grades.
 
 Reference: Nazabal, Olmos, Ghahramani and Valera, "Handling incomplete heterogeneous data using VAEs", 2020.
 Data: Fair, "A theory of extramarital affairs", Journal of Political Economy, 1978 (shipped with statsmodels).
