@@ -91,7 +91,7 @@ def test_folds_are_compared_on_what_no_fit_saw():
         for f, part in zip(fits["a"], tests, strict=True)
     ]
     assert table["log_evidence"]["a"] == pytest.approx(float(torch.cat(values).mean()))
-    assert table["log_evidence_se"]["a"] == pytest.approx(fold_error(torch.stack([v.mean() for v in values])))
+    assert table["log_evidence_se"]["a"] == pytest.approx(fold_error(torch.stack([v.mean() for v in values]), 0.1))
     with pytest.raises(ValueError, match="one fit per fold: got 3 fits for 2 folds"):
         pyrovae.compare(fits, tests[:2], **options)
     with pytest.raises(ValueError, match="a cross-validation compares evidence alone"):

@@ -14,6 +14,7 @@ import pyrovae
 from pyrovae import data, guides, models, nn, priors
 from pyrovae.data import Table
 from pyrovae.tables import Encoding, Scaling
+from pyrovae.tables.frames import replaced
 
 pytest.importorskip("hypothesis", reason="the tests of tables need hypothesis")
 from hypothesis import HealthCheck, given, settings
@@ -49,7 +50,7 @@ ROLES = {"id": "id", "day": "time", "comment": "drop", "unit": "drop"}
 
 def holed(frame, names=("age", "smoker", "region"), share=0.1):
     rng = np.random.default_rng(1)
-    return frame.assign(**{name: frame[name].mask(rng.random(len(frame)) < share) for name in names})
+    return replaced(frame, {name: frame[name].mask(rng.random(len(frame)) < share) for name in names})
 
 
 # types

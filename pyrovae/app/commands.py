@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
     with closed_list(permitted):
         for name in permitted:
             import_permitted(name)
-        named = [arguments[0]] if arguments and arguments[0] in _COMMANDS else _COMMANDS
+        named = arguments[:1] if arguments and arguments[0] in _COMMANDS and arguments[0] != "list" else _COMMANDS
         commands = {name: _imported(name) for name in named}
         parser, parsers = make_parser(commands)
         options = parser.parse_args(arguments)

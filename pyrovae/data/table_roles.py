@@ -13,6 +13,7 @@ from pyrovae.data.field import Field
 from pyrovae.tables import Encoding
 from pyrovae.tables.column import plain
 from pyrovae.tables.encoding import level_codes
+from pyrovae.tables.frames import replaced
 
 
 def exposure_of(frame: pd.DataFrame, encoding: Encoding, outcomes: Tensor) -> list[Field]:
@@ -73,12 +74,12 @@ def repeated(frame: pd.DataFrame, roles: Mapping[str, str]) -> pd.DataFrame:
         raise ValueError(f"all frequencies {column!r} are 0, which leaves no row")
     counts = times.astype(np.int64)
     rows = np.repeat(np.arange(len(frame)), counts)
-    copies = frame.iloc[rows].assign(**{column: 1})
+    copies = replaced(frame.iloc[rows], {column: 1})
     if counts.max() == 1:
         return copies
     base = frame.index if own is None else frame[own]
     names = [f"{plain(name)}/{k + 1}" for name, count in zip(base, counts, strict=True) for k in range(count)]
-    return copies.set_axis(names) if own is None else copies.assign(**{own: names})
+    return copies.set_axis(names) if own is None else replaced(copies, {own: names})
 
 
 def _numbers_of(frame: pd.DataFrame, name: str, role: str) -> np.ndarray:

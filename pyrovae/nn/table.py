@@ -123,6 +123,13 @@ class Table(Network):
         return torch.cat(parts, dim=-1)
 
 
+def shown_columns(x: Tensor, inputs: Sequence[Sequence[Any]]) -> Tensor:
+    """Return columns ``[..., D]`` as a network is shown them, categories one-hot, without a network."""
+    return torch.cat(
+        [part for k, column in enumerate(inputs) for part in _shown(x[..., k], _checked(column), None)], -1
+    )
+
+
 def _shown(x: Tensor, column: TableInput, scale: Tensor | None) -> list[Tensor]:
     observed = ~x.isnan()
     values = torch.where(observed, x, 0.0)

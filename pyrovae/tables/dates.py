@@ -6,6 +6,7 @@ import pandas as pd
 from pandas.api import types as dtypes
 
 from pyrovae.tables.encoding import Encoding
+from pyrovae.tables.frames import replaced
 
 PARTS = re.compile(r"\s*(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})")
 
@@ -19,7 +20,7 @@ def with_dates(frame: pd.DataFrame, encoding: Encoding) -> pd.DataFrame:
     texts = [
         c.name for c in encoding.of_role("time") if c.name in frame and dtypes.is_string_dtype(frame[c.name].dtype)
     ]
-    return frame.assign(**{name: as_times(frame[name]) for name in texts}) if texts else frame
+    return replaced(frame, {name: as_times(frame[name]) for name in texts})
 
 
 def as_times(texts: pd.Series) -> pd.Series:

@@ -13,6 +13,7 @@ from pandas.api import types as dtypes
 from torch import Tensor
 
 from pyrovae.tables.column import BY_LEVELS, Column, plain
+from pyrovae.tables.frames import replaced
 from pyrovae.tables.scaling import Scaling
 
 LARGEST_WHOLE = 2**53  # double precision holds every whole number up to this one
@@ -179,7 +180,7 @@ def without_codes(frame: pd.DataFrame, codes: Mapping[str, Sequence[Any]]) -> pd
                     [level for level in column.cat.categories if level in {*values, *map(str, values)}]
                 )
             changed[name] = _as_numbers(kept)
-    return frame.assign(**changed) if changed else frame
+    return replaced(frame, changed)
 
 
 def _has_code(column: pd.Series, codes: Sequence[Any]) -> pd.Series:

@@ -66,7 +66,17 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame.columns):
         raise ValueError("the table has no columns: at least one is needed")
     texts = [name for name in frame.columns if dtypes.is_string_dtype(frame[name].dtype)]
-    return frame.assign(**{name: frame[name].mask(frame[name].isin(EMPTY)) for name in texts}) if texts else frame
+    return replaced(frame, {name: frame[name].mask(frame[name].isin(EMPTY)) for name in texts})
+
+
+def replaced(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a table with some columns replaced; the names may be any, unlike those of keywords."""
+    if not columns:
+        return frame
+    changed = frame.copy(deep=False)
+    for name, column in columns.items():
+        changed[name] = column
+    return changed
 
 
 def _is_polars(value: Any) -> bool:
@@ -77,7 +87,7 @@ def _of_polars(source: Any) -> pd.DataFrame:
     needed("pyarrow", "pyarrow", "a polars table")
     frame: pd.DataFrame = source.to_pandas()
     ordered = {name: frame[name].cat.as_ordered() for name, kind in source.schema.items() if str(kind)[:4] == "Enum"}
-    return frame.assign(**ordered)
+    return replaced(frame, ordered)
 
 
 def _of_matrix(source: Any) -> pd.DataFrame:

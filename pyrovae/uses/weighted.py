@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrovae.arviz.psis import smoothed
 from pyrovae.importance.psis import pareto_khat
 from pyrovae.importance.question import Question
+from pyrovae.importance.resampling import systematic
 from pyrovae.programs.streams import numpy_generator
 
 
@@ -61,7 +62,9 @@ def weighted_draws(question: Question, num_particles: int, num_draws: int, label
 def _resampled(indices: range, values: dict[str, Tensor], log_weights: Tensor, num_draws: int, seed: int) -> Weighted:
     weights = np.exp(smoothed(log_weights.numpy()))
     weights = weights / weights.sum(0)
-    chosen = torch.from_numpy(systematic(weights, numpy_generator("draws by weight", seed, indices.start), num_draws))
+    chosen = torch.from_numpy(
+        systematic(weights, numpy_generator("posterior by weight", seed, indices.start), num_draws)
+    )
     draws = {
         name: v.gather(0, chosen.reshape(*chosen.shape, *(1,) * (v.dim() - 2)).expand(num_draws, *v.shape[1:]))
         for name, v in values.items()
@@ -71,11 +74,3 @@ def _resampled(indices: range, values: dict[str, Tensor], log_weights: Tensor, n
         ess = 1 / (1 / ess + 1 / num_draws)
     log_evidence = log_weights.logsumexp(0) - np.log(len(log_weights))
     return Weighted(indices, draws, pareto_khat(log_weights), ess, log_evidence)
-
-
-def systematic(weights: np.ndarray, source: np.random.Generator, count: int) -> np.ndarray:
-    """Draw ``count`` indices by weights ``[K, N]`` that sum to 1, in random order within every column."""
-    marks = (np.arange(count)[:, None] + source.random(weights.shape[1])) / count
-    edges = weights.cumsum(0)
-    indices = np.stack([np.searchsorted(edges[:, i], marks[:, i]) for i in range(weights.shape[1])], axis=1)
-    return source.permuted(indices.clip(max=len(weights) - 1), axis=0)

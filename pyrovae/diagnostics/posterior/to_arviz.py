@@ -16,6 +16,7 @@ from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw, feature_names, typed_columns
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, ask
+from pyrovae.importance.resampling import systematic
 from pyrovae.programs.isolation import importing
 from pyrovae.programs.streams import numpy_generator
 from pyrovae.programs.types import Program
@@ -141,7 +142,7 @@ class _Buffers:
     def resample(self, seed: int) -> None:
         """Resample each observation's posterior draws by their importance weights."""
         weights = np.exp(smoothed(self.arrays["sample_stats"]["log_weight"]))
-        indices = _systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed))
+        indices = systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed), len(weights))
         for group in ("posterior", "posterior_predictive", CONDITIONAL, "sample_stats"):
             for name, values in self.arrays.get(group, {}).items():
                 index = indices.reshape(*indices.shape, *(1,) * (values.ndim - 2))
@@ -196,12 +197,3 @@ class _Buffers:
 
 def _groups(part: Draws) -> dict[str, dict[str, Any]]:
     return {**part.groups, "sample_stats": {"log_weight": part.log_weight}}
-
-
-def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw one index per weight, by the weights ``[draws, data]``, in random order within every column."""
-    count, size = weights.shape
-    marks = (np.arange(count)[:, None] + generator.random(size)) / count
-    edges = weights.cumsum(0)
-    indices = np.stack([np.searchsorted(edges[:, i], marks[:, i]) for i in range(size)], axis=1)
-    return generator.permuted(indices.clip(max=count - 1), axis=0)

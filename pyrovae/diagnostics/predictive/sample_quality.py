@@ -10,11 +10,11 @@ from sklearn.metrics import pairwise_distances
 from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
-from pyrovae import nn
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Table, as_data
 from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
 from pyrovae.importance.options import Options, shared_keywords
+from pyrovae.nn.table import shown_columns
 from pyrovae.programs.streams import generator, library_seed, numpy_generator, stream_seed
 from pyrovae.programs.types import Program
 
@@ -102,8 +102,7 @@ def _of_columns(first: Table, sets: list[tuple[Tensor, ...]]) -> list[tuple[Tens
 
     A missing cell has the mean, and an indicator beside it.
     """
-    encoder = nn.Table(lambda width: nn.MLP(width, 1), first.inputs)
-    shown = [encoder.shown(one[0].double()) for one in sets]
+    shown = [shown_columns(one[0].double(), first.inputs) for one in sets]
     mean, deviation = shown[0].mean(0), shown[0].std(0)
     scale = torch.where(deviation > 0, deviation, 1.0)
     return [((values - mean) / scale, *one[1:]) for values, one in zip(shown, sets, strict=True)]
