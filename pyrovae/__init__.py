@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyrovae.mcmc.hmc import hmc
     from pyrovae.programs.handlers import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
+    from pyrovae.uses.anomalies import anomaly
     from pyrovae.uses.generation import decode, reconstruct, sample
     from pyrovae.uses.imputation import Imputations, impute
     from pyrovae.uses.posterior import Posterior, posterior
@@ -70,6 +71,7 @@ _NAMES = {
     "Values": "uses.values",
     "aggregate": "diagnostics.latents.aggregate",
     "ais": "diagnostics.evidence.ais",
+    "anomaly": "uses.anomalies",
     "attribute": "uses.space",
     "bdmc": "diagnostics.evidence.bdmc",
     "codes": "diagnostics.latents.codes",
@@ -142,6 +144,7 @@ __all__ = [
     "Values",
     "aggregate",
     "ais",
+    "anomaly",
     "attribute",
     "bdmc",
     "codes",

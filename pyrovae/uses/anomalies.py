@@ -1,0 +1,236 @@
+"""Which observations are unlike others, how sure that is, and which of their features make them so."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae.common.checks import at_least, share
+from pyrovae.data import as_data
+from pyrovae.diagnostics.predictive.draws import coordinates, feature_names
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
+from pyrovae.importance.particles import Particles
+from pyrovae.importance.question import Question, ask
+from pyrovae.programs.densities import per_datum
+from pyrovae.programs.sites import counted, site_rows
+from pyrovae.programs.types import Program, Site
+
+SCORES = ("evidence", "typicality", "reconstruction")
+
+
+@shared_keywords(batch_size=BATCH_SIZE)
+def anomaly(
+    model: Program,
+    guide: Program,
+    data: Any,
+    reference: Any,
+    *,
+    score: str = "evidence",
+    rate: float = 0.1,
+    num_particles: int = 500,
+    **options: Unpack[Options],
+) -> pd.DataFrame:
+    """Compare observations with reference data that are known to be normal, and that the fit has not seen.
+
+    - "evidence": minus log p(x), by importance sampling.
+    - "typicality": distance of log p(x) from its mean over the reference data, so that what is too probable is odd too.
+    - "reconstruction": minus E_q[log p(x | z)].
+
+    A p-value is the share of the reference data, and the observation itself, that are at least as odd (conformal). For
+    an observation that is like the reference data it is below any level with at most that probability, whatever the
+    model ("typicality": but for terms of 1 / n). The observations that are rejected are those of Benjamini and
+    Hochberg's procedure: of them, a share ``rate`` at most is expected to be normal. With n reference data no p-value
+    is below 1 / (n + 1).
+
+    The feature named is the one that is least probable given all others: the p-value of -log p(x_d | x_others) among
+    that feature's values in the reference data, from the same particles, each weighted without the feature.
+
+    Source: Bates, Candes, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", 2023; Nalisnick,
+    Matsukawa, Teh and Lakshminarayanan, "Detecting out-of-distribution inputs to deep generative models using
+    typicality", 2019; An and Cho, "Variational autoencoder based anomaly detection using reconstruction probability",
+    2015.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: observations in question: a tensor, a tuple of tensors, a table, or a data set.
+        reference: held-out observations that are normal.
+        score: "evidence", "typicality" or "reconstruction".
+        rate: largest expected share of normal observations among those that are rejected.
+        num_particles: number of draws of the guide per observation.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
+
+    Returns:
+        One row per observation: ``score`` (higher is odder, nats), ``pvalue``, ``rejected``, ``feature`` and
+        ``feature_pvalue``. Where the features of a site are not independent given the latents there is none.
+
+    Raises:
+        ValueError: for an unknown score, a pair that breaks the contract, bad data or bad numbers.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> from pyrovae import simulate
+        >>> normal = simulate(model, torch.zeros(1, 5), num_simulations=200, progress=False).data
+        >>> odd = torch.zeros(2, 5) + torch.tensor([[0.0], [20.0]])
+        >>> anomaly(model, guides.Exact(model), odd, normal, progress=False)["rejected"].tolist()
+        [False, True]
+    """
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+    num_particles, rate = at_least("num_particles", num_particles, 1), share("rate", rate, ends=False)
+    given, normal = (as_data(one, model, guide) for one in (data, reference))
+    ours, theirs = (_measured(model, guide, one, num_particles, options) for one in (given, normal))
+    scores, references = _scores(score, ours, theirs)
+    pvalues = _conformal(scores, references)
+    columns: dict[str, Any] = {
+        "score": scores.numpy(), "pvalue": pvalues.numpy(), "rejected": _benjamini_hochberg(pvalues, rate).numpy()
+    }  # fmt: skip
+    if ours.names:
+        by_feature = torch.stack([_conformal(o, t) for o, t in zip(ours.odd.T, theirs.odd.T, strict=True)], 1)
+        smallest = by_feature.nan_to_num(nan=2.0).min(1)
+        odder = _ties(by_feature, smallest.values, ours.odd)
+        columns["feature"] = [ours.names[k] for k in odder.tolist()]
+        columns["feature_pvalue"] = smallest.values.numpy()
+    else:
+        columns["feature"], columns["feature_pvalue"] = "", np.nan
+    return pd.DataFrame(columns, index=given.index).rename_axis("datum")
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured of N observations.
+
+    Attributes:
+        evidence: log p(x), ``[N]``.
+        reconstruction: E_q[log p(x | z)], ``[N]``.
+        odd: -log p(x_d | x_others), ``[N, D]``; NaN where a cell is missing.
+        names: names of the D features.
+    """
+
+    evidence: Tensor
+    reconstruction: Tensor
+    odd: Tensor
+    names: list[str]
+
+
+def _measured(model: Program, guide: Program, data: Any, num_particles: int, options: Options) -> _Measured:
+    with ask(model, guide, data, takes_weights=True, **options) as question:
+        parts = list(_by_batch(question, num_particles))
+        names = _names(question) if parts[0][2].shape[1] else []
+    evidence, reconstruction, odd = (torch.cat(found) for found in zip(*parts, strict=True))
+    return _Measured(evidence, reconstruction, odd, names)
+
+
+def _by_batch(question: Question, num_particles: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Iterate over batches: log evidence, E_q[log p(x | z)], and -log p(x_d | x_others)."""
+    total: Tensor | None = None
+    done = 0
+    for part in question.particles(num_particles, "anomaly"):
+        weight, (likelihood, features) = part.log_weight.double(), _densities(question, part)
+        here = weight.logsumexp(0)
+        without = (weight[..., None] - features).logsumexp(0)
+        sums = likelihood.sum(0)
+        if total is None:
+            total, rest, reconstruction = here, without, sums
+        else:
+            total, rest = torch.logaddexp(total, here), torch.logaddexp(rest, without)
+            reconstruction = reconstruction + sums
+        done += len(weight)
+        if done == num_particles:
+            count = torch.tensor(float(num_particles), dtype=torch.float64)
+            odd = rest - total[:, None]
+            missing = _missing(question, part)
+            yield (
+                (total - count.log().to(total)).cpu(), (reconstruction / num_particles).cpu(),
+                odd.masked_fill(missing, torch.nan).cpu() if odd.shape[1] else odd.cpu(),
+            )  # fmt: skip
+            total, done = None, 0
+
+
+def _densities(question: Question, part: Particles) -> tuple[Tensor, Tensor]:
+    """Return log p(x | z), ``[K, n]``, and log p(x_d | z) of every feature, ``[K, n, D]``."""
+    whole, features = torch.zeros_like(part.log_weight, dtype=torch.float64), []
+    for site in question.layout.observed:
+        node = part.model_trace.nodes[site.name]
+        size = len(part.rows[0])
+        whole = whole + per_datum(node, size).double().unflatten(0, (len(part.indices), -1)).T
+        single = _of_features(node, size)
+        if single is not None:
+            features.append(single.double().unflatten(0, (len(part.indices), -1)).transpose(0, 1))
+    empty = whole.new_zeros(*whole.shape, 0)
+    complete = len(features) == len(question.layout.observed)
+    return whole, torch.cat(features, -1) if complete else empty
+
+
+def _of_features(node: Site, size: int) -> Tensor | None:
+    """Return the log density of every feature of a site, ``[rows, D]``; None where they are not independent."""
+    fn = node["fn"]
+    if fn.event_dim == 0 and len(fn.batch_shape) == 1:
+        return fn.log_prob(node["value"]).expand(size)[:, None]
+    if not isinstance(fn, torch.distributions.Independent) or len(fn.batch_shape) != 1:
+        return None
+    inner = fn.base_dist
+    if inner.event_dim:
+        return None
+    log_prob = inner.log_prob(node["value"])
+    cells = counted(node)
+    log_prob = log_prob if cells is None else torch.where(cells, log_prob, 0.0)
+    return log_prob.expand(size, *log_prob.shape[1:]).flatten(1)
+
+
+def _missing(question: Question, part: Particles) -> Tensor:
+    """Return which features of every observation are missing, ``[n, D]``."""
+    cells = []
+    for site in question.layout.observed:
+        node = part.model_trace.nodes[site.name]
+        rows = site_rows(node)
+        rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
+        own = rows.isnan() if rows.is_floating_point() else torch.zeros_like(rows, dtype=torch.bool)
+        counts = counted(node)
+        if counts is not None:
+            own = own | ~counts.reshape(own.shape)
+        cells.append(own.unflatten(0, (len(part.indices), -1))[:, 0])
+    return torch.cat(cells, 1)
+
+
+def _names(question: Question) -> list[str]:
+    names: list[str] = []
+    trace = question.pair.traces(question.data.batch(slice(0, 1)))[0]
+    for site in question.layout.observed:
+        known = feature_names(question, site.name)
+        names += known if known else coordinates(site.name, site_rows(trace.nodes[site.name])[0])
+    return names
+
+
+def _scores(score: str, ours: _Measured, theirs: _Measured) -> tuple[Tensor, Tensor]:
+    if score == "reconstruction":
+        return -ours.reconstruction, -theirs.reconstruction
+    if score == "evidence":
+        return -ours.evidence, -theirs.evidence
+    centre = theirs.evidence.mean()
+    return (ours.evidence - centre).abs(), (theirs.evidence - centre).abs()
+
+
+def _conformal(scores: Tensor, reference: Tensor) -> Tensor:
+    """Return the share of the reference, and the observation itself, that are at least as odd; NaN stays NaN."""
+    known = reference[~reference.isnan()].sort().values
+    above = len(known) - torch.searchsorted(known, scores.nan_to_num(), right=False)
+    pvalues = (1 + above.double()) / (1 + len(known))
+    return torch.where(scores.isnan(), torch.nan, pvalues)
+
+
+def _benjamini_hochberg(pvalues: Tensor, rate: float) -> Tensor:
+    ordered = pvalues.sort().values
+    below = (ordered <= rate * torch.arange(1, len(ordered) + 1) / len(ordered)).nonzero()
+    return pvalues <= ordered[int(below[-1])] if len(below) else torch.zeros_like(pvalues, dtype=torch.bool)
+
+
+def _ties(pvalues: Tensor, smallest: Tensor, odd: Tensor) -> Tensor:
+    """Return the feature with the smallest p-value; of several, the one that is least probable."""
+    tied = pvalues == smallest[:, None]
+    return odd.masked_fill(~tied, -torch.inf).nan_to_num(nan=-torch.inf).argmax(1)
