@@ -57,7 +57,7 @@ def test_features_are_judged_given_the_others():
     x, reference = normal(model, 40, 4), normal(model, 300, 5)
     x[:10, 3] += 15 * (torch.arange(10) % 2 * 2 - 1)
     named = Data(x, feature_names=list("abcde"))
-    found = pyrovae.anomaly(model, guide, named, reference, **{**QUIET, "num_particles": 4000})
+    found = pyrovae.anomaly(model, guide, named, reference, **{**QUIET, "num_particles": 1000})
     assert (found["feature"][:10] == "d").sum() >= 8
     assert found["feature_pvalue"][:10].max() < 0.05
     assert found["rejected"][:10].all()
@@ -68,9 +68,9 @@ def test_features_are_judged_given_the_others():
     from pyrovae.uses.anomalies import _measured
 
     options = {"batch_size": 32, "seed": 0, "device": "cpu", "progress": False}
-    odd = _measured(model, guide, Data(x[10:]), 4000, options).odd[:, 3]
+    odd = _measured(model, guide, Data(x[10:]), 1000, options).odd[:, 3]
     exact = -torch.distributions.Normal(mean, sd).log_prob(x[:, 3])[10:]
-    torch.testing.assert_close(odd, exact, atol=0.15, rtol=0.1)
+    torch.testing.assert_close(odd, exact, atol=0.25, rtol=0.1)
 
 
 def test_missing_cells_are_no_oddity():

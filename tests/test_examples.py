@@ -54,6 +54,13 @@ def test_semi_supervised():
 
 
 @pytest.mark.own_state
+def test_posterior():
+    found, _ = example("posterior")["main"](rows=100, num_draws=200)
+    assert set(found.method) <= {"guide", "importance", "hmc"}
+    assert (found.method == "guide").sum() >= 85
+
+
+@pytest.mark.own_state
 def test_clustering():
     table = example("clustering")["main"](steps=300, seeds=1)
     assert table[("ARI", "mean")]["GaussianMixtureVAE"] > 0.1

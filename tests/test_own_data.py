@@ -206,3 +206,39 @@ def test_warnings_are_one_line(table, tmp_path):
     assert len(lines) == 1
     assert lines[0].startswith("pyrovae: warning: ")
     assert lines[0].endswith("of 120 rows are left out, which lack age")
+
+
+@pytest.mark.filterwarnings("ignore:posterior of")
+def test_what_a_fit_is_for_on_the_command_line(table, tmp_path, capsys):
+    run = tmp_path / "run"
+    ran(capsys, "fit", "--data", table, "--data.roles", WORDS, "--out", run, *TINY)
+    frame = pd.read_csv(table)
+    out = ran(capsys, "posterior", run, "--out", tmp_path / "p", "--num_draws", 20, "--num_warmup", 20, *QUICK[2:])
+    assert "posterior of 24 observations" in out
+    rows = pd.read_csv(tmp_path / "p" / "posterior.csv", index_col="datum")
+    assert set(rows.index) <= set(frame["id"])
+    assert (tmp_path / "p" / "posterior.nc").exists()
+    ran(capsys, "sample", run, "--num", 30, "--out", tmp_path / "s", *QUICK[2:])
+    drawn = pd.read_csv(tmp_path / "s" / "sample.csv")
+    assert len(drawn) == 30
+    assert set(drawn["smoker"]) <= {"no", "yes"}
+    assert not drawn.isna().any().any()
+    ran(capsys, "impute", run, "--data", table, "--num_imputations", 2, "--out", tmp_path / "i", *QUICK[2:])
+    for k in range(2):
+        one = pd.read_csv(tmp_path / "i" / f"imputed-0{k}.csv", index_col="datum")
+        assert len(one) == 120
+        assert not one.isna().any().any()
+        seen = frame.set_index("id").loc[one.index, one.columns]
+        assert ((one == seen) | seen.isna()).all().all()
+    ran(capsys, "score", run, "--data", table, "--out", tmp_path / "c", "--num_particles", 5, *QUICK[2:])
+    scores = pd.read_csv(tmp_path / "c" / "scores.csv", index_col="datum")
+    assert scores["pvalue"].is_monotonic_increasing
+    assert set(scores["feature"]) <= set(frame.columns)
+    assert "name new data to score" in refused(capsys, "score", run, "--out", tmp_path / "c2")
+    said = refused(capsys, "impute", run, "--data", tmp_path / "none.csv", "--out", tmp_path / "no")
+    assert "there is no such file" in said
+    assert not (tmp_path / "no" / "imputed-00.csv").exists()
+    ran(capsys, "fit", *DIGITS, "--out", tmp_path / "digits", *TINY)
+    ran(capsys, "sample", tmp_path / "digits", "--num", 9, "--out", tmp_path / "d", *QUICK[2:])
+    assert np.load(tmp_path / "d" / "sample.npy").shape == (9, 64)
+    assert (tmp_path / "d" / "sample.png").exists()

@@ -33,7 +33,7 @@ _SPELLINGS = {  # of the arguments that messages name: in Python, and as an opti
     "resume=True": "--resume true",
 }
 
-_COMMANDS = ("describe", "fit", "evaluate", "compare", "list")
+_COMMANDS = ("describe", "fit", "evaluate", "compare", "posterior", "sample", "impute", "score", "list")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

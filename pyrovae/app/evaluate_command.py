@@ -62,14 +62,7 @@ def evaluate_command(
     if target is not None:
         files = [*([] if data is None else inputs(data)), *([] if table is None else [Path(table)])]
         target.check(["per_datum.csv", "posterior.nc"], [*files, folder / CONFIG])
-    if table is not None:
-        data_set = _maker(folder).given(_new_table(folder, table, fitted))
-    elif data is None:
-        data_set = _splits(folder, fitted).test
-    else:
-        data_set = _maker(folder).given(as_data(data, encoding=fitted.encoding))
-        if data.standardise:  # on the scale of the fit's training data
-            data_set = data_set.with_moments(_splits(folder, fitted).train.moments)
+    data_set = held_out(folder, fitted, data, table)
     pair = per_observation(fitted)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "progress": progress}
     num_draws = at_least("num_draws", num_draws, 1)
@@ -82,6 +75,20 @@ def evaluate_command(
             inference = pyrovae.to_arviz(*pair, data_set, num_draws=num_draws, num_particles=num_particles, **options)
             target.write("posterior.nc", as_netcdf(inference))
         print(f"wrote per_datum.csv and posterior.nc in {target.path}")
+
+
+def held_out(run: Path, fitted: Fit, data: Data | None, table: str | None) -> Data:
+    """Return the data in question: a table, read as the fit's own was, a data set, or the run's test data.
+
+    Raises:
+        ValueError: for data that cannot be read so, and where the run's data have changed.
+    """
+    if table is not None:
+        return _maker(run).given(_new_table(run, table, fitted))
+    if data is None:
+        return _splits(run, fitted).test
+    data_set = _maker(run).given(as_data(data, encoding=fitted.encoding))
+    return data_set.with_moments(_splits(run, fitted).train.moments) if data.standardise else data_set
 
 
 def _splits(run: Path, fitted: Fit) -> Splits:

@@ -26,6 +26,7 @@ _ALLOWED = (
 )  # fmt: skip
 _INFER = ("Trace_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "TraceMeanField_ELBO", "RenyiELBO")
 _DENIED = ("*", "pyrovae.data.stream", "pyrovae.data.Stream")  # a Stream takes a Dataset, which no option can give
+OF_A_RUN = ("evaluate", "posterior", "sample", "impute", "score")  # commands that ask about a saved fit
 ALLOW = "--allow_module"
 
 
@@ -91,7 +92,7 @@ def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def with_tables(arguments: Sequence[str]) -> list[str]:
     """Return arguments in which ``--data survey.csv`` is spelled out: a Table with this source."""
-    if "evaluate" in arguments[:1] and not any(a.startswith("--data.") for a in arguments):
+    if arguments and arguments[0] in OF_A_RUN and not any(a.startswith("--data.") for a in arguments):
         return _as_new_tables(arguments)
     spelled: list[str] = []
     for place, argument in enumerate(arguments):
@@ -106,7 +107,7 @@ def with_tables(arguments: Sequence[str]) -> list[str]:
 
 
 def _as_new_tables(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of evaluate in which ``--data new.csv`` is a table that is read as the fit's own was."""
+    """Return the arguments of a command about a run; ``--data new.csv`` is a table, read as the fit's own was."""
     spelled = list(arguments)
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -127,7 +128,7 @@ def make_parser(commands: Mapping[str, Callable[..., Any]]) -> tuple[Parser, dic
         parsers[name] = Parser(prog=f"pyrovae {name}", description=summary)
         if name != "list":
             parsers[name].add_argument("--config", action="config", help="YAML file with any of the options")
-            has_positional = name in {"describe", "evaluate"}
+            has_positional = name in {"describe", *OF_A_RUN}
             parsers[name].add_function_arguments(function, as_positional=has_positional, skip={"sizes"})
             parsers[name].add_argument(
                 ALLOW, help="a module of yours that options may name; may be given several times, but not in a file"

@@ -1,7 +1,7 @@
 """Missing cells filled in several times, so that what is computed from them knows what was missing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -53,6 +53,22 @@ class Imputations:
     def __len__(self) -> int:
         return len(self.values)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Imputations"]) -> "Imputations":
+        """Return imputations of the same data by several fits as one.
+
+        With fits to bootstrap samples, or with random weights (``Data(x, weights=...)``, exponential), the copies vary
+        by what is not known of the parameters, too, as is proper for Rubin's rules.
+
+        Raises:
+            ValueError: for no parts, or imputations of different data.
+        """
+        if not parts or any(not torch.equal(p.missing, parts[0].missing) for p in parts):
+            raise ValueError(
+                "imputations of the same data are joined: give at least one, all with the same missing cells"
+            )
+        return replace(parts[0], values=torch.cat([part.values for part in parts]))
+
     @property
     def reliable(self) -> np.ndarray:
         """Whether each observation's imputations can be relied on, ``[N]``: by its draws of the latents."""
@@ -61,9 +77,14 @@ class Imputations:
     @property
     def tables(self) -> list[pd.DataFrame]:
         """The copies as tables: names, units and categories of the table that the model was fitted to."""
+        return [self.table(k) for k in range(len(self))]
+
+    def table(self, number: int) -> pd.DataFrame:
+        """Return one copy as a table."""
+        one = self.values[number]
         if self.encoding is None:
-            return [pd.DataFrame(one.numpy(), index=self.index, columns=self.names) for one in self.values]
-        return [self.encoding.to_frame(one, "outcome", self.index) for one in self._codes(self.values)]
+            return pd.DataFrame(one.flatten(1).numpy(), index=self.index, columns=self.names)
+        return self.encoding.to_frame(to_codes(one, self.encoding.outcomes), "outcome", self.index)
 
     @property
     def mean(self) -> Tensor:
@@ -133,10 +154,6 @@ class Imputations:
         }  # fmt: skip
         return pd.DataFrame(columns, index=names)
 
-    def _codes(self, values: Tensor) -> Tensor:
-        assert self.encoding is not None
-        return to_codes(values, self.encoding.outcomes)
-
     def __str__(self) -> str:
         cells, rows = int(self.missing.sum()), int(self.missing.any(1).sum())
         return f"{len(self)} imputations of {cells} cells in {rows} of {self.missing.shape[0]} rows; {self.posterior}"
@@ -160,8 +177,8 @@ def impute(
     leaves them out says (:class:`~pyrovae.likelihoods.Missing`): whether a cell is missing may depend on observed
     cells, and not on what the cell would hold.
 
-    The parameters are points, so that their uncertainty is not part of the imputations; it is small where the rows are
-    many beside the parameters.
+    The parameters are points, so that their uncertainty is not part of the imputations, and intervals by Rubin's rules
+    are too narrow where the rows are few beside the parameters: :meth:`Imputations.joined` takes several fits.
 
     Source: Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", 2019.
 

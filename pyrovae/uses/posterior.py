@@ -27,8 +27,10 @@ METHODS = ("guide", "importance", "hmc", "unreliable")
 STATISTICS = ("khat", "ess", "rhat", "pvalue", "unusual", "seconds")
 LARGEST_KHAT = 1.0  # above which the mean of the weights need not exist, so that more of them do not help
 LARGEST_RHAT = 1.01
+FEWEST_PARTICLES = 200
 ESS_PER_CHAIN = 100
-LONGER = 3  # times as long are the chains of a second try
+LONGER = 2  # times as long are the chains of a second try
+DATA_AT_ONCE = 256  # of chains, whose cost hardly grows with the data up to there
 
 
 @dataclass
@@ -135,13 +137,13 @@ def posterior(
 
     Each observation goes up a ladder until its own diagnostics are passed:
 
-    1. "guide": S draws of the guide, resampled by their Pareto-smoothed importance weights, where k-hat is at most
-       ``khat_limit(S)``.
+    1. "guide": S draws of the guide, at least 200, resampled to S by their Pareto-smoothed importance weights, where
+       k-hat is at most its limit for so many (:func:`pyrovae.khat_limit`).
     2. "importance": as many draws of the guide as k-hat calls for, at least ten times S and at most
        ``most_particles``, resampled to S, where their k-hat is at most its limit. An observation whose first k-hat is
        above 1 skips this.
     3. "hmc": Hamiltonian Monte Carlo on this observation alone, started at the guide's draws, where R-hat is at most
-       1.01 and the bulk effective sample size at least 100 per chain; with a second try, three times as long.
+       1.01 and the bulk effective sample size at least 100 per chain; with a second try, twice as long.
     4. "unreliable": nothing passed. Such an observation is marked, and a warning is given.
 
     No diagnostic sees a mode that neither the guide nor a chain visits. With ``reference``, held-out data that are
@@ -225,7 +227,7 @@ def _by_guide(
         parts = list(_within(question, num_draws, max_bytes))
     khat = torch.cat([part.khat for part in parts])
     seconds = torch.full_like(nans, (time.monotonic() - started) / count)
-    method = np.where((khat <= khat_limit(num_draws)).numpy(), "guide", "unreliable").astype(object)
+    method = np.where((khat <= khat_limit(_first(num_draws))).numpy(), "guide", "unreliable").astype(object)
     draws = {name: torch.cat([part.draws[name] for part in parts], 1) for name in parts[0].draws}
     ess = torch.cat([part.ess for part in parts])
     found = Posterior(
@@ -237,11 +239,16 @@ def _by_guide(
 
 def _within(question: Question, num_draws: int, max_bytes: int) -> Any:
     """Iterate over weighted draws of all data; the first part shows whether all of them fit into memory."""
-    for number, part in enumerate(weighted_draws(question, num_draws, num_draws, "posterior, guide")):
+    for number, part in enumerate(weighted_draws(question, _first(num_draws), num_draws, "posterior, guide")):
         if not number:
             one = sum(v[:, 0].numel() * v.element_size() for v in part.draws.values())
             refuse_beyond(max_bytes, one * len(question.data))
         yield part
+
+
+def _first(num_draws: int) -> int:
+    """Return the number of particles of the first method: enough for a tail, however few draws are wanted."""
+    return max(num_draws, FEWEST_PARTICLES)
 
 
 def _plates(question: Question) -> dict[str, list[str]]:
@@ -280,7 +287,8 @@ def _by_chains(
     started, length = time.monotonic(), max(num_warmup, -(-num_draws // num_chains))
     settings: Any = {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": length, "max_bytes": 2**62}
     try:
-        chains = hmc(model, guide, data.subset(rows.tolist()), **settings, **options)
+        settings |= {**options, "batch_size": max(options["batch_size"], DATA_AT_ONCE)}
+        chains = hmc(model, guide, data.subset(rows.tolist()), **settings)
     except ValueError as error:  # a latent that no gradient moves
         found.note = f"no chains: {error}"
         return

@@ -1,0 +1,49 @@
+"""``pyrovae posterior``."""
+
+from typing import Literal
+
+import pyrovae
+from pyrovae.app.asked import asked
+from pyrovae.app.evaluate_command import as_netcdf
+from pyrovae.data import Data
+
+
+def posterior_command(
+    run: str,
+    data: Data | None = None,
+    table: str | None = None,
+    out: str = "posterior",
+    num_draws: int = 1000,
+    num_chains: int = 4,
+    num_warmup: int = 500,
+    compile: bool | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Draw each observation's latents from its posterior, and say how far to trust the draws.
+
+    Writes posterior.csv, a row per observation (the method, k-hat, R-hat, effective draws), and posterior.nc, the draws
+    as an ArviZ netCDF file. Where new data are given, those unlike the run's test data are marked.
+
+    Args:
+        run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
+        data: data set, as new data; null means the test set of the run. The path of a table is short for --table.
+        table: path of a table, which is read as the fit's own was.
+        out: folder for the results.
+        num_draws: number of draws per observation.
+        num_chains: number of chains of Hamiltonian Monte Carlo, for observations whose weights fail.
+        num_warmup: number of transitions per chain that adapt it.
+        compile: true compiles gradients, false does not, auto does where it saves time.
+        seed: seed of the draws.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        progress: show progress bars.
+    """
+    with asked(run, data, table, out, ["posterior.csv", "posterior.nc"], with_test=True) as question:
+        found = pyrovae.posterior(
+            *question.pair, question.data, num_draws=num_draws, num_chains=num_chains, num_warmup=num_warmup,
+            reference=question.test, compile=compile, seed=seed, device=device, progress=progress,
+        )  # fmt: skip
+        question.write("posterior.csv", found.table())
+        question.folder.write("posterior.nc", as_netcdf(found.to_arviz()))
+    print(f"{found}\nwrote posterior.csv and posterior.nc in {out}")

@@ -1,0 +1,49 @@
+"""``pyrovae score``."""
+
+from typing import Literal
+
+import pyrovae
+from pyrovae.app.asked import asked
+from pyrovae.data import Data
+
+
+def score_command(
+    run: str,
+    data: Data | None = None,
+    table: str | None = None,
+    out: str = "scores",
+    score: Literal["evidence", "typicality", "reconstruction"] = "evidence",
+    rate: float = 0.1,
+    num_particles: int = 500,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Find the observations that are unlike the run's test data, and the features that make them so.
+
+    Writes scores.csv, a row per observation, the oddest first: score, p-value, whether it is rejected, and the feature
+    that is least probable given the others.
+
+    Args:
+        run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
+        data: data set, as new data. The path of a table is short for --table.
+        table: path of a table, which is read as the fit's own was.
+        out: folder for the results.
+        score: minus log evidence, its distance from the test data's mean, or minus the reconstruction's log density.
+        rate: largest expected share of normal observations among those that are rejected.
+        num_particles: number of draws of the guide per observation.
+        seed: seed of the draws.
+        device: cpu, cuda, ...; null means CUDA where there is one.
+        progress: show progress bars.
+    """
+    if data is None and table is None:
+        raise ValueError("name new data to score, by --data: they are compared with the run's test data")
+    with asked(run, data, table, out, ["scores.csv"], with_test=True) as question:
+        found = pyrovae.anomaly(
+            *question.pair, question.data, question.test, score=score, rate=rate, num_particles=num_particles,
+            seed=seed, device=device, progress=progress,
+        ).sort_values(["pvalue", "score"], ascending=[True, False])  # fmt: skip
+        question.write("scores.csv", found)
+    count = int(found["rejected"].sum())
+    print(found.head(10).to_string())
+    print(f"{count} of {len(found)} rejected at a rate of {rate:g}\nwrote scores.csv in {out}")
