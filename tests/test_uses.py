@@ -142,7 +142,7 @@ def test_ways_between_two_data():
         pyrovae.interpolate(model, guide, one, other, path="curved", **QUIET)
     with pytest.raises(ValueError, match=r"no transformed distribution.*path=\"straight\""):
         pyrovae.interpolate(model, guide, one, other, path="prior", **QUIET)
-    with pytest.raises(ValueError, match="a way leads from each datum to another: got 4 and 3 data"):
+    with pytest.raises(ValueError, match="a way leads from each observation to another: got 4 and 3 data"):
         pyrovae.interpolate(model, guide, one, other[:3], **QUIET)
 
 

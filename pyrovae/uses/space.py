@@ -75,7 +75,7 @@ def interpolate(
     )
     sizes = [len(next(iter(codes.values()))) for codes in (first, last)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"a way leads from each datum to another: got {sizes[0]} and {sizes[1]} data")
+        raise ValueError(f"a way leads from each observation to another: got {sizes[0]} and {sizes[1]} data")
     t = torch.linspace(0, 1, num)
     way = {name: _between(first[name], last[name], t, path, bases.get(name)) for name in first}
     return _decoded(model, way, covariates, options)
@@ -92,7 +92,7 @@ def traverse(
     num_draws: int = 100,
     **options: Unpack[Options],
 ) -> Values:
-    """Return decoded means with one latent at given values, and all others at the code of each datum.
+    """Return decoded means with one latent at given values, and all others at the code of each observation.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -216,7 +216,7 @@ def exchange(
     if unknown := [name for name in taken if name not in first]:
         raise ValueError(f"site {unknown[0]!r} is no latent: the model has {', '.join(first)}")
     if len(next(iter(first.values()))) != len(next(iter(last.values()))):
-        raise ValueError("each datum is exchanged with another: give as many of one as of the other")
+        raise ValueError("each observation is exchanged with another: give as many of one as of the other")
     latents = {name: first[name] if name in taken else last[name] for name in first}
     return _decoded(model, latents, covariates, options)
 
