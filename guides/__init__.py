@@ -23,6 +23,7 @@ from pyrovae.guides.semi_amortized import SemiAmortized
 from pyrovae.guides.spherical import Spherical
 from pyrovae.guides.spline import SplineAutoregressive, SplineCoupling
 from pyrovae.guides.with_globals import WithGlobals
+from pyrovae.guides.with_missing import WithMissing
 
 __all__ = [
     "DAIS",
@@ -49,4 +50,5 @@ __all__ = [
     "SplineAutoregressive",
     "SplineCoupling",
     "WithGlobals",
+    "WithMissing",
 ]

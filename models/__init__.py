@@ -5,6 +5,7 @@ from pyrovae.models.conditional import ConditionalVAE
 from pyrovae.models.gaussian_mixture import GaussianMixtureVAE
 from pyrovae.models.hierarchical import HierarchicalVAE
 from pyrovae.models.linear_gaussian import LinearGaussian
+from pyrovae.models.missing_not_at_random import MissingNotAtRandom, SelfMasking
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.models.vae import VAE
 
@@ -15,5 +16,7 @@ __all__ = [
     "GaussianMixtureVAE",
     "HierarchicalVAE",
     "LinearGaussian",
+    "MissingNotAtRandom",
+    "SelfMasking",
     "SemiSupervisedVAE",
 ]

@@ -293,6 +293,13 @@ def clusters():
     )
 
 
+def not_at_random():
+    return models.MissingNotAtRandom(
+        prior=priors.StandardNormal(2), decoder=nn.MLP(2, 4), likelihood=likelihoods.Gaussian(),
+        missingness=models.SelfMasking(4),
+    )  # fmt: skip
+
+
 def catalogue_instances():
     return {
         "VAE": lambda: vae()[0][0],
@@ -373,6 +380,9 @@ def catalogue_instances():
             prior=priors.StandardNormal(2), decoder=nn.MLP(5, 4), likelihood=likelihoods.Bernoulli(), num_classes=3
         ),
         "GaussianMixtureVAE": clusters,
+        "MissingNotAtRandom": not_at_random,
+        "SelfMasking": lambda: models.SelfMasking(4),
+        "WithMissing": lambda: guides.WithMissing(guides.MeanField(nn.Observed(nn.MLP(8, 8)), 2), not_at_random()),
         "BayesianVAE": lambda: models.BayesianVAE(
             prior=priors.StandardNormal(2), decoder=nn.MLP(2, 4), likelihood=likelihoods.Bernoulli(), num_data=10
         ),

@@ -50,6 +50,10 @@ def clusters():
     return models.GaussianMixtureVAE(num_clusters=2, latent_dim=3, **parts())
 
 
+def not_at_random():
+    return models.MissingNotAtRandom(**model_parts(), missingness=models.SelfMasking(6))
+
+
 def discriminator():
     return nn.MLP(3, 1, hidden=(4,))
 
@@ -128,6 +132,9 @@ WORKING = {
     "guides.Ladder": {"networks": lambda: [encoder(), nn.MLP(8, 4)], "model": layers},
     "guides.Local": {"family": family, "data": torch.zeros(5, 6)},
     "guides.WithGlobals": {"local": family, "sites": (("w", (2,), "real"),), "num_data": 9},
+    "guides.WithMissing": {"latent": family, "model": not_at_random},
+    "models.MissingNotAtRandom": lambda: {**model_parts(), "missingness": models.SelfMasking(6)},
+    "models.SelfMasking": {"num_columns": 6},
     "models.VAE": model_parts,
     "models.BayesianVAE": lambda: {**model_parts(), "num_data": 9},
     "models.ConditionalVAE": lambda: model_parts(5),

@@ -373,6 +373,87 @@ def fitted_by_likelihood(x, features=5, latent=2):
     return model.requires_grad_(False)
 
 
+# cells that are not missing at random
+
+
+def self_masking(columns=2, slope=-2.0):
+    def made():
+        decoder = torch.nn.Linear(1, columns)
+        model = models.MissingNotAtRandom(
+            prior=priors.StandardNormal(1), decoder=decoder, likelihood=likelihoods.Gaussian(num_scales=columns),
+            missingness=models.SelfMasking(columns),
+        )  # fmt: skip
+        with torch.no_grad():
+            model.missingness.slope.fill_(slope)
+            model.missingness.intercept.fill_(0.5)
+        guide = guides.FullRank(nn.Observed(nn.MLP(2 * columns, 16)), 1)
+        return model.double(), guides.WithMissing(guide, model).double()
+
+    return seeded(made)
+
+
+def test_the_evidence_of_self_masked_data_is_that_of_quadrature():
+    model, guide = self_masking()
+    x = torch.tensor([[0.5, float("nan")], [float("nan"), -1.0], [0.3, 0.2]]).double()
+    found = pyrovae.evaluate(model, guide, Data(x, missing=True), num_particles=20_000, seed=1, **QUIET)
+    z = torch.linspace(-7, 7, 801).double()
+    cells = torch.linspace(-12, 12, 1201).double()
+    mean, scale = model.decoder(z[:, None]).detach(), model.likelihood.scale.detach()
+    exact = []
+    for row in x:
+        log = dist.Normal(0.0, 1.0).log_prob(z)
+        for d in range(2):
+            if row[d].isnan():
+                inside = dist.Normal(mean[:, d, None], scale[d]).log_prob(cells)
+                unseen = -torch.nn.functional.softplus(
+                    model.missingness.intercept[d] + model.missingness.slope[d] * cells
+                )
+                log = log + (inside + unseen).logsumexp(1) + math.log(24 / 1200)
+            else:
+                log = log + dist.Normal(mean[:, d], scale[d]).log_prob(row[d])
+                logit = model.missingness.intercept[d] + model.missingness.slope[d] * row[d]
+                log = log + torch.nn.functional.logsigmoid(logit)
+        exact.append(log.logsumexp(0) + math.log(14 / 800))
+    assert bool(found.reliable.all())
+    error = (found.log_evidence - torch.stack(exact)).abs()
+    assert bool((error < SIGMAS * found.log_evidence_se + 1e-3).all())
+
+
+@torch.random.fork_rng()
+@pytest.mark.filterwarnings("ignore:posterior of")
+def test_the_bias_of_self_masking_falls_by_more_than_half():
+    """Large values of the first column hide themselves: its mean over completed data, at random and not at random."""
+    source = torch.Generator().manual_seed(0)
+    factor = torch.randn(1500, 1, generator=source)
+    whole = factor @ torch.tensor([[1.0, 1.0, -1.0]]) + 0.5 * torch.randn(1500, 3, generator=source)
+    x = whole.clone()
+    x[torch.rand(1500, generator=source) < torch.sigmoid(3 * whole[:, 0]), 0] = torch.nan
+    biases = {}
+    for name in ("at random", "not at random"):
+        torch.manual_seed(0)
+        decoder, likelihood = torch.nn.Linear(1, 3), likelihoods.Gaussian(num_scales=3)
+        encoder = guides.MeanField(nn.Observed(nn.MLP(6, 16)), 1)
+        if name == "at random":
+            prior = priors.StandardNormal(1)
+            model = models.VAE(prior=prior, decoder=decoder, likelihood=likelihoods.Missing(likelihood))
+            guide = encoder
+        else:
+            model = models.MissingNotAtRandom(
+                prior=priors.StandardNormal(1),
+                decoder=decoder,
+                likelihood=likelihood,
+                missingness=models.SelfMasking(3),
+            )
+            guide = guides.WithMissing(encoder, model)
+        objective = pyrovae.objectives.IWAE(num_particles=10)
+        options = {"objective": objective, "epochs": 60, "lr": 0.01, "compile": False, **QUIET}
+        fit = pyrovae.fit(model, guide, Data(x, missing=True), **options)
+        found = pyrovae.impute(fit.model, fit.guide, x, num_imputations=5, **QUIET)
+        assert torch.equal(found.values[:, ~x.isnan()], x[~x.isnan()].expand(5, -1))
+        biases[name] = float(found.values[:, :, 0].mean() - whole[:, 0].mean())
+    assert abs(biases["not at random"]) < 0.5 * abs(biases["at random"]), biases
+
+
 @pytest.mark.slow
 def test_pooled_coefficients_cover_their_truth():
     """300 repeats of 200 rows, ten models fitted to bootstrap samples of each: a standard error of 1.3%."""

@@ -177,6 +177,9 @@ def impute(
     leaves them out says (:class:`~pyrovae.likelihoods.Missing`): whether a cell is missing may depend on observed
     cells, and not on what the cell would hold.
 
+    A model of cells that are not missing at random has a latent for them, named as the site with ``_missing`` behind
+    it (:class:`~pyrovae.models.MissingNotAtRandom`); the cells are then those draws.
+
     The parameters are points, so that their uncertainty is not part of the imputations, and intervals by Rubin's rules
     are too narrow where the rows are few beside the parameters: :meth:`Imputations.joined` takes several fits.
 
@@ -227,7 +230,7 @@ def _incomplete(question: Question, site: str | None) -> tuple[str, int]:
     Raises:
         ValueError: where no site or several have missing cells.
     """
-    readings = {s.name: s.required_reading().source for s in question.layout.observed}
+    readings = {s.name: s.reading.source for s in question.layout.observed if s.reading is not None}
     if site is not None:
         if site not in readings:
             raise ValueError(f"site {site!r} is not observed: the model observes {', '.join(readings)}")
@@ -247,6 +250,8 @@ def _filled(
 ) -> Tensor:
     """Return draws of a batch's observed site given draws of the latents, ``[M, len(indices), ...]``, on the CPU."""
     count = len(chosen)
+    if f"{name}_missing" in latents.draws:  # the model's own, given which cells were seen
+        return latents.draws[f"{name}_missing"][torch.from_numpy(chosen), indices.start : indices.stop]
     rows = tuple(t.repeat_interleave(count, 0) for t in batch)
     values = {}
     for site, draws in latents.draws.items():

@@ -39,8 +39,8 @@ def conditioned(program: Program, latents: Mapping[str, Tensor], plates: Mapping
         plates: number of plates left of the data plate, by site.
         rows: the batch.
 
-    A density may be NaN where a latent lies so far from the posterior of an observation that a flow's inverse overflows; its limit
-    there is 0.
+    A density may be NaN where a latent lies so far from the posterior of an observation that a flow's inverse
+    overflows; its limit there is 0.
 
     Raises:
         ValueError: for a program that cannot score the latents, as all densities are NaN or it fails.
