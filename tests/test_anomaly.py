@@ -1,6 +1,8 @@
 """Anomalies: scores, conformal p-values, the false discovery rate, and features."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import SIGMAS, seeded
@@ -91,6 +93,28 @@ def test_rows_keep_their_names_and_codes_without_features_have_none():
     model, guide = oracle()
     rows = Data(normal(model, 3, 0), row_names=["a", "b", "c"])
     assert pyrovae.anomaly(model, guide, rows, normal(model, 50, 1), **QUIET).index.tolist() == ["a", "b", "c"]
+
+
+def test_a_share_that_is_exactly_the_rate_is_rejected_and_impossible_features_are_named():
+    from pyrovae.uses.anomalies import _benjamini_hochberg
+
+    for rate in (0.01, 0.02, 0.04, 0.1):
+        assert _benjamini_hochberg(torch.full((5,), rate, dtype=torch.float64), rate).all()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            edge = z[:, None].expand(-1, 2)
+            pyro.sample("x", dist.Uniform(edge - 3, edge + 3, validate_args=False).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    reference = 0.1 * torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    found = pyrovae.anomaly(model, guide, torch.tensor([[0.0, 0.0], [0.0, 4.2]]), reference, **QUIET)
+    assert found["feature"].tolist()[1] == "x[1]"
+    assert found["feature_pvalue"].between(0, 1).all()
 
 
 def test_the_false_discovery_rate_holds():

@@ -110,6 +110,80 @@ def test_latents_that_are_not_given_are_averaged_over():
     )
 
 
+def plated(x):
+    """Three latents in a plate left of an empty dimension, and x_k near 10^k z_k."""
+    rows = pyro.plate("data", len(x), dim=-1)
+    with rows, pyro.plate("part", 3, dim=-3):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3, 1, len(x)).double(), 1.0))
+    with rows:
+        scale = torch.tensor([1.0, 10.0, 100.0]).double()
+        cells = dist.Normal(z[:, 0].T * scale, 0.01 * scale)
+        pyro.sample("x", PartlyObserved(cells).to_event(1), obs=x)
+
+
+def plated_guide(x):
+    scale = torch.tensor([1.0, 10.0, 100.0]).double()
+    seen = ~x.isnan()
+    mean, sd = torch.where(seen, x / scale, 0.0), torch.where(seen, 0.01, 1.0).double()
+    with pyro.plate("data", len(x), dim=-1), pyro.plate("part", 3, dim=-3):
+        pyro.sample("z", dist.Normal(mean.T[:, None], sd.T[:, None]))
+
+
+def test_plates_left_of_the_data_plate_keep_their_rows():
+    x = torch.tensor([[1.0, 20.0, 300.0], [2.0, 10.0, 100.0]]).double()
+    found = pyrovae.posterior(plated, plated_guide, x, num_draws=400, **QUIET)
+    means = pyrovae.decode(plated, found.draws, **QUIET)["x"].mean(0)
+    torch.testing.assert_close(means, x, rtol=0.01, atol=0.01)
+    holed = x.clone()
+    holed[1, 1] = torch.nan
+    cells = pyrovae.impute(plated, plated_guide, holed, num_imputations=400, **QUIET).values[:, 1, 1]
+    assert abs(float(cells.mean())) < SIGMAS * 10 / 400**0.5
+    assert 8 < float(cells.std()) < 12
+
+
+def test_means_of_inflated_counts_and_of_shared_latents():
+    def made():
+        likelihood = likelihoods.ZeroInflated(likelihoods.Poisson())
+        decoder = nn.MLP(2, likelihood.features(3))
+        return models.VAE(prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihood)
+
+    model = seeded(made)
+    z = torch.zeros(1, 2)
+    fn = model.likelihood(model.decoder(z))
+    torch.testing.assert_close(pyrovae.decode(model, {"z": z}, **QUIET)["x"], fn.mean.detach())
+    shared = seeded(
+        lambda: models.BayesianVAE(
+            prior=priors.StandardNormal(2), decoder=nn.MLP(2, 3), likelihood=likelihoods.Gaussian(), num_data=9
+        )
+    )
+    for call in (lambda: pyrovae.sample(shared, 3, **QUIET), lambda: pyrovae.decode(shared, {"z": z}, **QUIET)):
+        with pytest.raises(ValueError, match=r"is shared by all data.*pyrovae.given"):
+            call()
+
+
+def summed(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
+        cells = dist.Normal((10 * y - 5 + 0.1 * z)[..., None].expand(*(10 * y - 5 + 0.1 * z).shape, 2), 0.5)
+        pyro.sample("x", PartlyObserved(cells).to_event(1), obs=x)
+
+
+def summed_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+
+def test_latents_that_are_summed_out():
+    x = torch.tensor([[5.0, 4.8], [-5.0, -5.1]])
+    means = pyrovae.reconstruct(summed, summed_guide, x, num_draws=50, **QUIET)["x"]
+    assert means.shape == (2, 2)
+    torch.testing.assert_close(means, x.sign() * 5, atol=0.5, rtol=0)
+    x[0, 1] = torch.nan
+    with pytest.raises(ValueError, match="latent site 'y' is summed out, so that cells cannot be drawn given it"):
+        pyrovae.impute(summed, summed_guide, x, **QUIET)
+
+
 def test_reconstructions_are_posterior_predictive_means_and_draws():
     model, guide = oracle()
     x = (

@@ -27,7 +27,7 @@ def sample_command(
     """Draw new data from a fitted model.
 
     Writes sample.csv in the columns, units and categories of the run's table, or sample.npy, and, of pictures,
-    sample.png. A model given covariates draws as many observations for each row of the data.
+    sample.png. A model of covariates is given those of the data's rows in turn.
 
     Args:
         run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
@@ -62,7 +62,9 @@ def _drawn(question: Asked, num: int, options: dict[str, Any]) -> torch.Tensor:
         covariates = data.subset(rows).batch(slice(0, num))[1 : len(data.fields)]
         drawn = pyrovae.sample(model, num, *covariates, **options)
         return drawn[drawn.observed[0]]
-    except ValueError:
+    except ValueError as error:
+        if "pyrovae.simulate" not in str(error):
+            raise
         return pyrovae.simulate(model, data, num_simulations=num, **options).data.tensors[0]
 
 

@@ -14,8 +14,8 @@ from pyrovae.data import as_data
 from pyrovae.diagnostics.predictive.draws import coordinates, feature_names
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.particles import Particles
-from pyrovae.importance.question import Question, ask
-from pyrovae.programs.densities import per_datum
+from pyrovae.importance.question import Question, ask, refuse_weights
+from pyrovae.programs.densities import log_density, per_datum
 from pyrovae.programs.sites import counted, site_rows
 from pyrovae.programs.types import Program, Site
 
@@ -47,7 +47,8 @@ def anomaly(
     is below 1 / (n + 1).
 
     The feature named is the one that is least probable given all others: the p-value of -log p(x_d | x_others) among
-    that feature's values in the reference data, from the same particles, each weighted without the feature.
+    that feature's values in the reference data, from the same particles, each weighted without the feature. It is the
+    smallest over the features, and not corrected for their number.
 
     Source: Bates, Candes, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", 2023; Nalisnick,
     Matsukawa, Teh and Lakshminarayanan, "Detecting out-of-distribution inputs to deep generative models using
@@ -84,6 +85,7 @@ def anomaly(
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     num_particles, rate = at_least("num_particles", num_particles, 1), share("rate", rate, ends=False)
     given, normal = (as_data(one, model, guide) for one in (data, reference))
+    refuse_weights(normal)
     ours, theirs = (_measured(model, guide, one, num_particles, options) for one in (given, normal))
     scores, references = _scores(score, ours, theirs)
     pvalues = _conformal(scores, references)
@@ -93,9 +95,9 @@ def anomaly(
     if ours.names:
         by_feature = torch.stack([_conformal(o, t) for o, t in zip(ours.odd.T, theirs.odd.T, strict=True)], 1)
         smallest = by_feature.nan_to_num(nan=2.0).min(1)
-        odder = _ties(by_feature, smallest.values, ours.odd)
-        columns["feature"] = [ours.names[k] for k in odder.tolist()]
-        columns["feature_pvalue"] = smallest.values.numpy()
+        odder, known = _ties(by_feature, smallest.values, ours.odd), smallest.values <= 1
+        columns["feature"] = [ours.names[k] if yes else "" for k, yes in zip(odder.tolist(), known, strict=True)]
+        columns["feature_pvalue"] = torch.where(known, smallest.values, torch.nan).numpy()
     else:
         columns["feature"], columns["feature_pvalue"] = "", np.nan
     return pd.DataFrame(columns, index=given.index).rename_axis("datum")
@@ -132,8 +134,7 @@ def _by_batch(question: Question, num_particles: int) -> Iterator[tuple[Tensor, 
     done = 0
     for part in question.particles(num_particles, "anomaly"):
         weight, (likelihood, features) = part.log_weight.double(), _densities(question, part)
-        here = weight.logsumexp(0)
-        without = (weight[..., None] - features).logsumexp(0)
+        here, without = weight.logsumexp(0), _without_each(question, part, features).logsumexp(0)
         sums = likelihood.sum(0)
         if total is None:
             total, rest, reconstruction = here, without, sums
@@ -150,6 +151,18 @@ def _by_batch(question: Question, num_particles: int) -> Iterator[tuple[Tensor, 
                 odd.masked_fill(missing, torch.nan).cpu() if odd.shape[1] else odd.cpu(),
             )  # fmt: skip
             total, done = None, 0
+
+
+def _without_each(question: Question, part: Particles, features: Tensor) -> Tensor:
+    """Return log p(z) - log q(z | x) + log p(x_others | z), without each feature in turn, ``[K, n, D]``."""
+    size = len(part.rows[0])
+    latents = log_density(part.model_trace, size, observed=False) - log_density(part.guide_trace, size)
+    latents = latents.double().unflatten(0, (len(part.indices), -1)).T
+    impossible = features == -torch.inf
+    finite = features.masked_fill(impossible, 0.0)
+    others = finite.sum(-1, keepdim=True) - finite
+    elsewhere = impossible.sum(-1, keepdim=True) - impossible.long() > 0
+    return latents[..., None] + others.masked_fill(elsewhere, -torch.inf)
 
 
 def _densities(question: Question, part: Particles) -> tuple[Tensor, Tensor]:
@@ -212,7 +225,7 @@ def _scores(score: str, ours: _Measured, theirs: _Measured) -> tuple[Tensor, Ten
         return -ours.reconstruction, -theirs.reconstruction
     if score == "evidence":
         return -ours.evidence, -theirs.evidence
-    centre = theirs.evidence.mean()
+    centre = theirs.evidence[theirs.evidence.isfinite()].mean()
     return (ours.evidence - centre).abs(), (theirs.evidence - centre).abs()
 
 
@@ -226,7 +239,8 @@ def _conformal(scores: Tensor, reference: Tensor) -> Tensor:
 
 def _benjamini_hochberg(pvalues: Tensor, rate: float) -> Tensor:
     ordered = pvalues.sort().values
-    below = (ordered <= rate * torch.arange(1, len(ordered) + 1) / len(ordered)).nonzero()
+    steps = torch.arange(1, len(ordered) + 1, dtype=torch.float64)
+    below = (ordered <= rate * steps / len(ordered) + 1e-12).nonzero()
     return pvalues <= ordered[int(below[-1])] if len(below) else torch.zeros_like(pvalues, dtype=torch.bool)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from pyrovae.diagnostics.predictive.draws import draw
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, ask
 from pyrovae.programs.isolation import same_streams
-from pyrovae.programs.sites import GIVEN, outer_plates, sample_sites, site_rows
+from pyrovae.programs.sites import GIVEN, sample_sites, site_rows
 from pyrovae.programs.types import Program, Site, Trace
 from pyrovae.uses.programs import alone, as_covariates, released_run
 from pyrovae.uses.values import Values, averaged, expected, values_of
@@ -67,7 +68,8 @@ def decode(
     """Return the mean of what the model observes, given latents: E[x | z].
 
     Latents that are not given are drawn from p(z | those given above them), and averaged over. A column of categories
-    without an order has no mean: its most probable category is returned.
+    without an order has no mean: its most probable category is returned. A site whose distribution has no mean is left
+    out.
 
     Args:
         model: generative program ``model(*batch)``, whose first arguments are the data.
@@ -92,7 +94,7 @@ def decode(
         raise ValueError(f"latents must be values by site, such as {{'z': z}}, got {type(latents).__name__}")
     with alone(model, options) as device:
         probe = _probe(model, covariates, device)
-        flat = {name: _flat(name, torch.as_tensor(value).to(device), probe) for name, value in latents.items()}
+        flat = {name: _flat(name, _tensor(name, value, device), probe) for name, value in latents.items()}
         rows, sizes = {name: value for name, (value, _) in flat.items()}, [lead for _, lead in flat.values()]
         if len(set(sizes)) > 1:
             raise ValueError(f"all latents must have the same numbers of draws and rows, got {sizes}")
@@ -100,7 +102,7 @@ def decode(
         given = as_covariates(model, lead[-1], covariates, device)
         given = tuple(c.repeat(lead[0], *[1] * (c.dim() - 1)) if len(lead) > 1 else c for c in given)
         free = [name for name, site in _local(probe) if GIVEN not in site["infer"] and name not in rows]
-        plates = {name: len(outer_plates(probe.nodes[name])) for name in rows}
+        plates = {name: len(probe.nodes[name]["fn"].batch_shape) - 1 for name in rows}
         parts = list(_means(model, rows, plates, given, num_draws if free else 1, device))
     means = {name: torch.cat([p[name] for p in parts]).unflatten(0, lead) for name in parts[0]}
     return values_of(model, means, tuple(means))
@@ -117,15 +119,16 @@ def _means(
         values = {n: v[start:stop].repeat_interleave(repeats, 0).movedim(0, plates[n]) for n, v in rows.items()}
         covariates = tuple(c[start:stop].repeat_interleave(repeats, 0) for c in given)
         trace = released_run(model, (stop - start) * repeats, covariates, device, values)
-        yield {
-            name: averaged(_by_draw(trace.nodes[name], stop - start), trace.nodes[name]["fn"])
-            for name in _observed(trace)
-        }
+        found = {name: _by_draw(trace.nodes[name], stop - start) for name in _observed(trace)}
+        yield {name: averaged(v, trace.nodes[name]["fn"]) for name, v in found.items() if v is not None}
 
 
-def _by_draw(site: Site, count: int) -> Tensor:
-    """Return a site's expected values as ``[draws, count, ...]`` on the CPU."""
-    values = site_rows({**site, "value": expected(site["fn"])})
+def _by_draw(site: Site, count: int) -> Tensor | None:
+    """Return a site's expected values as ``[draws, count, ...]`` on the CPU; None for a distribution without a mean."""
+    try:
+        values = site_rows({**site, "value": expected(site["fn"])})
+    except NotImplementedError:
+        return None
     return values.unflatten(0, (count, -1)).transpose(0, 1).cpu()
 
 
@@ -165,7 +168,13 @@ def reconstruct(
     """
     num_draws = at_least("num_draws", num_draws, 1)
     with ask(model, guide, data, takes_weights=True, **options) as question:
-        parts = _drawn(question, num_draws, max_bytes) if flag("draws", draws) else _averages(question, num_draws)
+        if flag("draws", draws):
+            parts = _drawn(question, num_draws, max_bytes)
+        elif question.layout.summed:  # what is observed depends on draws of these, too
+            several = _drawn(question, num_draws, max_bytes)
+            parts = [{name: v.double().mean(0).to(v.dtype) for name, v in part.items()} for part in several]
+        else:
+            parts = _averages(question, num_draws)
         index = question.data.index
     whole = {name: torch.cat([p[name] for p in parts], 1 if draws else 0) for name in parts[0]}
     return values_of(model, whole, tuple(whole), index)
@@ -180,7 +189,8 @@ def _averages(question: Question, num_draws: int) -> list[dict[str, Tensor]]:
         for name in names:
             sites[name] = part.model_trace.nodes[name]
             values = _by_draw(sites[name], len(part.indices))
-            found.setdefault(part.indices.start, {}).setdefault(name, []).append(values)
+            if values is not None:
+                found.setdefault(part.indices.start, {}).setdefault(name, []).append(values)
     return [
         {name: averaged(torch.cat(values), sites[name]["fn"]) for name, values in by_site.items()}
         for by_site in found.values()
@@ -203,8 +213,15 @@ def _drawn(question: Question, num_draws: int, max_bytes: int) -> list[dict[str,
 def _probe(model: Program, covariates: tuple[Any, ...], device: torch.device) -> Trace:
     """Run the model for one observation, to learn its sites."""
     with same_streams(device):
-        first = tuple(torch.as_tensor(c)[:1] for c in covariates)
+        first = tuple(c[:1] if isinstance(c, Tensor | np.ndarray) and c.ndim else c for c in covariates)
         return released_run(model, 1, as_covariates(model, 1, first, device), device)
+
+
+def _tensor(name: str, value: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(value).to(device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"latent {name!r} must be a tensor or an array, got {type(value).__name__}") from None
 
 
 def _flat(name: str, value: Tensor, probe: Trace) -> tuple[Tensor, tuple[int, ...]]:
@@ -214,6 +231,8 @@ def _flat(name: str, value: Tensor, probe: Trace) -> tuple[Tensor, tuple[int, ..
         ValueError: for a site that is no latent of the model, or values of another shape.
     """
     latents = {site: node for site, node in _local(probe) if GIVEN not in node["infer"]}
+    if not value.numel():
+        raise ValueError(f"latent {name!r} is empty: give at least one row")
     if name not in latents:
         raise ValueError(f"site {name!r} is no latent of the model: it has {', '.join(latents)}")
     own = tuple(site_rows(latents[name]).shape[1:])

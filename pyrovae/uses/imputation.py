@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae.arviz.labels import refuse_beyond
-from pyrovae.common.checks import at_least
+from pyrovae.common.checks import at_least, share
 from pyrovae.data import Data, Table, as_data
 from pyrovae.data.columns import Columns
 from pyrovae.data.field import Field
@@ -25,6 +25,7 @@ from pyrovae.programs.sites import outer_plates, released
 from pyrovae.programs.types import Program
 from pyrovae.tables import Encoding
 from pyrovae.tables.encoding import from_codes, to_codes
+from pyrovae.tables.frames import replaced
 from pyrovae.uses.posterior import Posterior, posterior
 
 DRAWS = 1000  # of the posterior, from which the imputations are taken
@@ -38,7 +39,9 @@ class Imputations:
         values: the copies, ``[M, N, D]``, in the units of the data; observed cells are as they were.
         missing: which cells were missing, ``[N, D]``.
         posterior: draws of the latents from which the cells were drawn, with the method of each observation.
+        reliable: whether each observation's imputations can be relied on, ``[N]``: by its draws of the latents.
         encoding: how the table was read; None for other data.
+        frame: the table as it was, covariates included; None for other data.
         index: names of the observations, ``[N]``.
         names: names of the columns; None where they have none.
     """
@@ -46,7 +49,9 @@ class Imputations:
     values: Tensor
     missing: Tensor
     posterior: Posterior
+    reliable: np.ndarray
     encoding: Encoding | None
+    frame: pd.DataFrame | None
     index: np.ndarray
     names: list[str] | None
 
@@ -64,15 +69,15 @@ class Imputations:
             ValueError: for no parts, or imputations of different data.
         """
         if not parts or any(not torch.equal(p.missing, parts[0].missing) for p in parts):
+            raise ValueError("only imputations of the same data can be joined: give one or more, of the same cells")
+        columns = [None if part.encoding is None else part.encoding.outcomes for part in parts]
+        if any(found != columns[0] for found in columns):
             raise ValueError(
-                "imputations of the same data are joined: give at least one, all with the same missing cells"
+                "the fits read their tables differently, with other categories or types: fit all to tables made with "
+                "the same types= and levels="
             )
-        return replace(parts[0], values=torch.cat([part.values for part in parts]))
-
-    @property
-    def reliable(self) -> np.ndarray:
-        """Whether each observation's imputations can be relied on, ``[N]``: by its draws of the latents."""
-        return self.posterior.reliable
+        reliable = np.logical_and.reduce([part.reliable for part in parts])
+        return replace(parts[0], values=torch.cat([part.values for part in parts]), reliable=reliable)
 
     @property
     def tables(self) -> list[pd.DataFrame]:
@@ -82,9 +87,10 @@ class Imputations:
     def table(self, number: int) -> pd.DataFrame:
         """Return one copy as a table."""
         one = self.values[number]
-        if self.encoding is None:
+        if self.encoding is None or self.frame is None:
             return pd.DataFrame(one.flatten(1).numpy(), index=self.index, columns=self.names)
-        return self.encoding.to_frame(to_codes(one, self.encoding.outcomes), "outcome", self.index)
+        completed = self.encoding.to_frame(to_codes(one, self.encoding.outcomes), "outcome", self.frame.index)
+        return replaced(self.frame, {str(name): completed[name] for name in completed})
 
     @property
     def mean(self) -> Tensor:
@@ -132,25 +138,34 @@ class Imputations:
             One row per estimate: ``estimate``, ``se``, ``df``, ``low``, ``high``, and ``missing_information``, the
             share of the variance that is due to missing cells.
         """
+        share("level", level, ends=False)
+        if len(self) < 2:
+            raise ValueError("Rubin's rules need at least 2 imputations, for the variance between them")
         sets: list[Any] = self.tables if self.encoding is not None else list(self.values)
         results = [_estimate(function(one)) for one in sets]
         names, complete = results[0].names, results[0].df
-        estimates, variances = np.stack([r.values for r in results]), np.stack([r.variances for r in results])
+        if any(set(r.names) != set(names) for r in results):
+            raise ValueError(
+                "the function must return the same estimates for every completed set, and it returns others"
+            )
+        places = [[r.names.index(name) for name in names] for r in results]
+        estimates = np.stack([r.values[place] for r, place in zip(results, places, strict=True)])
+        variances = np.stack([r.variances[place] for r, place in zip(results, places, strict=True)])
         count, within = len(results), variances.mean(0)
-        between = estimates.var(0, ddof=1) if count > 1 else np.full(within.shape, np.nan)
+        between = estimates.var(0, ddof=1)
         extra = (1 + 1 / count) * between
         total = within + extra
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(total > 0, extra / total, 0.0)
-            df = np.where(share > 0, (count - 1) / share**2, np.inf)
+            lost = np.where(total > 0, extra / total, 0.0)
+            df = np.where(lost > 0, (count - 1) / lost**2, np.inf)
             if complete is not None:
-                own = (complete + 1) / (complete + 3) * complete * (1 - share)
+                own = (complete + 1) / (complete + 3) * complete * (1 - lost)
                 df = np.where(np.isinf(df), own, 1 / (1 / df + 1 / own))
         half = stats.t.ppf(0.5 + level / 2, df) * np.sqrt(total)
         mean = estimates.mean(0)
         columns = {
             "estimate": mean, "se": np.sqrt(total), "df": df, "low": mean - half, "high": mean + half,
-            "missing_information": share,
+            "missing_information": lost,
         }  # fmt: skip
         return pd.DataFrame(columns, index=names)
 
@@ -202,6 +217,11 @@ def impute(
     num_imputations = at_least("num_imputations", num_imputations, 1)
     data = as_data(_with_holes(data), model, guide).fixed()
     with ask(model, guide, data, takes_weights=True, **without(options, "compile")) as question:
+        if question.layout.summed:
+            raise ValueError(
+                f"latent site {question.layout.summed[0]!r} is summed out, so that cells cannot be drawn given it: "
+                "sample it in the guide"
+            )
         name, source = _incomplete(question, site)
         refuse_beyond(max_bytes, 8 * num_imputations * data.fields[source].tensor.numel())
     latents = posterior(model, guide, data, num_draws=max(DRAWS, num_imputations), max_bytes=max_bytes, **options)
@@ -256,7 +276,7 @@ def _filled(
     values = {}
     for site, draws in latents.draws.items():
         own = draws[torch.from_numpy(chosen), indices.start : indices.stop].transpose(0, 1).flatten(0, 1)
-        values[site] = own.to(question.data.device).movedim(0, len(latents.plates.get(site, [])))
+        values[site] = own.to(question.data.device).movedim(0, latents.outer_dims.get(site, 0))
     program = poutine.condition(released(question.pair.model), data=values)
 
     def noise() -> DatumNoise:
@@ -288,7 +308,8 @@ def _completed(data: Data, source: int, drawn: Tensor, latents: Posterior) -> Im
     if not isinstance(field, Columns):
         values = values.to(field.tensor.dtype)
     encoding = data.encoding if isinstance(data, Table) and isinstance(field, Columns) else None
-    return Imputations(values, missing, latents, encoding, data.index, field.feature_names)
+    frame = data.to_frame().set_axis(data.index) if isinstance(data, Table) and encoding is not None else None
+    return Imputations(values, missing, latents, latents.reliable, encoding, frame, data.index, field.feature_names)
 
 
 class _Estimate(NamedTuple):

@@ -50,6 +50,8 @@ class Posterior:
         seconds: time that each observation's draws took, ``[N]``.
         index: names of the observations, ``[N]``.
         note: why the last method could not be used, where it could not; else "".
+        plates: names of the plates left of the data plate, by site.
+        outer_dims: number of the model's dimensions left of the data plate's, by site.
     """
 
     draws: dict[str, Tensor]
@@ -63,6 +65,7 @@ class Posterior:
     index: np.ndarray
     note: str = ""
     plates: Mapping[str, list[str]] = field(default_factory=dict)
+    outer_dims: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.method)
@@ -185,7 +188,7 @@ def posterior(
         at_least(name, number, least)
     data = as_data(data, model, guide).fixed()
     share("level", level, ends=False)
-    compared = None if reference is None else _reference(model, guide, reference, level, num_draws, options)
+    compared = None if reference is None else _reference(model, guide, reference, level, _first(num_draws), options)
     found, evidence = _by_guide(model, guide, data, num_draws, max_bytes, options)
     if compared is not None:
         found.pvalue, found.unusual = _pvalues(evidence, compared, level)
@@ -222,7 +225,7 @@ def _by_guide(
     nans = torch.full((count,), torch.nan, dtype=torch.float64)
     with ask(model, guide, data, takes_weights=True, **without(options, "compile")) as question:
         question.layout.require_latents()
-        plates = _plates(question)
+        plates, outer_dims = _plates(question)
         refuse_names(plates)
         parts = list(_within(question, num_draws, max_bytes))
     khat = torch.cat([part.khat for part in parts])
@@ -232,7 +235,7 @@ def _by_guide(
     ess = torch.cat([part.ess for part in parts])
     found = Posterior(
         draws, method, khat, ess, nans, nans.clone(), torch.zeros(count, dtype=torch.bool), seconds, data.index,
-        plates=plates,
+        plates=plates, outer_dims=outer_dims,
     )  # fmt: skip
     return found, torch.cat([part.log_evidence for part in parts])
 
@@ -251,9 +254,11 @@ def _first(num_draws: int) -> int:
     return max(num_draws, FEWEST_PARTICLES)
 
 
-def _plates(question: Question) -> dict[str, list[str]]:
-    trace = question.pair.traces(question.data.batch(slice(0, 1)))[1]
-    return {name: outer_plates(trace.nodes[name]) for name in question.layout.latents}
+def _plates(question: Question) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Return the names of the plates left of the data plate, and the number of dimensions there, by latent site."""
+    nodes = question.pair.traces(question.data.batch(slice(0, 1)))[1].nodes
+    names = question.layout.latents
+    return {n: outer_plates(nodes[n]) for n in names}, {n: len(nodes[n]["fn"].batch_shape) - 1 for n in names}
 
 
 def _by_more(
@@ -261,7 +266,7 @@ def _by_more(
 ) -> None:
     """Draw more of the guide where its first draws do not suffice and more of them may."""
     rows = np.flatnonzero(~found.reliable & (found.khat <= LARGEST_KHAT).numpy())
-    if not len(rows) or most <= num_draws:
+    if not len(rows) or most <= _first(num_draws):
         return
     called_for = draws_needed(found.khat[rows].clamp(max=PRACTICAL)).max()
     count = int(min(most, max(10 * num_draws, float(called_for))))
@@ -289,7 +294,7 @@ def _by_chains(
     try:
         settings |= {**options, "batch_size": max(options["batch_size"], DATA_AT_ONCE)}
         chains = hmc(model, guide, data.subset(rows.tolist()), **settings)
-    except ValueError as error:  # a latent that no gradient moves
+    except (ValueError, RuntimeError) as error:  # a latent that no gradient moves, numbers that no metric holds
         found.note = f"no chains: {error}"
         return
     stats = chains.sample_stats
@@ -298,8 +303,8 @@ def _by_chains(
     kept = np.linspace(0, num_chains * length - 1, num_draws).round().astype(int)
     draws = {}
     for name in found.draws:
-        values = np.array(chains.posterior[name])  # [chain, draw, data, ...]
-        draws[name] = torch.from_numpy(values.swapaxes(0, 1).reshape(-1, *values.shape[2:])[kept])
+        values = np.array(chains.posterior[name])  # [chain, draw, data, ...]: as many of each chain, evenly spaced
+        draws[name] = torch.from_numpy(values.reshape(-1, *values.shape[2:])[kept])
     _put(found, rows, draws)
     found.rhat[rows], found.ess[rows] = rhat, ess.clamp(max=num_draws)
     found.method[rows[good.numpy()]] = "hmc"

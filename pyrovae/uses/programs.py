@@ -17,7 +17,10 @@ from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import released, sample_sites
 from pyrovae.programs.types import Program, Trace
 
-INSTEAD = (0.0, 1.0)  # what stands for data that are not given; draws must not depend on it
+INSTEAD = (
+    (0.0, 1),
+    (7.3, 3),
+)  # number and width of what stands for data that are not given; draws must not depend on it
 NEEDS_DATA = ", or use pyrovae.simulate(model, data), which takes data as a template"
 
 
@@ -46,7 +49,10 @@ def as_covariates(model: Program, count: int, given: tuple[Any, ...], device: to
     """
     dtype, tensors = _dtype(model), []
     for position, one in enumerate(given):
-        tensor = torch.as_tensor(one).to(device)
+        try:
+            tensor = torch.as_tensor(one).to(device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"covariates must be tensors or arrays, got {type(one).__name__}") from None
         if tensor.dim() and len(tensor) == 1:
             tensor = tensor.expand(count, *tensor.shape[1:])
         if not tensor.dim() or len(tensor) != count:
@@ -78,8 +84,8 @@ def released_run(
         program = poutine.condition(program, data=dict(latents))
     number, dtype = max(1, _num_required(model) - len(covariates)), _dtype(model)
 
-    def run(filler: float) -> Trace:
-        data = tuple(torch.full((count, 1), filler, device=device, dtype=dtype) for _ in range(number))
+    def run(filler: float, width: int) -> Trace:
+        data = tuple(torch.full((count, width), filler, device=device, dtype=dtype) for _ in range(number))
         try:
             with Repeated(), WithinBounds():
                 return poutine.trace(program).get_trace(*data, *covariates)
@@ -90,9 +96,14 @@ def released_run(
             ) from error
 
     with same_streams(device):
-        other = dict(sample_sites(run(INSTEAD[1])))
-    trace = run(INSTEAD[0])
+        other = dict(sample_sites(run(*INSTEAD[1])))
+    trace = run(*INSTEAD[0])
     for name, site in sample_sites(trace):
+        if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
+            raise ValueError(
+                f"latent site {name!r} is shared by all data, so that draws depend on one value of it: fix it, "
+                "pyrovae.given(model, guide.draw())"
+            )
         one, two = site["value"], other[name]["value"] if name in other else torch.empty(0)
         if one.shape != two.shape or not torch.allclose(one.double(), two.double(), equal_nan=True):
             raise ValueError(

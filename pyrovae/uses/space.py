@@ -12,6 +12,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.data import as_data
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
 from pyrovae.importance.question import Question, ask
+from pyrovae.programs.sites import is_discrete
 from pyrovae.programs.types import Program
 from pyrovae.uses.generation import decode
 from pyrovae.uses.values import Values
@@ -233,7 +234,7 @@ def _codes(
         for part in question.particles(num_draws, None):
             for name in question.layout.latents:
                 values = part.values(part.guide_trace.nodes[name])
-                if not values.is_floating_point():
+                if is_discrete(part.model_trace.nodes[name]["fn"]) or not values.is_floating_point():
                     raise ValueError(f"latent site {name!r} is discrete, so that there is nothing between two values")
                 total, dtypes[name] = values.double().sum(0).cpu(), values.dtype
                 found = sums.setdefault(name, [])

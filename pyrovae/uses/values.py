@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
 
 from pyrovae.data import carried
+from pyrovae.likelihoods.missing import PartlyObserved
 from pyrovae.likelihoods.mixed import Columns
 from pyrovae.programs.types import Program
 from pyrovae.tables import Encoding
+
+WRAPPERS = (torch.distributions.Independent, MaskedDistribution, ExpandedDistribution, PartlyObserved)
 
 
 class Values(dict[str, Tensor]):
@@ -46,7 +51,10 @@ class Values(dict[str, Tensor]):
             raise ValueError("the model was not fitted to a table, so that its values have no names: take them by site")
         if site is None and len(self.observed) != 1:
             raise ValueError(f"say which site: the model observes {', '.join(self.observed)}")
-        values = self[self.observed[0] if site is None else site]
+        site = self.observed[0] if site is None else site
+        if site not in self.observed:
+            raise ValueError(f"site {site!r} is not observed: the model observes {', '.join(self.observed)}")
+        values = self[site]
         outcomes = self.encoding.outcomes
         if values.dim() < 2 or values.shape[-1] != len(outcomes):
             raise ValueError(f"values [..., N, {len(outcomes)}] were expected, got {list(values.shape)}")
@@ -68,7 +76,7 @@ def expected(fn: Any) -> Tensor:
         return torch.cat([expected(part) for part in fn.parts], -1)
     if is_categorical(fn):
         return fn.logits.argmax(-1).to(fn.logits.dtype)
-    if hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+    if isinstance(fn, WRAPPERS):
         inner = expected(fn.base_dist)
         return inner.expand(fn.batch_shape + fn.event_shape)
     mean: Tensor = fn.mean
@@ -84,7 +92,7 @@ def nominal(fn: Any) -> np.ndarray:
     """Return which cells of an event hold categories without an order, ``[D]`` or a single one."""
     if isinstance(fn, Columns):
         return np.concatenate([np.full(n, bool(nominal(p).any())) for p, n in zip(fn.parts, fn.sizes, strict=True)])
-    if hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+    if isinstance(fn, WRAPPERS):
         return nominal(fn.base_dist)
     return np.array([is_categorical(fn)])
 

@@ -13,6 +13,8 @@ from pyrovae.importance.question import Question
 from pyrovae.importance.resampling import systematic
 from pyrovae.programs.streams import numpy_generator
 
+FINITE = 0.5  # k-hat up to which weights have a finite variance
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -22,7 +24,9 @@ class Weighted:
         indices: numbers of the observations.
         draws: draws by site, ``[S, len(indices), ...]``.
         khat: Pareto tail index of the weights, ``[len(indices)]``.
-        ess: how many independent draws tell as much as these, ``[len(indices)]``.
+        ess: how many independent draws tell as much as these, ``[len(indices)]``: 1 / (sum w^2 + sum f (1 - f) / S^2),
+            with the weights w and the fractions f of S w that are rounded up or down at random. Where k-hat is above
+            0.5, so that the weights' variance need not be finite, the last term is 1 / S.
         log_evidence: importance-weighted estimate of log p(x), ``[len(indices)]``, nats.
     """
 
@@ -62,15 +66,19 @@ def weighted_draws(question: Question, num_particles: int, num_draws: int, label
 def _resampled(indices: range, values: dict[str, Tensor], log_weights: Tensor, num_draws: int, seed: int) -> Weighted:
     weights = np.exp(smoothed(log_weights.numpy()))
     weights = weights / weights.sum(0)
-    chosen = torch.from_numpy(
-        systematic(weights, numpy_generator("posterior by weight", seed, indices.start), num_draws)
-    )
+    columns = [  # each observation has a stream of its own
+        systematic(weights[:, [k]], numpy_generator("posterior by weight", seed, index), num_draws)
+        for k, index in enumerate(indices)
+    ]
+    chosen = torch.from_numpy(np.concatenate(columns, axis=1))
     draws = {
         name: v.gather(0, chosen.reshape(*chosen.shape, *(1,) * (v.dim() - 2)).expand(num_draws, *v.shape[1:]))
         for name, v in values.items()
     }
-    ess = 1 / torch.from_numpy((weights**2).sum(0))
-    if num_draws != len(log_weights):
-        ess = 1 / (1 / ess + 1 / num_draws)
+    rest = num_draws * weights % 1  # what systematic sampling rounds at random
+    rounding = (rest * (1 - rest)).sum(0) / num_draws**2
+    khat = pareto_khat(log_weights)
+    rough = np.where((khat > FINITE).numpy(), 1 / num_draws, rounding)
+    ess = torch.from_numpy(1 / ((weights**2).sum(0) + rough))
     log_evidence = log_weights.logsumexp(0) - np.log(len(log_weights))
-    return Weighted(indices, draws, pareto_khat(log_weights), ess, log_evidence)
+    return Weighted(indices, draws, khat, ess, log_evidence)
