@@ -1,5 +1,6 @@
 """Devices are kept apart: every question of a pair on a card that is pretended, and under a default device of it."""
 
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -110,6 +111,31 @@ def labelled(folder, device):
     return pyrovae.evaluate(*seeded(make), whole, num_particles=5, device=device, **QUICK)
 
 
+def posterior(folder, device):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "posterior of")
+        options = {"num_draws": 9, "num_chains": 2, "num_warmup": 20, "level": 0.1, "reference": X, "device": device}
+        return pyrovae.posterior(MODEL, mean_field(), X, **options, **QUICK).to_arviz()
+
+
+def impute(folder, device):
+    def make():
+        likelihood = likelihoods.Missing(likelihoods.Bernoulli())
+        model = models.VAE(prior=priors.StandardNormal(2), decoder=nn.MLP(2, 12), likelihood=likelihood)
+        return model, guides.MeanField(nn.Observed(nn.MLP(24, 8)), 2)
+
+    holed = torch.where(torch.arange(12, device=BITS.device) == 3, torch.nan, BITS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "posterior of")
+        return pyrovae.impute(*seeded(make), holed, num_imputations=2, device=device, **QUICK).mean
+
+
+def weights(folder, device):
+    rows = data.Data(BITS, weights=torch.arange(24, device="cpu") + 1.0)
+    pyrovae.fit(*make_vae(), rows, validation_data=rows, device=device, **FIT)
+    return pyrovae.evaluate(*make_vae(), rows, num_particles=3, device=device, **QUICK).summary()
+
+
 MEAN = {"mean": lambda x: x.mean()}
 CALLS = {
     "fit": lambda f, d: pyrovae.fit(*make_vae(), BITS, device=d, validation_data=BITS, patience=2, **FIT),
@@ -166,6 +192,20 @@ CALLS = {
     ).summary(),
     "codes": lambda f, d: pyrovae.codes(MODEL, mean_field(), X, num_draws=3, device=d, **QUICK),
     "prior_test": lambda f, d: pyrovae.prior_test(MODEL, mean_field(), X, max_data=20, device=d, **QUICK),
+    "posterior": posterior,
+    "sample": lambda f, d: pyrovae.sample(MODEL, 7, device=d, **QUICK),
+    "decode": lambda f, d: pyrovae.decode(MODEL, {"z": torch.zeros(3, 2)}, device=d, **QUICK),
+    "reconstruct": lambda f, d: pyrovae.reconstruct(MODEL, mean_field(), X, num_draws=3, device=d, **QUICK),
+    "interpolate": lambda f, d: pyrovae.interpolate(
+        MODEL, mean_field(), X[:2], X[2:4], path="spherical", num_draws=3, device=d, **QUICK
+    ),
+    "traverse": lambda f, d: pyrovae.traverse(MODEL, mean_field(), X[:2], 0, [-1.0, 1.0], device=d, **QUICK),
+    "attribute": lambda f, d: pyrovae.attribute(
+        MODEL, mean_field(), X, torch.arange(24, device="cpu") % 2, num_draws=3, device=d, **QUICK
+    ),
+    "impute": impute,
+    "anomaly": lambda f, d: pyrovae.anomaly(MODEL, mean_field(), X, X, num_particles=5, device=d, **QUICK),
+    "weights": weights,
     "digits": digits,
     "a mapped file": mapped,
     "a table": table,

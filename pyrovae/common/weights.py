@@ -92,6 +92,7 @@ def drawn_by_weight(weights: Tensor, count: int, source: torch.Generator) -> Ten
     """
     order = shuffled(len(weights), source)[:]
     ends = shares(weights)[order].cumsum(0)
-    marks = (torch.arange(count, dtype=torch.float64) + torch.rand((), generator=source, dtype=torch.float64)) / count
+    chance = torch.rand((), generator=source, dtype=torch.float64, device="cpu")
+    marks = (torch.arange(count, dtype=torch.float64, device="cpu") + chance) / count
     last = int((weights[order] > 0).nonzero()[-1])
     return order[torch.searchsorted(ends, marks, right=True).clamp(max=last)]

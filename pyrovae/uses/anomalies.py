@@ -1,5 +1,6 @@
 """Which observations are unlike others, how sure that is, and which of their features make them so."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -143,11 +144,10 @@ def _by_batch(question: Question, num_particles: int) -> Iterator[tuple[Tensor, 
             reconstruction = reconstruction + sums
         done += len(weight)
         if done == num_particles:
-            count = torch.tensor(float(num_particles), dtype=torch.float64)
             odd = rest - total[:, None]
             missing = _missing(question, part)
             yield (
-                (total - count.log().to(total)).cpu(), (reconstruction / num_particles).cpu(),
+                (total - math.log(num_particles)).cpu(), (reconstruction / num_particles).cpu(),
                 odd.masked_fill(missing, torch.nan).cpu() if odd.shape[1] else odd.cpu(),
             )  # fmt: skip
             total, done = None, 0
@@ -239,7 +239,7 @@ def _conformal(scores: Tensor, reference: Tensor) -> Tensor:
 
 def _benjamini_hochberg(pvalues: Tensor, rate: float) -> Tensor:
     ordered = pvalues.sort().values
-    steps = torch.arange(1, len(ordered) + 1, dtype=torch.float64)
+    steps = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device="cpu")
     below = (ordered <= rate * steps / len(ordered) + 1e-12).nonzero()
     return pvalues <= ordered[int(below[-1])] if len(below) else torch.zeros_like(pvalues, dtype=torch.bool)
 

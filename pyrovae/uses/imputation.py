@@ -98,7 +98,7 @@ class Imputations:
         mean = self.values.double().mean(0).to(self.values.dtype)
         if self.encoding is None:
             return mean
-        cells = torch.tensor([column.type == "categorical" for column in self.encoding.outcomes])
+        cells = torch.tensor([c.type == "categorical" for c in self.encoding.outcomes], device="cpu")
         return torch.where(cells, self.values.mode(0).values, mean)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:

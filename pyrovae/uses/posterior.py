@@ -222,7 +222,7 @@ def _by_guide(
 ) -> tuple[Posterior, Tensor]:
     """Return the guide's draws, weighted, of all data, and each log evidence."""
     count, started = len(data), time.monotonic()
-    nans = torch.full((count,), torch.nan, dtype=torch.float64)
+    nans = torch.full((count,), torch.nan, dtype=torch.float64, device="cpu")
     with ask(model, guide, data, takes_weights=True, **without(options, "compile")) as question:
         question.layout.require_latents()
         plates, outer_dims = _plates(question)
@@ -234,8 +234,8 @@ def _by_guide(
     draws = {name: torch.cat([part.draws[name] for part in parts], 1) for name in parts[0].draws}
     ess = torch.cat([part.ess for part in parts])
     found = Posterior(
-        draws, method, khat, ess, nans, nans.clone(), torch.zeros(count, dtype=torch.bool), seconds, data.index,
-        plates=plates, outer_dims=outer_dims,
+        draws, method, khat, ess, nans, nans.clone(), torch.zeros(count, dtype=torch.bool, device="cpu"), seconds,
+        data.index, plates=plates, outer_dims=outer_dims,
     )  # fmt: skip
     return found, torch.cat([part.log_evidence for part in parts])
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ def interpolate(
     sizes = [len(next(iter(codes.values()))) for codes in (first, last)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"a way leads from each observation to another: got {sizes[0]} and {sizes[1]} data")
-    t = torch.linspace(0, 1, num)
+    t = torch.linspace(0, 1, num, device="cpu")
     way = {name: _between(first[name], last[name], t, path, bases.get(name)) for name in first}
     return _decoded(model, way, covariates, options)
 
@@ -119,7 +118,7 @@ def traverse(
     """
     codes, covariates, _ = _codes(model, guide, data, num_draws, options)
     site, number = _chosen(latent, codes)
-    numbers = torch.as_tensor(values, dtype=codes[site].dtype).flatten()
+    numbers = torch.as_tensor(values, dtype=codes[site].dtype, device="cpu").flatten()
     if not len(numbers):
         raise ValueError("values is empty: give at least one value of the latent")
     way = {name: code.expand(len(numbers), *code.shape).clone() for name, code in codes.items()}
@@ -162,9 +161,10 @@ def attribute(
         ValueError: for labels of another length or of other than two kinds, with two observations each.
     """
     data = as_data(data, model, guide)
-    labels = data.labels if labels is None else torch.as_tensor(np.asarray(labels))
+    labels = data.labels if labels is None else torch.as_tensor(labels, device="cpu")
     if labels is None:
         raise ValueError("the data have no labels: give labels=, true where an observation has the attribute")
+    labels = labels.cpu()
     kinds = labels.unique()
     if labels.shape != (len(data),) or len(kinds) != 2:
         raise ValueError(
@@ -172,7 +172,7 @@ def attribute(
         )
     codes, _, _ = _codes(model, guide, data, num_draws, options)
     flat = torch.cat([code.reshape(len(data), -1).double() for code in codes.values()], 1)
-    without_it, with_it = (flat[labels.cpu() == kind] for kind in kinds)
+    without_it, with_it = (flat[labels == kind] for kind in kinds)
     if min(len(without_it), len(with_it)) < 2:
         raise ValueError("at least two observations of each kind are needed for an error")
     variance = with_it.var(0) / len(with_it) + without_it.var(0) / len(without_it)
