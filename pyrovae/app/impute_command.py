@@ -5,7 +5,7 @@ from typing import Literal
 import pandas as pd
 
 import pyrovae
-from pyrovae.app.asked import asked
+from pyrovae.app.run_question import run_question
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 
@@ -41,16 +41,16 @@ def impute_command(
     digits = len(str(num_imputations - 1))
     stems = [f"imputed-{k:0{max(2, digits)}}" for k in range(num_imputations)]
     names = [f"{stem}.{kind}" for stem in stems for kind in ("csv", "npy")]
-    with asked(run, data, table, out, [*names, "reliable.csv"]) as question:
-        found = pyrovae.impute(
+    with run_question(run, data, table, out, [*names, "reliable.csv"]) as question:
+        result = pyrovae.impute(
             *question.pair, question.data, num_imputations=num_imputations, compile=compile, seed=seed, device=device,
             progress=progress,
         )  # fmt: skip
         for k, stem in enumerate(stems):
-            if found.encoding is not None:
-                question.write(f"{stem}.csv", found.table(k))
+            if result.encoding is not None:
+                question.write(f"{stem}.csv", result.table(k))
             else:
-                question.write_array(f"{stem}.npy", found.values[k])
-        rows = {"missing": found.missing.flatten(1).sum(1).numpy(), "reliable": found.reliable}
-        question.write("reliable.csv", pd.DataFrame(rows, index=found.index))
-    print(f"{found}\nwrote {num_imputations} copies in {out}")
+                question.write_array(f"{stem}.npy", result.values[k])
+        rows = {"missing": result.missing.flatten(1).sum(1).numpy(), "reliable": result.reliable}
+        question.write("reliable.csv", pd.DataFrame(rows, index=result.index))
+    print(f"{result}\nwrote {num_imputations} copies in {out}")

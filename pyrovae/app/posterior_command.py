@@ -3,8 +3,8 @@
 from typing import Literal
 
 import pyrovae
-from pyrovae.app.asked import asked
 from pyrovae.app.evaluate_command import as_netcdf
+from pyrovae.app.run_question import run_question
 from pyrovae.data import Data
 
 
@@ -39,11 +39,11 @@ def posterior_command(
         device: cpu, cuda, ...; null means CUDA where there is one.
         progress: show progress bars.
     """
-    with asked(run, data, table, out, ["posterior.csv", "posterior.nc"], with_test=True) as question:
-        found = pyrovae.posterior(
+    with run_question(run, data, table, out, ["posterior.csv", "posterior.nc"], with_test=True) as question:
+        result = pyrovae.posterior(
             *question.pair, question.data, num_draws=num_draws, num_chains=num_chains, num_warmup=num_warmup,
             reference=question.test, compile=compile, seed=seed, device=device, progress=progress,
         )  # fmt: skip
-        question.write("posterior.csv", found.table())
-        question.folder.write("posterior.nc", as_netcdf(found.to_arviz()))
-    print(f"{found}\nwrote posterior.csv and posterior.nc in {out}")
+        question.write("posterior.csv", result.table())
+        question.folder.write("posterior.nc", as_netcdf(result.to_arviz()))
+    print(f"{result}\nwrote posterior.csv and posterior.nc in {out}")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 import pyrovae
-from pyrovae.app.asked import Asked, asked
+from pyrovae.app.run_question import RunQuestion, run_question
 from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Table
 from pyrovae.programs.isolation import importing
@@ -41,7 +41,7 @@ def sample_command(
         progress: show progress bars.
     """
     at_least("num", num, 1)
-    with asked(run, data, table, out, ["sample.csv", "sample.npy", "sample.png"]) as question:
+    with run_question(run, data, table, out, ["sample.csv", "sample.npy", "sample.png"]) as question:
         values = _drawn(question, num, {"seed": seed, "device": device, "progress": progress})
         if isinstance(question.data, Table):
             frame = question.data.to_frame(values)
@@ -54,7 +54,7 @@ def sample_command(
     print(f"wrote {num} draws in {out}")
 
 
-def _drawn(question: Asked, num: int, options: dict[str, Any]) -> torch.Tensor:
+def _drawn(question: RunQuestion, num: int, options: dict[str, Any]) -> torch.Tensor:
     """Draw data; a model that computes with what it observes is given the data as a template."""
     data, model = question.data.unweighted(), question.pair[0]
     rows = torch.arange(num, device="cpu") % len(data)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import pyrovae
-from pyrovae.app.asked import asked
+from pyrovae.app.run_question import run_question
 from pyrovae.data import Data
 
 
@@ -38,12 +38,12 @@ def score_command(
     """
     if data is None and table is None:
         raise ValueError("name new data to score, by --data: they are compared with the run's test data")
-    with asked(run, data, table, out, ["scores.csv"], with_test=True) as question:
-        found = pyrovae.anomaly(
+    with run_question(run, data, table, out, ["scores.csv"], with_test=True) as question:
+        result = pyrovae.anomaly(
             *question.pair, question.data, question.test, score=score, rate=rate, num_particles=num_particles,
             seed=seed, device=device, progress=progress,
         ).sort_values(["pvalue", "score"], ascending=[True, False])  # fmt: skip
-        question.write("scores.csv", found)
-    count = int(found["rejected"].sum())
-    print(found.head(10).to_string())
-    print(f"{count} of {len(found)} rejected at a rate of {rate:g}\nwrote scores.csv in {out}")
+        question.write("scores.csv", result)
+    count = int(result["rejected"].sum())
+    print(result.head(10).to_string())
+    print(f"{count} of {len(result)} rejected at a rate of {rate:g}\nwrote scores.csv in {out}")

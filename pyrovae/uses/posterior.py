@@ -73,8 +73,8 @@ class Posterior:
     @property
     def reliable(self) -> np.ndarray:
         """Whether each observation's draws passed the diagnostics of their method, ``[N]``."""
-        found: np.ndarray = self.method != "unreliable"
-        return found
+        result: np.ndarray = self.method != "unreliable"
+        return result
 
     def table(self) -> pd.DataFrame:
         """Return one row per observation: method, khat, ess, rhat, pvalue, unusual, seconds."""
@@ -94,17 +94,17 @@ class Posterior:
         }
 
     def __str__(self) -> str:
-        found = self.summary()
+        result = self.summary()
         parts = [
-            f"{found['guide']} from the guide's own draws, weighted", f"{found['importance']} from more of them",
-            f"{found['hmc']} by Hamiltonian Monte Carlo",
+            f"{result['guide']} from the guide's own draws, weighted", f"{result['importance']} from more of them",
+            f"{result['hmc']} by Hamiltonian Monte Carlo",
         ]  # fmt: skip
         text = f"posterior of {len(self)} observations: {', '.join(parts)}"
-        bad, odd = int(found["unreliable"]), int(found["unusual"])
+        bad, odd = int(result["unreliable"]), int(result["unusual"])
         text += f"; {bad} UNRELIABLE: no method passed its diagnostics" if bad else "; all passed their diagnostics"
         text += f" ({self.note})" if bad and self.note else ""
         text += f"; {odd} unlike the reference data" if odd else ""
-        return text + f" ({found['seconds']:.1f} s)"
+        return text + f" ({result['seconds']:.1f} s)"
 
     def to_arviz(self) -> Any:
         """Return the draws as an ArviZ object, with ``method`` and ``reliable`` as coordinates of the observations.
@@ -177,8 +177,8 @@ def posterior(
     Example:
         >>> from pyrovae import guides, models
         >>> model = models.LinearGaussian(2, 5)
-        >>> found = posterior(model, guides.Exact(model), torch.zeros(7, 5), num_draws=50, progress=False)
-        >>> found.draws["z"].shape, set(found.method.tolist())
+        >>> result = posterior(model, guides.Exact(model), torch.zeros(7, 5), num_draws=50, progress=False)
+        >>> result.draws["z"].shape, set(result.method.tolist())
         (torch.Size([50, 7, 2]), {'guide'})
     """
     for name, number, least in (
@@ -189,15 +189,15 @@ def posterior(
     data = as_data(data, model, guide).fixed()
     share("level", level, ends=False)
     compared = None if reference is None else _reference(model, guide, reference, level, _first(num_draws), options)
-    found, evidence = _by_guide(model, guide, data, num_draws, max_bytes, options)
+    result, evidence = _by_guide(model, guide, data, num_draws, max_bytes, options)
     if compared is not None:
-        found.pvalue, found.unusual = _pvalues(evidence, compared, level)
-    _by_more(model, guide, data, found, num_draws, most_particles, options)
+        result.pvalue, result.unusual = _pvalues(evidence, compared, level)
+    _by_more(model, guide, data, result, num_draws, most_particles, options)
     for length in (1, LONGER):
-        _by_chains(model, guide, data, found, num_draws, num_chains, num_warmup * length, options)
-    if not found.reliable.all():
-        warnings.warn(str(found), stacklevel=3)
-    return found
+        _by_chains(model, guide, data, result, num_draws, num_chains, num_warmup * length, options)
+    if not result.reliable.all():
+        warnings.warn(str(result), stacklevel=3)
+    return result
 
 
 def _reference(model: Program, guide: Program, data: Any, level: float, count: int, options: Any) -> Tensor:
@@ -233,11 +233,11 @@ def _by_guide(
     method = np.where((khat <= khat_limit(_first(num_draws))).numpy(), "guide", "unreliable").astype(object)
     draws = {name: torch.cat([part.draws[name] for part in parts], 1) for name in parts[0].draws}
     ess = torch.cat([part.ess for part in parts])
-    found = Posterior(
+    result = Posterior(
         draws, method, khat, ess, nans, nans.clone(), torch.zeros(count, dtype=torch.bool, device="cpu"), seconds,
         data.index, plates=plates, outer_dims=outer_dims,
     )  # fmt: skip
-    return found, torch.cat([part.log_evidence for part in parts])
+    return result, torch.cat([part.log_evidence for part in parts])
 
 
 def _within(question: Question, num_draws: int, max_bytes: int) -> Any:
@@ -262,32 +262,32 @@ def _plates(question: Question) -> tuple[dict[str, list[str]], dict[str, int]]:
 
 
 def _by_more(
-    model: Program, guide: Program, data: Data, found: Posterior, num_draws: int, most: int, options: Options
+    model: Program, guide: Program, data: Data, result: Posterior, num_draws: int, most: int, options: Options
 ) -> None:
     """Draw more of the guide where its first draws do not suffice and more of them may."""
-    rows = np.flatnonzero(~found.reliable & (found.khat <= LARGEST_KHAT).numpy())
+    rows = np.flatnonzero(~result.reliable & (result.khat <= LARGEST_KHAT).numpy())
     if not len(rows) or most <= _first(num_draws):
         return
-    called_for = draws_needed(found.khat[rows].clamp(max=PRACTICAL)).max()
+    called_for = draws_needed(result.khat[rows].clamp(max=PRACTICAL)).max()
     count = int(min(most, max(10 * num_draws, float(called_for))))
     started = time.monotonic()
     with ask(model, guide, data.subset(rows.tolist()), takes_weights=True, **without(options, "compile")) as question:
         for part in weighted_draws(question, count, num_draws, "posterior, more draws"):
             good = part.khat <= khat_limit(count)
             own = rows[part.indices.start : part.indices.stop]
-            _put(found, own, part.draws)
-            found.khat[own], found.ess[own] = part.khat, part.ess
-            found.method[own[good.numpy()]] = "importance"
-    found.seconds[rows] += (time.monotonic() - started) / len(rows)
+            _put(result, own, part.draws)
+            result.khat[own], result.ess[own] = part.khat, part.ess
+            result.method[own[good.numpy()]] = "importance"
+    result.seconds[rows] += (time.monotonic() - started) / len(rows)
 
 
 def _by_chains(
-    model: Program, guide: Program, data: Data, found: Posterior, num_draws: int, num_chains: int, num_warmup: int,
+    model: Program, guide: Program, data: Data, result: Posterior, num_draws: int, num_chains: int, num_warmup: int,
     options: Options,
 ) -> None:  # fmt: skip
     """Run chains where weights fail."""
-    rows = np.flatnonzero(~found.reliable)
-    if not len(rows) or found.note:
+    rows = np.flatnonzero(~result.reliable)
+    if not len(rows) or result.note:
         return
     started, length = time.monotonic(), max(num_warmup, -(-num_draws // num_chains))
     settings: Any = {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": length, "max_bytes": 2**62}
@@ -295,22 +295,22 @@ def _by_chains(
         settings |= {**options, "batch_size": max(options["batch_size"], DATA_AT_ONCE)}
         chains = hmc(model, guide, data.subset(rows.tolist()), **settings)
     except (ValueError, RuntimeError) as error:  # a latent that no gradient moves, numbers that no metric holds
-        found.note = f"no chains: {error}"
+        result.note = f"no chains: {error}"
         return
     stats = chains.sample_stats
     rhat, ess = (torch.from_numpy(np.array(stats[name], dtype=np.float64)) for name in ("rhat", "ess_bulk"))
     good = (rhat <= LARGEST_RHAT) & (ess >= ESS_PER_CHAIN * num_chains)
     kept = np.linspace(0, num_chains * length - 1, num_draws).round().astype(int)
     draws = {}
-    for name in found.draws:
+    for name in result.draws:
         values = np.array(chains.posterior[name])  # [chain, draw, data, ...]: as many of each chain, evenly spaced
         draws[name] = torch.from_numpy(values.reshape(-1, *values.shape[2:])[kept])
-    _put(found, rows, draws)
-    found.rhat[rows], found.ess[rows] = rhat, ess.clamp(max=num_draws)
-    found.method[rows[good.numpy()]] = "hmc"
-    found.seconds[rows] += (time.monotonic() - started) / len(rows)
+    _put(result, rows, draws)
+    result.rhat[rows], result.ess[rows] = rhat, ess.clamp(max=num_draws)
+    result.method[rows[good.numpy()]] = "hmc"
+    result.seconds[rows] += (time.monotonic() - started) / len(rows)
 
 
-def _put(found: Posterior, rows: np.ndarray, draws: Mapping[str, Tensor]) -> None:
+def _put(result: Posterior, rows: np.ndarray, draws: Mapping[str, Tensor]) -> None:
     for name, values in draws.items():
-        found.draws[name][:, torch.from_numpy(rows)] = values.to(found.draws[name])
+        result.draws[name][:, torch.from_numpy(rows)] = values.to(result.draws[name])

@@ -18,7 +18,7 @@ from pyrovae.training import load
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunQuestion:
     """What a command asks about.
 
     Attributes:
@@ -47,9 +47,9 @@ class Asked:
 
 
 @contextmanager
-def asked(
+def run_question(
     run: str, data: Data | None, table: str | None, out: str, names: list[str], *, with_test: bool = False
-) -> Iterator[Asked]:
+) -> Iterator[RunQuestion]:
     """Load a fit and the data in question, and prepare the folder of the answer.
 
     Args:
@@ -72,4 +72,4 @@ def asked(
     test = held_out(folder, fitted, None, None) if with_test and new else None
     with target.locked():
         target.begin()
-        yield Asked(per_observation(fitted), chosen, test, target)
+        yield RunQuestion(per_observation(fitted), chosen, test, target)
