@@ -151,7 +151,7 @@ def test_seeds_gaps_and_what_is_left_out(tmp_path, capsys):
     one, two = (pd.read_csv(out / f"mean_field-seed{k}" / "per_datum.csv")["log_evidence"] for k in range(2))
     assert table.loc["mean_field", "log_evidence"] == pytest.approx((one.mean() + two.mean()) / 2)
     assert not np.allclose(one, two)
-    assert list(pd.read_csv(out / "arviz_compare.csv")["name"]) == list(table.index)  # seeds' means, best first
+    assert not (out / "arviz_compare.csv").exists()  # ArviZ's table knows no seeds
     page = (out / "report.html").read_text()
     assert "<h2>Where the bound loses</h2>" in page
     assert "Latents of planar" in page
