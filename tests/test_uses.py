@@ -85,6 +85,8 @@ def test_decoded_latents_are_means():
     torch.testing.assert_close(draws[0], means)
     torch.testing.assert_close(draws[1] - draws[0], draws[0] - draws[2])
     torch.testing.assert_close(draws[2][0], model.evidence().mean)
+    whole = pyrovae.decode(model, {"z": z}, torch.zeros(7, 5).double(), **QUIET)["x"]  # a whole batch
+    torch.testing.assert_close(whole, means)
     for latents, words in (
         ({"w": z}, "site 'w' is no latent of the model: it has z"),
         ({"z": z[:, :1]}, r"latent 'z' must be \[N, 2\] or \[S, N, 2\], got \[7, 1\]"),

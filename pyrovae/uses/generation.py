@@ -74,7 +74,8 @@ def decode(
     Args:
         model: generative program ``model(*batch)``, whose first arguments are the data.
         latents: values by site, ``[N, ...]``, or draws of them, ``[S, N, ...]``, as :func:`pyrovae.posterior` returns.
-        *covariates: the further arguments of the model, ``[N, ...]``, or ``[1, ...]`` for all alike.
+        *covariates: the further arguments of the model, ``[N, ...]``, or ``[1, ...]`` for all alike; a whole batch,
+            data included, is taken too.
         num_draws: number of draws of latents that are not given.
         **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 

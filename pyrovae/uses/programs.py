@@ -72,7 +72,7 @@ def released_run(
     Args:
         model: generative program ``model(*batch)``, whose first arguments are the data.
         count: number of observations.
-        covariates: its further arguments.
+        covariates: its further arguments; or all of them, the data included, which then only show their shapes.
         device: device of the run.
         latents: values of some latents, with the model's plates.
 
@@ -95,9 +95,16 @@ def released_run(
                 f"covariates that it takes{NEEDS_DATA}"
             ) from error
 
-    with same_streams(device):
-        other = dict(sample_sites(run(*INSTEAD[1])))
-    trace = run(*INSTEAD[0])
+    try:
+        with same_streams(device):
+            other = dict(sample_sites(run(*INSTEAD[1])))
+        trace = run(*INSTEAD[0])
+    except ValueError:
+        if len(covariates) < _num_required(model):
+            raise
+        with Repeated(), WithinBounds():  # the whole batch was given, its data included
+            trace = poutine.trace(program).get_trace(*covariates)
+        other = dict(sample_sites(trace))
     for name, site in sample_sites(trace):
         if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
             raise ValueError(
