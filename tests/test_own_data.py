@@ -242,3 +242,15 @@ def test_what_a_fit_is_for_on_the_command_line(table, tmp_path, capsys):
     ran(capsys, "sample", tmp_path / "digits", "--num", 9, "--out", tmp_path / "d", *QUICK[2:])
     assert np.load(tmp_path / "d" / "sample.npy").shape == (9, 64)
     assert (tmp_path / "d" / "sample.png").exists()
+
+
+def test_a_table_is_refused_before_libraries_of_figures_and_compilers_are_imported(table):
+    code = (
+        "import sys; from pyrovae.app.commands import main; "
+        f"status = main(['fit', '--data', {str(table)!r}, '--out', {str(table.parent / 'no')!r}]); "
+        "heavy = {'arviz', 'matplotlib', 'sklearn', 'scipy.stats', 'xarray', 'torch._dynamo', 'torch._inductor'}; "
+        "sys.exit(repr(heavy & set(sys.modules)) if heavy & set(sys.modules) or status != 2 else 0)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "columns that no model observes: 'id' (an id), 'day' (dates)" in done.stderr

@@ -1,5 +1,6 @@
 """Draws, decoded latents, reconstructions, ways through the latents, imputations."""
 
+import itertools
 import math
 
 import numpy as np
@@ -365,6 +366,17 @@ def test_rubins_rules():
     assert fitted.shape == (5, 6)
     assert bool((fitted["df"] < 145).all())
     assert bool((fitted["low"] < fitted["estimate"]).all())
+    turns = itertools.cycle([["a", "b"], ["b", "a"]])  # in another order for every copy
+
+    def by_name(one):
+        order = next(turns)
+        return pd.Series({"a": 1.0, "b": 100.0})[order], pd.Series({"a": 0.1, "b": 0.2})[order]
+
+    assert found.pool(by_name)["estimate"].to_dict() == {"a": 1.0, "b": 100.0}
+    with pytest.raises(ValueError, match="level must be"):
+        found.pool(by_name, 95)
+    with pytest.raises(ValueError, match="at least 2 imputations"):
+        pyrovae.impute(pair, pair.guide, x, num_imputations=1, **QUIET).pool(by_name)
     with pytest.raises(
         ValueError, match=r"must return \(estimate, variance\), or a fitted model of statsmodels, got float"
     ):
@@ -527,6 +539,7 @@ def test_the_bias_of_self_masking_falls_by_more_than_half():
         found = pyrovae.impute(fit.model, fit.guide, x, num_imputations=5, **QUIET)
         assert torch.equal(found.values[:, ~x.isnan()], x[~x.isnan()].expand(5, -1))
         biases[name] = float(found.values[:, :, 0].mean() - whole[:, 0].mean())
+    print(biases)  # docs/uses.md
     assert abs(biases["not at random"]) < 0.5 * abs(biases["at random"]), biases
 
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
 from pyrovae.common.checks import at_least, share
@@ -238,10 +239,7 @@ def _conformal(scores: Tensor, reference: Tensor) -> Tensor:
 
 
 def _benjamini_hochberg(pvalues: Tensor, rate: float) -> Tensor:
-    ordered = pvalues.sort().values
-    steps = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device="cpu")
-    below = (ordered <= rate * steps / len(ordered) + 1e-12).nonzero()
-    return pvalues <= ordered[int(below[-1])] if len(below) else torch.zeros_like(pvalues, dtype=torch.bool)
+    return torch.from_numpy(stats.false_discovery_control(pvalues.numpy()) <= rate + 1e-12)
 
 
 def _ties(pvalues: Tensor, smallest: Tensor, odd: Tensor) -> Tensor:
