@@ -41,9 +41,14 @@ if TYPE_CHECKING:
     from pyrovae.programs.handlers import given
     from pyrovae.training import Fit, FitError, FitInterrupted, fit, load
     from pyrovae.uses.anomalies import anomaly
+    from pyrovae.uses.augmentation import Augmented, augment
+    from pyrovae.uses.clusters import Clusters, cluster
+    from pyrovae.uses.compression import Compressed, compress, decompress
     from pyrovae.uses.generation import decode, reconstruct, sample
     from pyrovae.uses.imputation import Imputations, impute
+    from pyrovae.uses.neighbours import neighbours
     from pyrovae.uses.posterior import Posterior, posterior
+    from pyrovae.uses.projection import Projection, project
     from pyrovae.uses.space import attribute, exchange, interpolate, traverse
     from pyrovae.uses.values import Values
 
@@ -51,7 +56,10 @@ _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "p
 _NAMES = {
     "Aggregate": "diagnostics.latents.aggregate",
     "Annealing": "diagnostics.evidence.ais",
+    "Augmented": "uses.augmentation",
     "Calibration": "diagnostics.calibration.sbc",
+    "Clusters": "uses.clusters",
+    "Compressed": "uses.compression",
     "Diagnostic": "diagnostics.diagnostic",
     "Evaluation": "diagnostics.evidence.evaluate",
     "Evidence": "diagnostics.evidence.evidence",
@@ -64,6 +72,7 @@ _NAMES = {
     "Options": "importance.options",
     "Posterior": "uses.posterior",
     "PriorTest": "diagnostics.latents.prior",
+    "Projection": "uses.projection",
     "Ranks": "diagnostics.calibration.ranks",
     "Sandwich": "diagnostics.evidence.bdmc",
     "Simulation": "diagnostics.predictive.simulate",
@@ -73,12 +82,16 @@ _NAMES = {
     "ais": "diagnostics.evidence.ais",
     "anomaly": "uses.anomalies",
     "attribute": "uses.space",
+    "augment": "uses.augmentation",
     "bdmc": "diagnostics.evidence.bdmc",
+    "cluster": "uses.clusters",
     "codes": "diagnostics.latents.codes",
     "compare": "app.comparison",
     "comparison": "app.tabulation",
+    "compress": "uses.compression",
     "cross_validation": "app.tabulation",
     "decode": "uses.generation",
+    "decompress": "uses.compression",
     "describe": "data.table",
     "disentanglement": "diagnostics.latents.disentanglement",
     "draws_needed": "importance.psis",
@@ -100,6 +113,7 @@ _NAMES = {
     "load": "training",
     "log_weights": "importance.log_weights",
     "main_effects": "app.tabulation",
+    "neighbours": "uses.neighbours",
     "pareto_khat": "importance.psis",
     "pit": "diagnostics.predictive.pit",
     "posterior": "uses.posterior",
@@ -107,6 +121,7 @@ _NAMES = {
     "prior_against_posterior": "diagnostics.latents.prior",
     "prior_predictive_check": "diagnostics.predictive.checks",
     "prior_test": "diagnostics.latents.prior",
+    "project": "uses.projection",
     "ranks_to_arviz": "arviz.ranks",
     "rates": "diagnostics.latents.rates",
     "reconstruct": "uses.generation",
@@ -124,7 +139,10 @@ _NAMES = {
 __all__ = [
     "Aggregate",
     "Annealing",
+    "Augmented",
     "Calibration",
+    "Clusters",
+    "Compressed",
     "Diagnostic",
     "Evaluation",
     "Evidence",
@@ -137,6 +155,7 @@ __all__ = [
     "Options",
     "Posterior",
     "PriorTest",
+    "Projection",
     "Ranks",
     "Sandwich",
     "Simulation",
@@ -146,13 +165,17 @@ __all__ = [
     "ais",
     "anomaly",
     "attribute",
+    "augment",
     "bdmc",
+    "cluster",
     "codes",
     "compare",
     "comparison",
+    "compress",
     "cross_validation",
     "data",
     "decode",
+    "decompress",
     "describe",
     "disentanglement",
     "draws_needed",
@@ -177,6 +200,7 @@ __all__ = [
     "log_weights",
     "main_effects",
     "models",
+    "neighbours",
     "nn",
     "objectives",
     "pareto_khat",
@@ -188,6 +212,7 @@ __all__ = [
     "prior_predictive_check",
     "prior_test",
     "priors",
+    "project",
     "ranks_to_arviz",
     "rates",
     "reconstruct",

@@ -11,7 +11,7 @@ from pyrovae.common.checks import at_least
 from pyrovae.data import Data, Table
 from pyrovae.programs.isolation import importing
 
-PICTURES = 64  # that are drawn, in rows of 8
+PICTURES = 64  # that are drawn
 
 
 def sample_command(
@@ -70,10 +70,9 @@ def _drawn(question: RunQuestion, num: int, options: dict[str, Any]) -> torch.Te
 
 def _pictures(values: torch.Tensor, shape: tuple[int, int, int]) -> bytes:
     with importing():
-        from pyrovae.plots import pictures
+        from pyrovae.plots import grid
 
-    rows = values[:PICTURES].split(8)
-    figure = pictures({f"draws {8 * k + 1} to {8 * k + len(row)}": row.numpy() for k, row in enumerate(rows)}, shape)
+    figure = grid(values[:PICTURES].numpy(), shape)
     buffer = BytesIO()
     figure.savefig(buffer, dpi=150, format="png")
     return buffer.getvalue()

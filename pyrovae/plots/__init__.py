@@ -1,7 +1,8 @@
 """Figures: each is drawn on a matplotlib figure of its own."""
 
+from pyrovae.plots.answers import imputed, latent_map, ranking, traversal
 from pyrovae.plots.codes import aggregate, codes, usage
-from pyrovae.plots.pictures import pictures, worst
+from pyrovae.plots.pictures import grid, pictures, worst
 from pyrovae.plots.strategies import comparison, gaps, pareto, reliability, scores, training
 from pyrovae.plots.uniformity import calibration, ranks
 
@@ -11,12 +12,17 @@ __all__ = [
     "codes",
     "comparison",
     "gaps",
+    "grid",
+    "imputed",
+    "latent_map",
     "pareto",
     "pictures",
+    "ranking",
     "ranks",
     "reliability",
     "scores",
     "training",
+    "traversal",
     "usage",
     "worst",
 ]

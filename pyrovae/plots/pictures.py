@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from pyrovae.common.checks import at_least
 from pyrovae.data import Data
 from pyrovae.plots.axes import WIDTH, panels
 
@@ -58,4 +59,32 @@ def pictures(rows: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Figu
         axis.imshow(picture.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(name, fontsize="small", loc="left")
         axis.set_axis_off()
+    return figure
+
+
+def grid(
+    images: Any, image_shape: tuple[int, int, int], *, columns: int = 8, titles: Sequence[str] | None = None
+) -> Figure:
+    """Draw pictures in rows, one after the other.
+
+    Args:
+        images: flat pictures ``[n, C * H * W]`` with values in [0, 1].
+        image_shape: (channels, rows, columns) of a picture.
+        columns: number of pictures in a row.
+        titles: a title for each picture.
+    """
+    array = np.asarray(images, dtype=float).reshape(-1, *image_shape)
+    count = min(at_least("columns", columns, 1), len(array))
+    rows = -(-len(array) // count)
+    height = WIDTH / count * image_shape[1] / image_shape[2] + (0.2 if titles is not None else 0.05)
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    axes = panels(figure, rows, count).flat
+    for number, axis in enumerate(axes):
+        axis.set_axis_off()
+        if number < len(array):
+            image = array[number]
+            picture = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            axis.imshow(picture.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if titles is not None:
+                axis.set_title(titles[number], fontsize="small")
     return figure

@@ -28,6 +28,9 @@ class UnitSphere(Constraint):
         """Return whether every vector has length 1, up to rounding."""
         return (value.norm(dim=-1) - 1).abs() < 1e-4
 
+    def __repr__(self) -> str:
+        return "UnitSphere()"
+
 
 unit_sphere = UnitSphere()
 

@@ -22,13 +22,23 @@ ROWS = 4096  # of a run
 
 
 @shared_keywords()
-def sample(model: Program, num: int, *covariates: Any, **options: Unpack[Options]) -> Values:
+def sample(
+    model: Program,
+    num: int,
+    *covariates: Any,
+    latents: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> Values:
     """Draw latents and data from the generative program: z ~ p(z), x ~ p(x | z).
+
+    To draw what is missing given a part of x: :func:`pyrovae.impute`.
 
     Args:
         model: generative program ``model(*batch)``, whose first arguments are the data.
         num: number of draws.
         *covariates: the further arguments of the model, ``[num, ...]``, or ``[1, ...]`` for all draws alike.
+        latents: values of some latents by site, ``[num, ...]``, or ``[1, ...]`` for all draws alike; the others are
+            drawn from p(z | those given above them).
         **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
@@ -36,8 +46,8 @@ def sample(model: Program, num: int, *covariates: Any, **options: Unpack[Options
         fitted to one.
 
     Raises:
-        ValueError: for covariates of another number of rows, and for a model that computes with its data
-            (:func:`pyrovae.simulate` takes them as a template).
+        ValueError: for covariates or latents of another number of rows, a site that is no latent of the model, and for
+            a model that computes with its data (:func:`pyrovae.simulate` takes them as a template).
 
     Example:
         >>> from pyrovae import models
@@ -49,12 +59,33 @@ def sample(model: Program, num: int, *covariates: Any, **options: Unpack[Options
     parts: list[dict[str, Tensor]] = []
     with alone(model, options) as device:
         given = as_covariates(model, num, covariates, device)
+        rows, plates = _given_latents(model, num, latents, covariates, device)
         for start in range(0, num, ROWS):
             stop = min(start + ROWS, num)
-            trace = released_run(model, stop - start, tuple(c[start:stop] for c in given), device)
+            values = {name: v[start:stop].movedim(0, plates[name]) for name, v in rows.items()} or None
+            trace = released_run(model, stop - start, tuple(c[start:stop] for c in given), device, values)
             parts.append({name: site_rows(site).cpu() for name, site in _local(trace)})
             observed = _observed(trace)
     return values_of(model, {name: torch.cat([p[name] for p in parts]) for name in parts[0]}, observed)
+
+
+def _given_latents(
+    model: Program, num: int, latents: Mapping[str, Any] | None, covariates: tuple[Any, ...], device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return the latents that are given, ``[num, ...]``, and the number of dimensions left of the data plate's.
+
+    Raises:
+        ValueError: for a site that is no latent, and for values of another shape.
+    """
+    if not latents:
+        return {}, {}
+    probe, rows = _probe(model, covariates, device), {}
+    for name, given in latents.items():
+        value, lead = _flat(name, _tensor(name, given, device), probe)
+        if len(lead) != 1 or lead[0] not in (1, num):
+            raise ValueError(f"latent {name!r} must have {num} rows, or one for all draws, got {list(lead)}")
+        rows[name] = value.expand(num, *value.shape[1:])
+    return rows, {name: len(probe.nodes[name]["fn"].batch_shape) - 1 for name in rows}
 
 
 @shared_keywords()

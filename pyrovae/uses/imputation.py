@@ -16,7 +16,6 @@ from pyrovae.arviz.labels import refuse_beyond
 from pyrovae.common.checks import at_least, share
 from pyrovae.data import Data, Table, as_data
 from pyrovae.data.columns import Columns
-from pyrovae.data.field import Field
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
 from pyrovae.importance.question import Question, ask
 from pyrovae.importance.simulation import drawn_anew
@@ -27,6 +26,7 @@ from pyrovae.tables import Encoding
 from pyrovae.tables.encoding import from_codes, to_codes
 from pyrovae.tables.frames import replaced
 from pyrovae.uses.posterior import Posterior, posterior
+from pyrovae.uses.values import with_holes
 
 DRAWS = 1000  # of the posterior, from which the imputations are taken
 
@@ -215,7 +215,7 @@ def impute(
             sites with missing cells, or copies beyond ``max_bytes``.
     """
     num_imputations = at_least("num_imputations", num_imputations, 1)
-    data = as_data(_with_holes(data), model, guide).fixed()
+    data = as_data(with_holes(data), model, guide).fixed()
     with ask(model, guide, data, takes_weights=True, **without(options, "compile")) as question:
         if question.layout.summed:
             raise ValueError(
@@ -234,14 +234,6 @@ def impute(
                 bar.update(len(indices))
     drawn = torch.cat(parts, 1).double()
     return _completed(data, source, drawn, latents)
-
-
-def _with_holes(data: Any) -> Any:
-    """Return tensors in which NaN is allowed; tables and data sets as they are."""
-    if not isinstance(data, Tensor | np.ndarray | tuple | list):
-        return data
-    tensors = [torch.as_tensor(part) for part in (data if isinstance(data, tuple | list) else (data,))]
-    return Data(*(Field(t, missing=t.is_floating_point() and bool(t.isnan().any())) for t in tensors))
 
 
 def _incomplete(question: Question, site: str | None) -> tuple[str, int]:

@@ -243,13 +243,13 @@ def _codes(
                 else:
                     found.append(total)
         whole = question.data.batch(slice(0, len(question.data)))
-        covariates = _covariates(question, question.pair.given(whole))
+        covariates = covariates_of(question, question.pair.given(whole))
         bases = _bases(question) if with_bases else {}
     codes = {name: (torch.cat(found) / num_draws).to(dtypes[name]) for name, found in sums.items()}
     return codes, covariates, bases
 
 
-def _covariates(question: Question, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def covariates_of(question: Question, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the tensors of a batch that the model does not observe."""
     sources = {site.reading.source for site in question.layout.observed if site.reading is not None}
     return tuple(t.cpu() for k, t in enumerate(batch) if k not in sources)

@@ -10,7 +10,7 @@ from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
 
-from pyrovae.data import carried
+from pyrovae.data import Data, Field, carried
 from pyrovae.likelihoods.missing import PartlyObserved
 from pyrovae.likelihoods.mixed import Columns
 from pyrovae.programs.types import Program
@@ -68,6 +68,14 @@ class Values(dict[str, Tensor]):
 def values_of(model: Program, values: Mapping[str, Tensor], observed: tuple[str, ...], index: Any = None) -> Values:
     """Return values with what the model knows of its table."""
     return Values(values, carried(model), index, observed)
+
+
+def with_holes(data: Any) -> Any:
+    """Return tensors in which NaN is allowed; tables and data sets as they are."""
+    if not isinstance(data, Tensor | np.ndarray | tuple | list):
+        return data
+    tensors = [torch.as_tensor(part) for part in (data if isinstance(data, tuple | list) else (data,))]
+    return Data(*(Field(t, missing=t.is_floating_point() and bool(t.isnan().any())) for t in tensors))
 
 
 def expected(fn: Any) -> Tensor:

@@ -1,0 +1,226 @@
+"""Lossless compression of discrete data by a pair: bits back with asymmetric numeral systems."""
+
+import json
+import math
+import zlib
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.common.checks import at_least, flag
+from pyrovae.data import Data, Field, as_data
+from pyrovae.importance.options import Options, shared_keywords
+from pyrovae.importance.question import ask
+from pyrovae.programs.isolation import default_device, importing
+from pyrovae.programs.types import Program
+from pyrovae.uses.codec import Codec, made_for
+from pyrovae.uses.values import with_holes
+
+MAGIC = b"pyrovae\x01"
+HEADER = ("sources", "shapes", "stored", "missing", "alphabets", "spreads", "bits", "sizes", "device", "check")
+FEWEST_BITS, MOST_BITS = 4, 16
+
+
+class Compressed(bytes):
+    """The code of data, as bytes that also say how long they are for each observation.
+
+    Attributes:
+        num_data: number of observations.
+    """
+
+    num_data: int
+
+    @property
+    def nats(self) -> float:
+        """Length in nats per observation, to be compared with minus the ELBO."""
+        return len(self) * 8 * math.log(2) / self.num_data
+
+
+@shared_keywords()
+def compress(
+    model: Program, guide: Program, data: Any, *, bits: int = 12, verify: bool = True, **options: Unpack[Options]
+) -> Compressed:
+    """Compress discrete data without loss: about minus the ELBO per observation.
+
+    Bits back: for some observations at a time, latents are decoded from the code so far by q(z | x), then x is encoded
+    by p(x | z), and z by p(z). What decoding took is what encoding z gave back, so that the length is, on average,
+    minus the ELBO; some bytes for where the latents lie and for the first observation's latents come in addition.
+    Continuous latents are rounded to the quantiles of a wide distribution around the codes.
+
+    What is compressed is decompressed with the same pair, on the same kind of device, with the same versions and
+    number of threads: the coder needs the same probabilities to the bit.
+
+    Source: Townsend, Bird and Barber, "Practical lossless compression with latent variables using bits back coding",
+    2019; Frey and Hinton, "Efficient stochastic source coding and an application to a Bayesian network source model",
+    1997.
+
+    Args:
+        model: generative program ``model(*batch)`` of discrete data whose cells are independent given the latents.
+        guide: recognition program ``guide(*batch)``, whose latents are independent, jointly Gaussian, or a mixture of
+            Gaussians, site by site; and so the model's.
+        data: a tensor, a tuple of tensors, a table, or a data set. Covariates are not compressed.
+        bits: logarithm of the number of bins of a latent to base 2.
+        verify: decompress the code, and compare.
+        **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
+
+    Returns:
+        Bytes, with their length in nats per observation, ``.nats``.
+
+    Raises:
+        ValueError: for data that are not discrete, distributions that cannot be coded symbol by symbol, a pair that
+            breaks the contract, or a code that ``verify`` does not decode.
+        ImportError: without the package constriction.
+
+    Example:
+        >>> import pyrovae
+        >>> from pyrovae import guides, models
+        >>> model, x = models.VAE(6, 2), torch.eye(6).repeat(20, 1)
+        >>> content = compress(model, guides.MeanField(6, 2), x, progress=False)  # doctest: +SKIP
+        >>> torch.equal(decompress(model, guide, content), x)  # doctest: +SKIP
+        True
+    """
+    if not FEWEST_BITS <= at_least("bits", bits, FEWEST_BITS) <= MOST_BITS:
+        raise ValueError(f"bits must be from {FEWEST_BITS} to {MOST_BITS}, got {bits}")
+    coder, data = _coder(), as_data(with_holes(data), model, guide).unweighted()
+    with ask(model, guide, data, **options) as question:
+        codec = made_for(question, bits)
+        words, sizes = codec.encoded(coder, options["seed"])
+        whole = question.data.batch(slice(0, len(question.data)))
+        sources = codec.header["sources"]
+        tensors = [whole[source].cpu() for source in sources]
+        given = tuple(t.cpu() for k, t in enumerate(question.pair.given(whole)) if k not in sources)
+        fields = [question.data.fields[source] for source in sources]
+        header = {**codec.header, "sizes": sizes, "stored": [_stored(f) for f in fields], "check": _check(tensors),
+                  "shapes": [list(t.shape) for t in tensors], "device": question.data.device.type}  # fmt: skip
+    content = Compressed(_content(header, tensors, words))
+    content.num_data = len(tensors[0])
+    if flag("verify", verify):
+        decompress(model, guide, content, *given, **options)
+    return content
+
+
+@shared_keywords()
+def decompress(
+    model: Program, guide: Program, content: bytes, *covariates: Any, **options: Unpack[Options]
+) -> Tensor | tuple[Tensor, ...]:
+    """Return the data that were compressed.
+
+    Args:
+        model: generative program that they were compressed with.
+        guide: recognition program that they were compressed with.
+        content: what :func:`pyrovae.compress` returned.
+        *covariates: the tensors of the batch that the model does not observe, as they were, ``[N, ...]``.
+        **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
+
+    Returns:
+        The tensor that the model observes, ``[N, ...]``, in its own dtype; several of them as a tuple. Columns of a
+        table are numbered categories and counts.
+
+    Raises:
+        ValueError: for bytes that are no such code, another pair, or another kind of device.
+    """
+    coder = _coder()
+    header, masks, words = _parts(content)
+    kind = default_device(options["device"]).type
+    if header["device"] != kind:
+        raise ValueError(
+            f"the data were compressed on {header['device']}, not on {kind}: give device={header['device']!r}"
+        )
+    with ask(model, guide, _template(header, masks, covariates), **options) as question:
+        tensors = Codec(question, header).decoded(coder, words)
+    if _check(tensors) != header["check"]:
+        raise ValueError(
+            "the code does not decode to the data: it takes the same pair, covariates, versions and number of threads "
+            "as when it was made, and programs that compute without random numbers"
+        )
+    result = tuple(_as_stored(t, *stored) for t, stored in zip(tensors, header["stored"], strict=True))
+    return result if len(result) > 1 else result[0]
+
+
+def _coder() -> Any:
+    """Return a function from words to an entropy coder above them, and its family of distributions."""
+    try:
+        with importing():
+            import constriction
+    except ImportError:
+        raise ImportError("compression takes the package constriction: pip install 'pyrovae[compression]'") from None
+    family = constriction.stream.model.Categorical(perfect=False)
+    return lambda words: (constriction.stream.stack.AnsCoder(words), family)
+
+
+def _stored(field: Field) -> tuple[str, float | None]:
+    """Return what leads from the form of batches back to that of a tensor: its dtype, and its levels."""
+    return str(field.tensor.dtype).removeprefix("torch."), field.levels
+
+
+def _as_stored(tensor: Tensor, dtype: str, levels: float | None) -> Tensor:
+    kind = getattr(torch, dtype)
+    if levels is not None:
+        tensor = tensor.double() * levels
+    return tensor.to(kind) if kind.is_floating_point else tensor.double().round().to(kind)
+
+
+def _check(tensors: list[Tensor]) -> list[int]:
+    """Return checksums of tensors in the form of batches."""
+    whole = (t.nan_to_num(nan=0.0) if t.is_floating_point() else t for t in tensors)
+    return [zlib.crc32(t.contiguous().numpy().tobytes()) for t in whole]
+
+
+def _content(header: dict[str, Any], tensors: list[Tensor], words: np.ndarray) -> bytes:
+    """Return one sequence of bytes: a mark, the header, which cells are missing, and the words of the code."""
+    missing = [t.isnan().numpy() if t.is_floating_point() else np.zeros(0, dtype=bool) for t in tensors]
+    masks = b"".join(np.packbits(m).tobytes() if m.any() else b"" for m in missing)
+    header = {**header, "missing": [bool(m.any()) for m in missing]}
+    values = json.dumps([header[name] for name in HEADER], separators=(",", ":")).encode()
+    blocks = [zlib.compress(values, 9), zlib.compress(masks, 9) if masks else b""]
+    sizes = np.array([len(block) for block in blocks], dtype="<u4").tobytes()
+    return MAGIC + sizes + b"".join(blocks) + words.astype("<u4").tobytes()
+
+
+def _parts(content: Any) -> tuple[dict[str, Any], bytes, np.ndarray]:
+    """Return the header, the masks of missing cells, and the words of a code.
+
+    Raises:
+        ValueError: for bytes that are no code.
+    """
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise ValueError(f"content must be the bytes that pyrovae.compress returned, got {type(content).__name__}")
+    content, start = bytes(content), len(MAGIC) + 8
+    try:
+        if not content.startswith(MAGIC):
+            raise ValueError("another mark")
+        first, second = (int(size) for size in np.frombuffer(content[len(MAGIC) : start], dtype="<u4"))
+        words = np.frombuffer(content[start + first + second :], dtype="<u4").astype(np.uint32)
+        values = json.loads(zlib.decompress(content[start : start + first]))
+        masks = content[start + first : start + first + second]
+        return dict(zip(HEADER, values, strict=True)), zlib.decompress(masks) if masks else b"", words
+    except (ValueError, zlib.error, KeyError, TypeError) as error:
+        raise ValueError(f"content is no code of pyrovae.compress, or it is damaged ({error})") from None
+
+
+def _template(header: dict[str, Any], masks: bytes, covariates: tuple[Any, ...]) -> Data:
+    """Return data of the right shapes: covariates as given, missing cells, and a possible value in all others."""
+    fields: dict[int, Field] = {}
+    for source, shape, columns, missing, (dtype, levels) in zip(
+        header["sources"], header["shapes"], header["alphabets"], header["missing"], header["stored"], strict=True
+    ):
+        cells = int(np.prod(shape))
+        firsts = torch.tensor([column[0] if column else 0.0 for column in columns], dtype=torch.float64)
+        rows = firsts.expand(shape[0], cells // shape[0]).reshape(shape).clone()
+        if missing:
+            size = -(-cells // 8)
+            bits = np.unpackbits(np.frombuffer(masks[:size], dtype=np.uint8), count=cells).astype(bool)
+            rows[torch.from_numpy(bits.reshape(shape))], masks = torch.nan, masks[size:]
+        kind = getattr(torch, dtype)
+        floating = kind.is_floating_point or levels is not None
+        kind = torch.float64 if floating else kind
+        fields[source] = Field(rows.to(kind), missing=missing)
+    others = iter(covariates)
+    count = len(fields) + len(covariates)
+    try:
+        tensors = [fields[k] if k in fields else next(others) for k in range(count)]
+    except StopIteration:
+        raise ValueError(f"the model takes more covariates than the {len(covariates)} that were given") from None
+    return Data(*tensors)
