@@ -130,6 +130,12 @@ def impute(folder, device):
         return pyrovae.impute(*seeded(make), holed, num_imputations=2, device=device, **QUICK).mean
 
 
+def compress(folder, device):
+    pair = make_vae()
+    content = pyrovae.compress(*pair, BITS, device=device, **QUICK)
+    return pyrovae.decompress(*pair, content, device=device, **QUICK)
+
+
 def weights(folder, device):
     rows = data.Data(BITS, weights=torch.arange(24, device="cpu") + 1.0)
     pyrovae.fit(*make_vae(), rows, validation_data=rows, device=device, **FIT)
@@ -205,6 +211,17 @@ CALLS = {
     ),
     "impute": impute,
     "anomaly": lambda f, d: pyrovae.anomaly(MODEL, mean_field(), X, X, num_particles=5, device=d, **QUICK),
+    "cluster": lambda f, d: pyrovae.cluster(
+        MODEL, mean_field(), X, 2, least_activity=0, num_draws=3, device=d, **QUICK
+    ).table(),
+    "neighbours": lambda f, d: pyrovae.neighbours(
+        MODEL, mean_field(), X, num=2, least_activity=0, num_draws=3, device=d, **QUICK
+    ),
+    "project": lambda f, d: pyrovae.project(
+        MODEL, mean_field(), X, least_activity=0, num_draws=3, device=d, **QUICK
+    ).table(),
+    "augment": lambda f, d: pyrovae.augment(MODEL, mean_field(), X, 2, method="between", device=d, **QUICK),
+    "compress": compress,
     "weights": weights,
     "digits": digits,
     "a mapped file": mapped,

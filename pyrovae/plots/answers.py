@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyrovae.uses.projection import Projection
 
 MOST_PANELS = 12
+AXES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 def latent_map(projection: Projection, labels: Any = None, *, level: float = 0.5, ellipses: int = 60) -> Figure:
@@ -55,7 +56,7 @@ def latent_map(projection: Projection, labels: Any = None, *, level: float = 0.5
     for order, (place, set_label) in enumerate({"first": axis.set_xlabel, "second": axis.set_ylabel}.items()):
         share = None if projection.explained is None else projection.explained[order]
         set_label(
-            f"{place} axis of {projection.method}" if share is None
+            f"{place} axis of {AXES[projection.method]}" if share is None
             else f"{place} principal component ({share:.0%} of the variance)"
         )  # fmt: skip
     axis.margins(0.12)

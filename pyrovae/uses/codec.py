@@ -133,7 +133,10 @@ class Codec:
         orders = [[name for name, _ in sample_sites(trace) if name in layout.latents] for trace in traces]
         self.model_order, self.guide_order = orders
         nodes, spreads = traces[0].nodes, header["spreads"]
-        self.latents = {n: values_of_latent(nodes[n]["fn"], spreads[n], header["bits"]) for n in self.model_order}
+        device = question.data.device
+        self.latents = {
+            n: values_of_latent(nodes[n]["fn"], spreads[n], header["bits"]).to(device) for n in self.model_order
+        }
         self.dtypes = {n: nodes[n]["value"].dtype for n in self.model_order}
         for name in self.model_order:
             for role, trace in zip(("model", "guide"), traces, strict=True):
@@ -241,10 +244,12 @@ class Codec:
         reading = site.required_reading()
         rows = reading.of(batch).reshape(len(batch[0]), -1)
         alphabet, sizes = self.alphabets[reading.source]
-        columns = torch.arange(rows.shape[1]) if reading.columns is None else reading.columns.flatten().cpu()
+        columns = (
+            torch.arange(rows.shape[1], device="cpu") if reading.columns is None else reading.columns.flatten().cpu()
+        )
         own, own_sizes = alphabet[:, columns.clamp(min=0)], sizes[columns.clamp(min=0)]
         masses = log_masses(cells_of(trace.nodes[site.name]["fn"]), own.to(rows.device))
-        beyond = torch.arange(len(own))[None, :] >= own_sizes[:, None]
+        beyond = torch.arange(len(own), device="cpu")[None, :] >= own_sizes[:, None]
         masses = masses.cpu().masked_fill(beyond, -torch.inf)
         coded = ~rows.isnan().cpu() & (columns >= 0) & (own_sizes > 1)
         return Cells(rows, own, coded, masses[coded].softmax(-1))
@@ -256,7 +261,7 @@ class Codec:
 
     def _pop_cells(self, stack: "Stack", trace: Trace, site: Observed, batch: Batch) -> Batch:
         cells = self._cells(trace, site, batch)
-        symbols = torch.zeros(cells.rows.shape, dtype=torch.long)
+        symbols = torch.zeros(cells.rows.shape, dtype=torch.long, device="cpu")
         symbols[cells.coded] = stack.pop(cells.masses)
         values = cells.alphabet.gather(0, symbols).to(cells.rows)
         reading = site.required_reading()

@@ -37,6 +37,10 @@ class Values:
         """Number of coordinates, each a symbol in the code."""
         return self.log_width.shape[1]
 
+    def to(self, device: torch.device) -> "Values":
+        """Return the values on a device."""
+        return Values(self.values.to(device), self.log_width.to(device), self.event)
+
     def chosen(self, symbols: Tensor) -> Tensor:
         """Return the values ``[n, event]`` of symbols ``[n, D]``."""
         if self.values.shape[1] != self.size:
@@ -94,7 +98,7 @@ def values_of_latent(fn: Any, spread: tuple[list[int], list[int]] | None, bits: 
     event = fn.event_shape
     if spread is None:
         return _enumerated(fn, event)
-    exponents, centres = (torch.tensor(part, dtype=torch.float64) for part in spread)
+    exponents, centres = (torch.tensor(part, dtype=torch.float64, device="cpu") for part in spread)
     width = exponents.exp2()
     places = np.arange(2**bits + 1) / 2**bits
     middles = torch.from_numpy(stats.t.ppf((places[1:] + places[:-1]) / 2, GRID_DF))
@@ -116,7 +120,7 @@ def _enumerated(fn: Any, event: torch.Size) -> Values:
     inner = _numbers(fn)
     if inner is None:  # one-hot vectors
         rows = fn.enumerate_support(expand=False).reshape(-1, int(event.numel())).double()
-        return Values(rows, torch.zeros(len(rows), 1, dtype=torch.float64), event)
+        return Values(rows, rows.new_zeros(len(rows), 1), event)
     values = inner.enumerate_support(expand=False).flatten().double()[:, None].expand(-1, max(1, event.numel()))
     return Values(values, torch.zeros_like(values), event)
 

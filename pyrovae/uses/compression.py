@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -19,7 +20,19 @@ from pyrovae.uses.codec import Codec, made_for
 from pyrovae.uses.values import with_holes
 
 MAGIC = b"pyrovae\x01"
-HEADER = ("sources", "shapes", "stored", "missing", "alphabets", "spreads", "bits", "sizes", "device", "check")
+HEADER = (
+    "num_tensors",
+    "sources",
+    "shapes",
+    "stored",
+    "missing",
+    "alphabets",
+    "spreads",
+    "bits",
+    "sizes",
+    "device",
+    "check",
+)
 FEWEST_BITS, MOST_BITS = 4, 16
 
 
@@ -87,17 +100,14 @@ def compress(
     with ask(model, guide, data, **options) as question:
         codec = made_for(question, bits)
         words, sizes = codec.encoded(coder, options["seed"])
-        whole = question.data.batch(slice(0, len(question.data)))
-        sources = codec.header["sources"]
-        tensors = [whole[source].cpu() for source in sources]
-        given = tuple(t.cpu() for k, t in enumerate(question.pair.given(whole)) if k not in sources)
-        fields = [question.data.fields[source] for source in sources]
-        header = {**codec.header, "sizes": sizes, "stored": [_stored(f) for f in fields], "check": _check(tensors),
-                  "shapes": [list(t.shape) for t in tensors], "device": question.data.device.type}  # fmt: skip
-    content = Compressed(_content(header, tensors, words))
-    content.num_data = len(tensors[0])
+        batch = question.pair.given(question.data.batch(slice(0, len(question.data))))
+        header = {**codec.header, "sizes": sizes, "device": question.data.device.type}
+        fields = question.data.fields
+    tensors = [t.cpu() for t in batch]
+    content = _content(header, tensors, fields, words)
     if flag("verify", verify):
-        decompress(model, guide, content, *given, **options)
+        covariates = [t for k, t in enumerate(tensors) if k not in header["sources"]]
+        decompress(model, guide, content, *covariates, **options)
     return content
 
 
@@ -150,12 +160,12 @@ def _coder() -> Any:
     return lambda words: (constriction.stream.stack.AnsCoder(words), family)
 
 
-def _stored(field: Field) -> tuple[str, float | None]:
-    """Return what leads from the form of batches back to that of a tensor: its dtype, and its levels."""
-    return str(field.tensor.dtype).removeprefix("torch."), field.levels
+def _stored(field: Field, rows: Tensor) -> list[Any]:
+    """Return what leads from the form of batches back to that of a tensor: both dtypes, and its levels."""
+    return [*(str(dtype).removeprefix("torch.") for dtype in (rows.dtype, field.tensor.dtype)), field.levels]
 
 
-def _as_stored(tensor: Tensor, dtype: str, levels: float | None) -> Tensor:
+def _as_stored(tensor: Tensor, _: str, dtype: str, levels: float | None) -> Tensor:
     kind = getattr(torch, dtype)
     if levels is not None:
         tensor = tensor.double() * levels
@@ -168,15 +178,24 @@ def _check(tensors: list[Tensor]) -> list[int]:
     return [zlib.crc32(t.contiguous().numpy().tobytes()) for t in whole]
 
 
-def _content(header: dict[str, Any], tensors: list[Tensor], words: np.ndarray) -> bytes:
-    """Return one sequence of bytes: a mark, the header, which cells are missing, and the words of the code."""
-    missing = [t.isnan().numpy() if t.is_floating_point() else np.zeros(0, dtype=bool) for t in tensors]
-    masks = b"".join(np.packbits(m).tobytes() if m.any() else b"" for m in missing)
-    header = {**header, "missing": [bool(m.any()) for m in missing]}
+def _content(header: dict[str, Any], batch: list[Tensor], fields: Sequence[Field], words: np.ndarray) -> Compressed:
+    """Return one sequence of bytes: a mark, the header, which cells are missing, the code, and a checksum."""
+    sources = header["sources"]
+    observed = [batch[source] for source in sources]
+    missing = [t.isnan().numpy() if t.is_floating_point() else np.zeros(0, dtype=bool) for t in observed]
+    header = {
+        **header, "num_tensors": len(batch), "shapes": [list(t.shape) for t in observed], "check": _check(observed),
+        "stored": [_stored(fields[source], batch[source]) for source in sources],
+        "missing": [bool(m.any()) for m in missing],
+    }  # fmt: skip
     values = json.dumps([header[name] for name in HEADER], separators=(",", ":")).encode()
+    masks = b"".join(np.packbits(m).tobytes() if m.any() else b"" for m in missing)
     blocks = [zlib.compress(values, 9), zlib.compress(masks, 9) if masks else b""]
     sizes = np.array([len(block) for block in blocks], dtype="<u4").tobytes()
-    return MAGIC + sizes + b"".join(blocks) + words.astype("<u4").tobytes()
+    whole = MAGIC + sizes + b"".join(blocks) + words.astype("<u4").tobytes()
+    content = Compressed(whole + zlib.crc32(whole).to_bytes(4, "little"))
+    content.num_data = len(batch[0])
+    return content
 
 
 def _parts(content: Any) -> tuple[dict[str, Any], bytes, np.ndarray]:
@@ -187,10 +206,11 @@ def _parts(content: Any) -> tuple[dict[str, Any], bytes, np.ndarray]:
     """
     if not isinstance(content, bytes | bytearray | memoryview):
         raise ValueError(f"content must be the bytes that pyrovae.compress returned, got {type(content).__name__}")
-    content, start = bytes(content), len(MAGIC) + 8
+    content, sum_of_all = bytes(content[:-4]), bytes(content[-4:])
+    start = len(MAGIC) + 8
     try:
-        if not content.startswith(MAGIC):
-            raise ValueError("another mark")
+        if not content.startswith(MAGIC) or zlib.crc32(content).to_bytes(4, "little") != sum_of_all:
+            raise ValueError("its checksum is another")
         first, second = (int(size) for size in np.frombuffer(content[len(MAGIC) : start], dtype="<u4"))
         words = np.frombuffer(content[start + first + second :], dtype="<u4").astype(np.uint32)
         values = json.loads(zlib.decompress(content[start : start + first]))
@@ -203,24 +223,19 @@ def _parts(content: Any) -> tuple[dict[str, Any], bytes, np.ndarray]:
 def _template(header: dict[str, Any], masks: bytes, covariates: tuple[Any, ...]) -> Data:
     """Return data of the right shapes: covariates as given, missing cells, and a possible value in all others."""
     fields: dict[int, Field] = {}
-    for source, shape, columns, missing, (dtype, levels) in zip(
+    for source, shape, columns, missing, (dtype, _, _) in zip(
         header["sources"], header["shapes"], header["alphabets"], header["missing"], header["stored"], strict=True
     ):
         cells = int(np.prod(shape))
-        firsts = torch.tensor([column[0] if column else 0.0 for column in columns], dtype=torch.float64)
+        firsts = torch.tensor([c[0] if c else 0.0 for c in columns], dtype=torch.float64, device="cpu")
         rows = firsts.expand(shape[0], cells // shape[0]).reshape(shape).clone()
         if missing:
             size = -(-cells // 8)
             bits = np.unpackbits(np.frombuffer(masks[:size], dtype=np.uint8), count=cells).astype(bool)
             rows[torch.from_numpy(bits.reshape(shape))], masks = torch.nan, masks[size:]
-        kind = getattr(torch, dtype)
-        floating = kind.is_floating_point or levels is not None
-        kind = torch.float64 if floating else kind
-        fields[source] = Field(rows.to(kind), missing=missing)
+        fields[source] = Field(rows.to(getattr(torch, dtype)), missing=missing)
+    expected = header["num_tensors"] - len(fields)
+    if len(covariates) != expected:
+        raise ValueError(f"the data were compressed given {expected} covariates, and {len(covariates)} were given")
     others = iter(covariates)
-    count = len(fields) + len(covariates)
-    try:
-        tensors = [fields[k] if k in fields else next(others) for k in range(count)]
-    except StopIteration:
-        raise ValueError(f"the model takes more covariates than the {len(covariates)} that were given") from None
-    return Data(*tensors)
+    return Data(*(fields[k] if k in fields else next(others) for k in range(header["num_tensors"])))

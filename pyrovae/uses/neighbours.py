@@ -61,11 +61,11 @@ def neighbours(
     least_activity = share("least_activity", least_activity, ends=True)
     settings: Any = {"site": site, "num_draws": num_draws, "posterior": None}
     found = drawn_codes(model, guide, data, **settings, options=options)
-    among = found.of(kept := found.kept(least_activity))
     own = queries is None
-    if len(among.index) - own < num:
-        raise ValueError(f"{len(among.index)} observations do not have {num} neighbours each: lower num")
-    asked = among
+    if len(found.index) - own < num:
+        raise ValueError(f"{len(found.index)} observations do not have {num} neighbours each: lower num")
+    kept = found.kept(least_activity)
+    asked = among = found.of(kept)
     if not own:  # with noise of their own, so that a query that is in the data is a copy, and not the same draws
         others: Any = {**options, "seed": options["seed"] + 1}
         asked = drawn_codes(model, guide, queries, **settings, options=others).of(kept)

@@ -116,9 +116,9 @@ def project(
     umap = _umap() if method == "umap" else None
     least_activity = share("least_activity", least_activity, ends=True)
     found = drawn_codes(model, guide, data, site=site, num_draws=num_draws, posterior=posterior, options=options)
+    if len(found.index) < 4:
+        raise ValueError(f"a plane of codes takes at least 4 observations, got {len(found.index)}")
     codes = found.of(found.kept(least_activity))
-    if len(codes.index) < 4:
-        raise ValueError(f"a plane of codes takes at least 4 observations, got {len(codes.index)}")
     means, size = codes.means, codes.draws.shape[-1]
     flat = codes.draws.reshape(-1, size)
     seed = library_seed("projection", options["seed"])
