@@ -347,6 +347,17 @@ def test_imputations_are_draws_of_the_exact_conditional():
     assert abs(float(inside) - 0.9) < SIGMAS * (0.9 * 0.1 / int(holes.sum())) ** 0.5 * 1.5
 
 
+def test_intervals_hold_the_share_that_they_state():
+    """90% intervals over 20,000 missing cells; 0.02 is more than 6 errors of cells that are correlated within a row."""
+    model, whole, x, holes = incomplete(13_500)
+    pair = Filled(model)
+    found = pyrovae.impute(pair, pair.guide, x, num_imputations=19, **QUIET)
+    low, high = found.interval(0.9)
+    inside = ((whole >= low) & (whole <= high))[holes].double()
+    assert len(inside) > 20_000
+    assert 0.88 < float(inside.mean()) < 0.92
+
+
 def test_rubins_rules():
     """Against the formulas by hand, and statsmodels' results as they are."""
     model, _, x, _ = incomplete(150)

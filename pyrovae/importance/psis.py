@@ -96,11 +96,11 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     largest = shifted.topk(tail + 1, dim=0, sorted=True).values.flip(0)
     cutoff = largest[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     above = largest[1:] > cutoff
-    full = above.all(0)
+    full = above.all(0) & ~level
     exceedances = largest[1:].exp() - cutoff.exp()
     if bool(full.any()):
         khat[full] = _generalised_pareto_shape(exceedances[:, full])
-    for column in (~full).nonzero().flatten().tolist():  # ties at the cutoff shorten the tail
+    for column in (~full & ~level).nonzero().flatten().tolist():  # ties at the cutoff shorten the tail
         own = exceedances[above[:, column], column]
         if len(own) >= 5:
             khat[column] = _generalised_pareto_shape(own[:, None])[0]

@@ -30,7 +30,7 @@ LARGEST_RHAT = 1.01
 FEWEST_PARTICLES = 200
 ESS_PER_CHAIN = 100
 LONGER = 2  # times as long are the chains of a second try
-DATA_AT_ONCE = 256  # of chains, whose cost hardly grows with the data up to there
+DATA_AT_ONCE = 1024  # of chains, whose cost hardly grows with the data up to there
 
 
 @dataclass
