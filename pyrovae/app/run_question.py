@@ -45,6 +45,14 @@ class RunQuestion:
         np.save(buffer, np.asarray(values))
         self.folder.write(name, buffer.getvalue())
 
+    def write_figure(self, name: str, figure: Any) -> None:
+        """Write a figure as a PNG file."""
+        from io import BytesIO
+
+        buffer = BytesIO()
+        figure.savefig(buffer, dpi=150, format="png")
+        self.folder.write(name, buffer.getvalue())
+
 
 @contextmanager
 def run_question(

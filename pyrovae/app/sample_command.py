@@ -1,6 +1,5 @@
 """``pyrovae sample``."""
 
-from io import BytesIO
 from typing import Any
 
 import torch
@@ -50,7 +49,9 @@ def sample_command(
         else:
             question.write_array("sample.npy", values)
         if question.data.image_shape is not None:
-            question.folder.write("sample.png", _pictures(values, question.data.image_shape))
+            with importing():
+                from pyrovae.plots import grid
+            question.write_figure("sample.png", grid(values[:PICTURES].numpy(), question.data.image_shape))
     print(f"wrote {num} draws in {out}")
 
 
@@ -66,13 +67,3 @@ def _drawn(question: RunQuestion, num: int, options: dict[str, Any]) -> torch.Te
         if "pyrovae.simulate" not in str(error):
             raise
         return pyrovae.simulate(model, data, num_simulations=num, **options).data.tensors[0]
-
-
-def _pictures(values: torch.Tensor, shape: tuple[int, int, int]) -> bytes:
-    with importing():
-        from pyrovae.plots import grid
-
-    figure = grid(values[:PICTURES].numpy(), shape)
-    buffer = BytesIO()
-    figure.savefig(buffer, dpi=150, format="png")
-    return buffer.getvalue()

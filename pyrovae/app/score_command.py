@@ -2,9 +2,15 @@
 
 from typing import Literal
 
+import pandas as pd
+import torch
+
 import pyrovae
 from pyrovae.app.run_question import run_question
 from pyrovae.data import Data
+from pyrovae.programs.isolation import importing
+
+PICTURES = 32  # of the oddest observations
 
 
 def score_command(
@@ -22,7 +28,7 @@ def score_command(
     """Find the observations that are unlike the run's test data, and the features that make them so.
 
     Writes scores.csv, a row per observation, the oddest first: score, p-value, whether it is rejected, and the feature
-    that is least probable given the others.
+    that is least probable given the others; scores.png, the oddest; and, of pictures, oddest.png.
 
     Args:
         run: folder that `pyrovae fit` wrote, or one fit's folder of `pyrovae compare`.
@@ -38,12 +44,21 @@ def score_command(
     """
     if data is None and table is None:
         raise ValueError("name new data to score, by --data: they are compared with the run's test data")
-    with run_question(run, data, table, out, ["scores.csv"], with_test=True) as question:
+    with run_question(run, data, table, out, ["scores.csv", "scores.png", "oddest.png"], with_test=True) as question:
         result = pyrovae.anomaly(
             *question.pair, question.data, question.test, score=score, rate=rate, num_particles=num_particles,
             seed=seed, device=device, progress=progress,
         ).sort_values(["pvalue", "score"], ascending=[True, False])  # fmt: skip
         question.write("scores.csv", result)
+        with importing():
+            from pyrovae import plots
+        question.write_figure("scores.png", plots.ranking(result))
+        if question.data.image_shape is not None:
+            worst = result.head(PICTURES)
+            rows = pd.Index(question.data.index).get_indexer(worst.index)
+            pictures = question.data.fixed().batch(torch.from_numpy(rows))[0]
+            titles = [f"{name}\np = {p:.2g}" for name, p in worst["pvalue"].items()]
+            question.write_figure("oddest.png", plots.grid(pictures, question.data.image_shape, titles=titles))
     count = int(result["rejected"].sum())
     print(result.head(10).to_string())
-    print(f"{count} of {len(result)} rejected at a rate of {rate:g}\nwrote scores.csv in {out}")
+    print(f"{count} of {len(result)} rejected at a rate of {rate:g}\nwrote scores.csv and scores.png in {out}")

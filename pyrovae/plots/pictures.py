@@ -76,7 +76,8 @@ def grid(
     array = np.asarray(images, dtype=float).reshape(-1, *image_shape)
     count = min(at_least("columns", columns, 1), len(array))
     rows = -(-len(array) // count)
-    height = WIDTH / count * image_shape[1] / image_shape[2] + (0.2 if titles is not None else 0.05)
+    lines = 0 if titles is None else 1 + max(title.count("\n") for title in titles)
+    height = WIDTH / count * image_shape[1] / image_shape[2] + 0.05 + 0.16 * lines
     figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     axes = panels(figure, rows, count).flat
     for number, axis in enumerate(axes):

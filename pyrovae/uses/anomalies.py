@@ -18,8 +18,10 @@ from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.particles import Particles
 from pyrovae.importance.question import Question, ask, refuse_weights
 from pyrovae.programs.densities import log_density, per_datum
+from pyrovae.programs.handlers import Repeated
+from pyrovae.programs.noise import DatumNoise
 from pyrovae.programs.sites import counted, site_rows
-from pyrovae.programs.types import Program, Site
+from pyrovae.programs.types import Program, Site, Trace
 
 SCORES = ("evidence", "typicality", "reconstruction")
 
@@ -49,8 +51,8 @@ def anomaly(
     is below 1 / (n + 1).
 
     The feature named is the one that is least probable given all others: the p-value of -log p(x_d | x_others) among
-    that feature's values in the reference data, from the same particles, each weighted without the feature. It is the
-    smallest over the features, and not corrected for their number.
+    that feature's values in the reference data, from particles of the guide and of the prior, each weighted without the
+    feature. It is the smallest over the features, and not corrected for their number.
 
     Source: Bates, Candes, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", 2023; Nalisnick,
     Matsukawa, Teh and Lakshminarayanan, "Detecting out-of-distribution inputs to deep generative models using
@@ -96,10 +98,11 @@ def anomaly(
     }  # fmt: skip
     if ours.names:
         by_feature = torch.stack([_conformal(o, t) for o, t in zip(ours.odd.T, theirs.odd.T, strict=True)], 1)
-        smallest = by_feature.nan_to_num(nan=2.0).min(1)
-        odder, known = _ties(by_feature, smallest.values, ours.odd), smallest.values <= 1
+        odder = _oddest(by_feature, ours.odd, theirs.odd)
+        smallest = by_feature.gather(1, odder[:, None])[:, 0]
+        known = ~smallest.isnan()
         columns["feature"] = [ours.names[k] if yes else "" for k, yes in zip(odder.tolist(), known, strict=True)]
-        columns["feature_pvalue"] = torch.where(known, smallest.values, torch.nan).numpy()
+        columns["feature_pvalue"] = smallest.numpy()
     else:
         columns["feature"], columns["feature_pvalue"] = "", np.nan
     return pd.DataFrame(columns, index=given.index).rename_axis("datum")
@@ -131,46 +134,60 @@ def _measured(model: Program, guide: Program, data: Any, num_particles: int, opt
 
 
 def _by_batch(question: Question, num_particles: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Iterate over batches: log evidence, E_q[log p(x | z)], and -log p(x_d | x_others)."""
-    total: Tensor | None = None
-    done = 0
+    """Iterate over batches: log evidence, E_q[log p(x | z)], and -log p(x_d | x_others).
+
+    An observation with one impossible cell has particles that are far from where its other cells are probable. So the
+    densities of x and of x_others are each the average of two estimates: from the guide's particles, and from as many
+    of the prior's.
+    """
     for part in question.particles(num_particles, "anomaly"):
-        weight, (likelihood, features) = part.log_weight.double(), _densities(question, part)
-        here, without = weight.logsumexp(0), _without_each(question, part, features).logsumexp(0)
-        sums = likelihood.sum(0)
-        if total is None:
-            total, rest, reconstruction = here, without, sums
-        else:
-            total, rest = torch.logaddexp(total, here), torch.logaddexp(rest, without)
-            reconstruction = reconstruction + sums
-        done += len(weight)
-        if done == num_particles:
-            odd = rest - total[:, None]
-            missing = _missing(question, part)
+        weight, (likelihood, features) = part.log_weight.double(), _densities(question, part, part.model_trace)
+        known = features.shape[-1] > 0
+        if not part.start:
+            noise = DatumNoise("anomaly, prior", question.seed, part.indices, question.data.device)
+            reconstruction, logs = torch.zeros_like(weight[0]), [torch.tensor(-torch.inf).to(weight)] * 3
+        from_prior, cells = _densities(question, part, _prior(question, part, noise)) if known else (weight, features)
+        latents = _latents(part)[..., None]
+        rest = torch.cat([latents + _others(features), _others(cells)])
+        terms = (weight, torch.cat([weight, from_prior]), rest)
+        logs = [torch.logaddexp(log, term.logsumexp(0)) for log, term in zip(logs, terms, strict=True)]
+        reconstruction = reconstruction + likelihood.sum(0)
+        if part.start + len(weight) == num_particles:
+            odd = logs[2] - logs[1][:, None]
             yield (
-                (total - math.log(num_particles)).cpu(), (reconstruction / num_particles).cpu(),
-                odd.masked_fill(missing, torch.nan).cpu() if odd.shape[1] else odd.cpu(),
+                (logs[0] - math.log(num_particles)).cpu(), (reconstruction / num_particles).cpu(),
+                odd.masked_fill(_missing(question, part), torch.nan).cpu() if known else odd.cpu(),
             )  # fmt: skip
-            total, done = None, 0
 
 
-def _without_each(question: Question, part: Particles, features: Tensor) -> Tensor:
-    """Return log p(z) - log q(z | x) + log p(x_others | z), without each feature in turn, ``[K, n, D]``."""
+def _prior(question: Question, part: Particles, noise: DatumNoise) -> Trace:
+    """Return a trace of the model on the part's rows, whose latents are drawn from the prior."""
+    noise.repeats = len(part.rows[0]) // len(part.indices)
+    with noise, Repeated():
+        return question.pair.density(question.pair.model, part.rows)
+
+
+def _latents(part: Particles) -> Tensor:
+    """Return log p(z) - log q(z | x), ``[K, n]``."""
     size = len(part.rows[0])
     latents = log_density(part.model_trace, size, observed=False) - log_density(part.guide_trace, size)
-    latents = latents.double().unflatten(0, (len(part.indices), -1)).T
+    return latents.double().unflatten(0, (len(part.indices), -1)).T
+
+
+def _others(features: Tensor) -> Tensor:
+    """Return log p(x_others | z), without each feature in turn, ``[K, n, D]``."""
     impossible = features == -torch.inf
     finite = features.masked_fill(impossible, 0.0)
     others = finite.sum(-1, keepdim=True) - finite
     elsewhere = impossible.sum(-1, keepdim=True) - impossible.long() > 0
-    return latents[..., None] + others.masked_fill(elsewhere, -torch.inf)
+    return others.masked_fill(elsewhere, -torch.inf)
 
 
-def _densities(question: Question, part: Particles) -> tuple[Tensor, Tensor]:
+def _densities(question: Question, part: Particles, trace: Trace) -> tuple[Tensor, Tensor]:
     """Return log p(x | z), ``[K, n]``, and log p(x_d | z) of every feature, ``[K, n, D]``."""
     whole, features = torch.zeros_like(part.log_weight, dtype=torch.float64), []
     for site in question.layout.observed:
-        node = part.model_trace.nodes[site.name]
+        node = trace.nodes[site.name]
         size = len(part.rows[0])
         whole = whole + per_datum(node, size).double().unflatten(0, (len(part.indices), -1)).T
         single = _of_features(node, size)
@@ -242,7 +259,14 @@ def _benjamini_hochberg(pvalues: Tensor, rate: float) -> Tensor:
     return torch.from_numpy(stats.false_discovery_control(pvalues.numpy()) <= rate + 1e-12)
 
 
-def _ties(pvalues: Tensor, smallest: Tensor, odd: Tensor) -> Tensor:
-    """Return the feature with the smallest p-value; of several, the one that is least probable."""
-    tied = pvalues == smallest[:, None]
-    return odd.masked_fill(~tied, -torch.inf).nan_to_num(nan=-torch.inf).argmax(1)
+def _oddest(pvalues: Tensor, odd: Tensor, reference: Tensor) -> Tensor:
+    """Return each observation's feature with the smallest p-value, ``[N]``.
+
+    Several may be odder than in all reference data, of which some features have fewer than others: of these, the one
+    that is above its largest reference value by the most nats.
+    """
+    fewest = (~reference.isnan()).sum(0).min()
+    beyond = pvalues.nan_to_num(nan=2.0).clamp(min=1 / (1 + float(fewest)))
+    tied = beyond == beyond.min(1, keepdim=True).values
+    excess = odd - reference.nan_to_num(nan=-torch.inf).max(0).values
+    return excess.masked_fill(~tied, -torch.inf).nan_to_num(nan=-torch.inf).argmax(1)
