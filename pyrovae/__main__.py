@@ -9,11 +9,19 @@ def main() -> int:
         from pyrovae.app.commands import main as command
 
         return command()
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         print("pyrovae: interrupted", file=sys.stderr)
         return 130
     finally:  # an interrupt inside another exec, as in a dataclass that was being made, would end Python by the signal
         exec("")
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    from pyrovae.common.interrupts import is_interrupt
+
+    return is_interrupt(error)
 
 
 if __name__ == "__main__":

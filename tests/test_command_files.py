@@ -267,6 +267,31 @@ def test_ctrl_c_in_the_middle_of_an_exec_has_its_own_status():
     assert (done.returncode, done.stderr) == (130, "pyrovae: interrupted\n")
 
 
+def test_ctrl_c_while_a_class_is_made_is_an_interrupt(monkeypatch, capsys):
+    """Python 3.11 turns it into a RuntimeError, which a part that cannot be made would raise as well."""
+    import pyrovae.app.commands as commands
+
+    class Interrupted:
+        def __set_name__(self, owner, name):
+            raise KeyboardInterrupt
+
+    def make(*_):
+        with commands.made_by_options():
+            type("Part", (), {"field": Interrupted()})
+
+    monkeypatch.setattr(commands, "_run", make)
+    assert commands.main(["list"]) == 130
+    assert capsys.readouterr().err == "pyrovae: interrupted\n"
+    lines = [
+        "import sys", "from pyrovae.__main__ import main", "import pyrovae.app.commands as commands", "def act():",
+        "    try: raise KeyboardInterrupt", "    except KeyboardInterrupt as e: raise RuntimeError('set_name') from e",
+        "commands.main = act", "sys.exit(main())",
+    ]  # fmt: skip
+    code = "\n".join(lines)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "pyrovae: interrupted\n")
+
+
 @pytest.mark.parametrize("after", [0.3, 1.5, 4.0, None])
 def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, after):
     process = start("fit", *BITS, "--out", tmp_path / "run", "--epochs", 100000, "--patience", "null")

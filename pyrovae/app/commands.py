@@ -22,6 +22,7 @@ from pyrovae.app.parser import (
     with_tables,
 )
 from pyrovae.app.parts import made_by_options
+from pyrovae.common.interrupts import is_interrupt
 from pyrovae.diagnostics.diagnostic import diagnostics
 from pyrovae.programs.isolation import importing
 from pyrovae.saving import RunFolder
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError) as error:
+        if is_interrupt(error):
+            print("pyrovae: interrupted", file=sys.stderr)
+            return 130
         text = " ".join(str(error).split())
         for python, option in _SPELLINGS.items():
             text = text.replace(python, option)

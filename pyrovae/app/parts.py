@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.common.checks import at_least
+from pyrovae.common.interrupts import is_interrupt
 from pyrovae.data import Data, Table
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Bernoulli, Likelihood, Missing
@@ -113,6 +114,8 @@ def made_by_options() -> Iterator[None]:
     try:
         yield
     except (TypeError, RuntimeError, MemoryError, OverflowError) as error:  # a missing option, or too little memory
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
         raise ValueError(
             f"a part cannot be made from options alone: {error}: make it in Python, or use another"
         ) from None
