@@ -217,7 +217,7 @@ def test_ways_between_two_data():
     torch.testing.assert_close(circle[[0, 4]], way["z"][[0, 4]])
     with pytest.raises(ValueError, match="path must be one of straight, spherical, prior"):
         pyrovae.interpolate(model, guide, one, other, path="curved", **QUIET)
-    with pytest.raises(ValueError, match=r"no transformed distribution.*path=\"straight\""):
+    with pytest.raises(ValueError, match=r"no space that it starts in.*path=\"straight\""):
         pyrovae.interpolate(model, guide, one, other, path="prior", **QUIET)
     with pytest.raises(ValueError, match="a way leads from each observation to another: got 4 and 3 data"):
         pyrovae.interpolate(model, guide, one, other[:3], **QUIET)
@@ -238,6 +238,32 @@ def test_a_way_through_the_priors_own_space():
     one, other = torch.tensor([1.0, 2.0]).double(), torch.tensor([4.0, 8.0]).double()
     way = pyrovae.interpolate(log_normal, narrow, one, other, num=3, path="prior", **QUIET)["z"]
     torch.testing.assert_close(way[1], (one * other).sqrt(), rtol=1e-4, atol=1e-4)
+
+
+def two_hills(x):
+    """A mixture of two narrow Gaussians at -5 and 5 in the first coordinate, with a second one that follows."""
+    with pyro.plate("data", len(x)):
+        parts = dist.Normal(torch.tensor([[-5.0, 1.0], [5.0, -1.0]]).double(), 0.5).to_event(1)
+        weights = dist.Categorical(torch.tensor([0.5, 0.5]).double())
+        z = pyro.sample("z", dist.MixtureSameFamily(weights, parts))
+        pyro.sample("x", dist.Normal(z, 1e-3).to_event(1), obs=x)
+
+
+def at_x(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, torch.tensor(1e-6).double()).to_event(1))
+
+
+def test_a_way_through_a_mixture_stays_where_it_has_mass():
+    """Between the hills, where the straight way passes through no mass, the way through normal scores jumps."""
+    one, other = torch.tensor([[-5.0, 1.0]]).double(), torch.tensor([[5.0, -1.0]]).double()
+    way = pyrovae.interpolate(two_hills, at_x, one, other, num=10, path="prior", **QUIET)["z"][:, 0]
+    torch.testing.assert_close(way[[0, 9]], torch.cat([one, other]), atol=1e-4, rtol=0)
+    assert bool((way[:, 0].abs() > 3).all())
+    assert bool((way[1:, 0] > way[:-1, 0]).all())
+    assert bool(((way[:, 1] - 1 * -way[:, 0].sign()).abs() < 1).all())  # the second coordinate follows the first
+    straight = pyrovae.interpolate(two_hills, at_x, one, other, num=10, **QUIET)["z"][:, 0]
+    assert bool((straight[:, 0].abs() < 1).any())
 
 
 def test_traversals_move_one_latent():

@@ -12,7 +12,7 @@ from torch import Tensor, distributions
 from torch.distributions import biject_to, constraints
 
 from pyrovae.likelihoods.missing import PartlyObserved
-from pyrovae.priors.vamp import EqualMixture
+from pyrovae.uses.prior_space import gaussian_mixture
 
 Conditionals = Callable[[int, Tensor], Tensor]  # a coordinate and those before it [n, k] to log densities [n, V]
 GRID_DF = 4  # of Student's t, whose quantiles are the bins' edges
@@ -184,15 +184,10 @@ def _of_gaussian(fn: Any, grid: Tensor) -> Conditionals:
 
 def _of_mixture(fn: Any, grid: Tensor) -> Conditionals | None:
     """Return those of a mixture of products: the components' weights follow the coordinates before."""
-    if isinstance(fn, EqualMixture):
-        parts, logits = _numbers(fn.components), torch.zeros(fn.size, dtype=torch.float64, device=grid.device)
-    elif isinstance(fn, distributions.MixtureSameFamily) and len(fn.event_shape) == 1:
-        parts, logits = _numbers(fn.component_distribution), fn.mixture_distribution.logits.double()
-    else:
+    mixture = gaussian_mixture(fn)
+    if mixture is None:
         return None
-    if not isinstance(parts, distributions.Normal):
-        return None
-    loc, scale = parts.loc.double(), parts.scale.double()  # [..., C, D]
+    logits, loc, scale = mixture
 
     def given(k: int, before: Tensor) -> Tensor:
         shape = (len(before), *loc.shape[-2:])

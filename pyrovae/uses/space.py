@@ -14,6 +14,7 @@ from pyrovae.importance.question import Question, ask
 from pyrovae.programs.sites import is_discrete
 from pyrovae.programs.types import Program
 from pyrovae.uses.generation import decode
+from pyrovae.uses.prior_space import OwnSpace, own_space
 from pyrovae.uses.values import Values
 
 PATHS = ("straight", "spherical", "prior")
@@ -38,10 +39,12 @@ def interpolate(
     - "straight": (1 - t) z_one + t z_other.
     - "spherical": along the great circle through both, with their lengths interpolated, as suits a Gaussian prior of
       many latents, whose mass lies near a sphere.
-    - "prior": straight in the space in which a prior that is a flow (a transformed distribution) starts, and back, so
-      that the way goes where the prior has its mass.
+    - "prior": straight in the space in which a prior starts, and back, so that the way goes where the prior has its
+      mass: the base of a flow (a transformed distribution); for a mixture of Gaussians (also a VampPrior's) the normal
+      scores of each coordinate given those before it, which depend on the order of the coordinates.
 
-    Source: White, "Sampling generative networks", 2016, for the great circle.
+    Source: White, "Sampling generative networks", 2016, for the great circle; Rosenblatt, "Remarks on a multivariate
+    transformation", 1952, for the normal scores.
 
     Args:
         model: generative program ``model(*batch)``.
@@ -58,7 +61,7 @@ def interpolate(
 
     Raises:
         ValueError: for an unknown path, different numbers of data, latents that are discrete, and "prior" where the
-            prior is no transformed distribution.
+            prior is neither a flow nor a mixture.
 
     Example:
         >>> from pyrovae import guides, models
@@ -70,14 +73,13 @@ def interpolate(
     num = at_least("num", num, 2)
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
-    (first, covariates, bases), (last, _, _) = (
-        _codes(model, guide, data, num_draws, options, path == "prior") for data in (one, other)
-    )
+    first, covariates, spaces = _codes(model, guide, one, num_draws, options, path == "prior")
+    last, _, _ = _codes(model, guide, other, num_draws, options)
     sizes = [len(next(iter(codes.values()))) for codes in (first, last)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"a way leads from each observation to another: got {sizes[0]} and {sizes[1]} data")
     t = torch.linspace(0, 1, num, device="cpu")
-    way = {name: _between(first[name], last[name], t, path, bases.get(name)) for name in first}
+    way = {name: _between(first[name], last[name], t, path, spaces.get(name)) for name in first}
     return _decoded(model, way, covariates, options)
 
 
@@ -223,9 +225,9 @@ def exchange(
 
 
 def _codes(
-    model: Program, guide: Program, data: Any, num_draws: int, options: Options, with_bases: bool = False
-) -> tuple[dict[str, Tensor], tuple[Tensor, ...], dict[str, Any]]:
-    """Return the codes by site, ``[M, ...]``, the covariates, and, on request, the priors that are flows."""
+    model: Program, guide: Program, data: Any, num_draws: int, options: Options, with_spaces: bool = False
+) -> tuple[dict[str, Tensor], tuple[Tensor, ...], dict[str, OwnSpace]]:
+    """Return the codes by site, ``[M, ...]``, the covariates, and, on request, the spaces in which priors start."""
     num_draws = at_least("num_draws", num_draws, 1)
     sums: dict[str, list[Tensor]] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -244,9 +246,9 @@ def _codes(
                     found.append(total)
         whole = question.data.batch(slice(0, len(question.data)))
         covariates = covariates_of(question, question.pair.given(whole))
-        bases = _bases(question) if with_bases else {}
+        spaces = _spaces(question, whole) if with_spaces else {}
     codes = {name: (torch.cat(found) / num_draws).to(dtypes[name]) for name, found in sums.items()}
-    return codes, covariates, bases
+    return codes, covariates, spaces
 
 
 def covariates_of(question: Question, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -255,40 +257,21 @@ def covariates_of(question: Question, batch: tuple[Tensor, ...]) -> tuple[Tensor
     return tuple(t.cpu() for k, t in enumerate(batch) if k not in sources)
 
 
-def _bases(question: Question) -> dict[str, Any]:
-    """Return each latent's prior, where it is a transformed distribution, from a run on one observation."""
-    trace = question.pair.traces(question.data.batch(slice(0, 1)))[0]
-    bases = {}
-    for name in question.layout.latents:
-        fn = trace.nodes[name]["fn"]
-        while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
-            fn = fn.base_dist
-        if not hasattr(fn, "transforms"):
-            raise ValueError(
-                f"the prior of {name!r} is a {type(fn).__name__}, no transformed distribution, so that it has no space "
-                'that it starts in: use path="straight" or path="spherical"'
-            )
-        bases[name] = list(fn.transforms)
-    return bases
+def _spaces(question: Question, batch: tuple[Tensor, ...]) -> dict[str, OwnSpace]:
+    """Return the space in which each latent's prior starts, given the covariates of a batch."""
+    trace = question.pair.traces(batch)[0]
+    return {name: own_space(name, trace.nodes[name]["fn"]) for name in question.layout.latents}
 
 
-def _between(one: Tensor, other: Tensor, t: Tensor, path: str, transforms: Any) -> Tensor:
+def _between(one: Tensor, other: Tensor, t: Tensor, path: str, space: OwnSpace | None) -> Tensor:
     """Return ``[num, M, ...]`` on the way from one to the other."""
     t = t.reshape(-1, *[1] * one.dim()).to(one)
-    if path == "straight":
-        return torch.lerp(one, other, t)
     if path == "spherical":
         return _on_circle(one, other, t)
+    if space is None:
+        return torch.lerp(one, other, t)
     with torch.no_grad():
-        ends = []
-        for value in (one, other):
-            for transform in reversed(transforms):
-                value = transform.inv(value)
-            ends.append(value)
-        way = torch.lerp(ends[0], ends[1], t)
-        for transform in transforms:
-            way = transform(way)
-    return way
+        return space.back(torch.lerp(space.into(one), space.into(other), t))
 
 
 def _on_circle(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
