@@ -95,6 +95,29 @@ ASKED = {  # of each function: how it is called, and what may not be given
     "posterior_predictive_check": (
         lambda f, m, g, **k: f(m, g, X, {"mean": mean}, **k), {"num_sets": COUNTS, "seed": SEEDS},
     ),
+    "posterior": (
+        lambda f, m, g, **k: f(m, g, X, **k),
+        {"num_draws": COUNTS, "most_particles": COUNTS, "num_chains": COUNTS, "num_warmup": COUNTS, "seed": SEEDS},
+    ),
+    "sample": (lambda f, m, g, **k: f(m, **{"num": 3, **k}), {"num": COUNTS, "seed": SEEDS}),
+    "decode": (
+        lambda f, m, g, **k: f(m, {"z": torch.zeros(3, 2)}, **k), {"num_draws": COUNTS, "seed": SEEDS},
+    ),
+    "reconstruct": (lambda f, m, g, **k: f(m, g, X, **k), {"num_draws": COUNTS, "seed": SEEDS}),
+    "interpolate": (lambda f, m, g, **k: f(m, g, X, X, **k), {"num": COUNTS, "num_draws": COUNTS, "seed": SEEDS}),
+    "traverse": (lambda f, m, g, **k: f(m, g, X, 0, [0.0], **k), {"num_draws": COUNTS, "seed": SEEDS}),
+    "impute": (lambda f, m, g, **k: f(m, g, X, **k), {"num_imputations": COUNTS, "seed": SEEDS}),
+    "anomaly": (
+        lambda f, m, g, **k: f(m, g, X, X, **k), {"num_particles": COUNTS, "batch_size": COUNTS, "seed": SEEDS},
+    ),
+    "cluster": (
+        lambda f, m, g, **k: f(m, g, X, **{"num_clusters": 2, **k}),
+        {"num_clusters": COUNTS, "num_draws": COUNTS, "seed": SEEDS},
+    ),
+    "neighbours": (lambda f, m, g, **k: f(m, g, X, **k), {"num": COUNTS, "num_draws": COUNTS, "seed": SEEDS}),
+    "project": (lambda f, m, g, **k: f(m, g, X, **k), {"num_draws": COUNTS, "batch_size": COUNTS, "seed": SEEDS}),
+    "augment": (lambda f, m, g, **k: f(m, g, X, **k), {"num": COUNTS, "per_class": COUNTS, "seed": SEEDS}),
+    "compress": (lambda f, m, g, **k: f(m, g, X, **k), {"bits": COUNTS, "seed": SEEDS}),
 }  # fmt: skip
 CASES = [
     (name, option, value)

@@ -1,5 +1,6 @@
 """On the real files, where PYROVAE_DATA names a folder that holds them."""
 
+import importlib.util
 import os
 
 import pytest
@@ -35,3 +36,7 @@ def test_a_vae_of_mnist():
     error = (result.log_evidence_se.square() + again.log_evidence_se.square()).sqrt()
     deviation = ((result.log_evidence - again.log_evidence) / error)[trusted]
     assert float(deviation.square().mean().sqrt()) < 1.5  # 1 if the standard errors are right
+    if importlib.util.find_spec("constriction"):
+        content = pyrovae.compress(model, guide, part, progress=False)  # decompressed and compared inside
+        assert content.nats < -1.02 * result.summary()["elbo"]
+        assert torch.equal(pyrovae.decompress(model, guide, content, progress=False), part.fixed().tensors[0])
