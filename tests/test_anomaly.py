@@ -86,6 +86,15 @@ def test_a_feature_that_few_reference_data_have_can_be_named():
     pvalues = torch.stack([_conformal(odd[:, k], reference[:, k]) for k in range(2)], 1)
     assert pvalues[0, 0] > pvalues[0, 1]
     assert _oddest(pvalues, odd, reference).tolist() == [0, 1, 1]
+    reference[:, 0] = torch.nan  # no reference at all
+    pvalues = torch.stack([_conformal(odd[:, k], reference[:, k]) for k in range(2)], 1)
+    assert _oddest(pvalues, odd, reference).tolist() == [1, 1, 1]
+    few = torch.randn(50, 2, generator=torch.Generator().manual_seed(1)).double()
+    few[3:, 0] = torch.nan
+    middle = torch.tensor([[float(few[:3, 0].max()) + 1, 1.5]]).double()
+    pvalues = torch.stack([_conformal(middle[:, k], few[:, k]) for k in range(2)], 1)
+    assert pvalues[0, 1] < 0.25
+    assert _oddest(pvalues, middle, few).tolist() == [1]
 
 
 def test_missing_cells_are_no_oddity():

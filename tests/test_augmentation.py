@@ -1,6 +1,7 @@
 """New data around given ones, and draws given latents."""
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -8,7 +9,7 @@ import torch
 from conftest import SIGMAS, seeded
 
 import pyrovae
-from pyrovae import data, guides, models
+from pyrovae import data, guides, likelihoods, models, nn, priors
 
 QUIET = {"progress": False, "device": "cpu"}
 
@@ -66,14 +67,56 @@ def test_points_between_stay_within_their_class():
 def test_classes_become_equally_large():
     x, labels = torch.arange(30.0)[:, None], np.array(["rare"] * 3 + ["common"] * 27)
     new = pyrovae.augment(*line(), x, per_class=50, labels=labels, **QUIET)
-    assert new.labels.bincount().tolist() == [50, 50]
-    assert set(new.index[new.labels == 1]) == {0, 1, 2}
+    assert {name: int((new.labels == name).sum()) for name in ("rare", "common")} == {"rare": 50, "common": 50}
+    assert set(new.index[new.labels == "rare"]) == {0, 1, 2}
     assert float((new["x"][:, 0] - torch.tensor(new.index.astype(float))).abs().max()) < 0.1
     assert torch.equal(new["x"], pyrovae.augment(*line(), x, per_class=50, labels=labels, **QUIET)["x"])
 
 
+def test_labels_come_back_as_they_were_given():
+    x = torch.arange(6.0)[:, None]
+    numbers, names = torch.tensor([1.0, 2, 2, 1, 5, 5]), pd.Categorical(list("aabbcc"))
+    for labels in (numbers, [True] * 6, ["b", "a", "a", "b", "c", "c"], names):
+        new = pyrovae.augment(*line(), x, 2, labels=labels, **QUIET)
+        assert list(np.asarray(new.labels)) == list(np.repeat(np.asarray(labels), 2))
+    unknown = data.Data(x, labels=torch.tensor([0, 0, 1, 1, -1, -1]))
+    new = pyrovae.augment(*line(), unknown, per_class=3, **QUIET)
+    assert new.labels.tolist() == [0] * 3 + [1] * 3
+    assert pyrovae.augment(*line(), unknown, **QUIET).labels.tolist() == unknown.labels.tolist()
+    with pytest.raises(ValueError, match='"between" takes a label for every observation, and 2 lack one'):
+        pyrovae.augment(*line(), unknown, method="between", **QUIET)
+
+
+def summed(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(100 * y + z, 0.5), obs=x)
+
+
+def summed_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+
+def test_a_latent_that_is_summed_out_is_not_drawn_from_its_prior():
+    with pytest.raises(ValueError, match="latent site 'y' is summed out, so that data cannot be drawn given it"):
+        pyrovae.augment(summed, summed_guide, torch.zeros(4), **QUIET)
+
+
+def test_nothing_is_between_two_points_of_a_sphere():
+    def make():
+        model = models.VAE(prior=priors.UniformSphere(3), decoder=nn.MLP(3, 5), likelihood=likelihoods.Gaussian())
+        return model, guides.Spherical(nn.MLP(5, 8), 3)
+
+    with pytest.raises(ValueError, match=r"no values between two: it is of support UnitSphere\(\)"):
+        pyrovae.augment(*seeded(make), torch.zeros(4, 5), method="between", **QUIET)
+
+
 def test_what_augmentation_cannot_do_is_refused():
     x = torch.zeros(4, 1)
+    with pytest.raises(ValueError, match="would take"):
+        pyrovae.augment(*line(), x, 1000, max_bytes=100, **QUIET)
     for bad, sentence in (
         ({"method": "mixup"}, "method must be one of posterior, between"),
         ({"per_class": 3}, "per_class takes labels, and the data have none"),

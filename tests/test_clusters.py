@@ -56,10 +56,11 @@ def test_every_method_finds_two_groups(method, number):
     result = pyrovae.cluster(*line(), x, number, method=method, **QUIET)
     table, summary = result.table(), result.summary()
     assert len(np.unique(result.labels[result.labels >= 0])) == 2
-    assert set(table.columns) == {"cluster", "probability", "noise"}
+    assert list(table.columns) == ["cluster", "probability", "next", "next_probability"]
+    assert (table["next"] != table["cluster"]).all()
     assert result.sizes()["size"].sum() + summary["noise"] == 120
     assert "2 clusters of 120 observations" in str(result)
-    np.testing.assert_allclose(result.probability.sum(1) + table["noise"], 1)
+    assert (table["probability"] + table["next_probability"] <= 1 + 1e-12).all()
 
 
 def test_clusters_that_the_posteriors_blur_dissolve():
@@ -75,6 +76,26 @@ def test_a_cluster_is_matched_whatever_its_number():
     result = pyrovae.cluster(*line(), x, 6, **QUIET)
     assert result.probability.max(1).min() == 1
     np.testing.assert_allclose(result.jaccard, 1)
+
+
+def test_one_group_has_no_stability():
+    one = pyrovae.cluster(*line(), two_groups(), 1, **QUIET)
+    assert np.isnan(one.summary()["stability"])
+    x = torch.arange(80.0)[:, None] ** 3
+    noise = pyrovae.cluster(*line(), x, method="hdbscan", min_cluster_size=79, **QUIET)
+    assert np.isnan(noise.summary()["stability"])
+    assert noise.table()["cluster"].nunique() == 1
+
+
+def test_survey_weights_and_posteriors_of_other_data_are_refused():
+    x = two_groups()
+    with pytest.raises(ValueError, match="carry survey weights"):
+        pyrovae.cluster(*line(), pyrovae.data.Data(x, weights=torch.arange(121) + 1.0), 2, **QUIET)
+    names = [f"a{k}" for k in range(121)]
+    posterior = pyrovae.posterior(*line(), pyrovae.data.Data(x, row_names=names), num_draws=20, **QUIET)
+    other = pyrovae.data.Data(x.flip(0), row_names=names[::-1])
+    with pytest.raises(ValueError, match="posterior is of other observations than the data"):
+        pyrovae.cluster(*line(), other, 2, posterior=posterior, num_draws=10, **QUIET)
 
 
 def oracle():

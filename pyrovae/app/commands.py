@@ -19,6 +19,7 @@ from pyrovae.app.parser import (
     import_permitted,
     make_parser,
     permitted_modules,
+    plain,
     with_tables,
 )
 from pyrovae.app.parts import made_by_options
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_interrupt(error):
             print("pyrovae: interrupted", file=sys.stderr)
             return 130
-        text = " ".join(str(error).split())
+        text = plain(str(error))
         for python, option in _SPELLINGS.items():
             text = text.replace(python, option)
         print(f"pyrovae: error: {text}", file=sys.stderr)

@@ -16,6 +16,7 @@ def impute_command(
     table: str | None = None,
     out: str = "imputed",
     num_imputations: int = 20,
+    chains: bool = True,
     compile: bool | Literal["auto"] = "auto",
     seed: int = 0,
     device: str | None = None,
@@ -32,6 +33,8 @@ def impute_command(
         table: path of a table, which is read as the fit's own was.
         out: folder for the results.
         num_imputations: number of copies.
+        chains: whether Hamiltonian Monte Carlo is tried where weights fail; false is faster, and marks more rows as
+            unreliable.
         compile: true compiles gradients, false does not, auto does where it saves time.
         seed: seed of the draws.
         device: cpu, cuda, ...; null means CUDA where there is one.
@@ -43,8 +46,8 @@ def impute_command(
     names = [f"{stem}.{kind}" for stem in stems for kind in ("csv", "npy")]
     with run_question(run, data, table, out, [*names, "reliable.csv"]) as question:
         result = pyrovae.impute(
-            *question.pair, question.data, num_imputations=num_imputations, compile=compile, seed=seed, device=device,
-            progress=progress,
+            *question.pair, question.data, num_imputations=num_imputations, chains=chains, compile=compile, seed=seed,
+            device=device, progress=progress,
         )  # fmt: skip
         for k, stem in enumerate(stems):
             if result.encoding is not None:

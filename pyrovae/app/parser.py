@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -35,7 +36,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
-        text = " ".join(message.split())
+        text = plain(message)
         text = re.sub(
             r"Expected a dot import path string: (\S+)",
             r"\1 is neither a name that fits here (`pyrovae list` shows all, --help those that fit) nor an import path",
@@ -52,6 +53,17 @@ class Parser(ArgumentParser):
             file=sys.stderr,
         )
         raise SystemExit(2)
+
+
+def plain(message: str) -> str:
+    """Return a message in one line; of a value that may be one part or nothing, what the part says is wrong."""
+    text = " ".join(message.split())
+    found = re.search(
+        r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?)(?: - Expected a <class "
+        r"'NoneType'>)? Given value type:",
+        text,
+    )
+    return text if found is None else text[: found.start()] + found[1]
 
 
 @contextmanager
@@ -91,30 +103,27 @@ def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_tables(arguments: Sequence[str]) -> list[str]:
-    """Return arguments in which ``--data survey.csv`` is spelled out: a Table with this source."""
-    if arguments and arguments[0] in OF_A_RUN and not any(a.startswith("--data.") for a in arguments):
-        return _as_new_tables(arguments)
+    """Return arguments in which ``--data survey.csv`` and ``--data pictures/`` are spelled out as a Table or a Folder.
+
+    A command about a run reads a table as the fit's own was.
+    """
+    about_run = bool(arguments) and arguments[0] in OF_A_RUN
+    if about_run and any(a.startswith("--data.") for a in arguments):
+        return list(arguments)
     spelled: list[str] = []
-    for place, argument in enumerate(arguments):
+    rest = iter(arguments)
+    for argument in rest:
         name, equals, value = argument.partition("=")
-        if name == "--data" and equals and is_table_file(value):
-            spelled += ["--data=Table", f"--data.source={value}"]
-        elif place and arguments[place - 1] == "--data" and is_table_file(argument):
-            spelled += ["Table", f"--data.source={argument}"]
-        else:
+        if name != "--data":
             spelled.append(argument)
-    return spelled
-
-
-def _as_new_tables(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of a command about a run; ``--data new.csv`` is a table, read as the fit's own was."""
-    spelled = list(arguments)
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--data" and equals and is_table_file(value):
-            spelled[place] = f"--table={value}"
-        elif name == "--data" and not equals and is_table_file(next(iter(arguments[place + 1 :]), "")):
-            spelled[place] = "--table"
+            continue
+        value = value if equals else next(rest, "")
+        if is_table_file(value):
+            spelled += [f"--table={value}"] if about_run else ["--data=Table", f"--data.source={value}"]
+        elif value and Path(value).is_dir():
+            spelled += ["--data=Folder", f"--data.path={value}"]
+        else:
+            spelled += [argument] if equals else [argument, value] if value else [argument]
     return spelled
 
 

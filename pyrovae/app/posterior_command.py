@@ -1,10 +1,12 @@
 """``pyrovae posterior``."""
 
+import sys
 from typing import Literal
 
 import pyrovae
 from pyrovae.app.evaluate_command import as_netcdf
 from pyrovae.app.run_question import run_question
+from pyrovae.common.checks import share
 from pyrovae.data import Data
 
 
@@ -16,6 +18,8 @@ def posterior_command(
     num_draws: int = 1000,
     num_chains: int = 4,
     num_warmup: int = 500,
+    chains: bool = True,
+    level: float = 0.01,
     compile: bool | Literal["auto"] = "auto",
     seed: int = 0,
     device: str | None = None,
@@ -34,15 +38,26 @@ def posterior_command(
         num_draws: number of draws per observation.
         num_chains: number of chains of Hamiltonian Monte Carlo, for observations whose weights fail.
         num_warmup: number of transitions per chain that adapt it.
+        chains: whether Hamiltonian Monte Carlo is tried where weights fail; false is faster, and marks more as
+            unreliable.
+        level: p-value up to which an observation is marked as unlike the run's test data.
         compile: true compiles gradients, false does not, auto does where it saves time.
         seed: seed of the draws.
         device: cpu, cuda, ...; null means CUDA where there is one.
         progress: show progress bars.
     """
     with run_question(run, data, table, out, ["posterior.csv", "posterior.nc"], with_test=True) as question:
+        reference = question.test
+        if reference is not None and len(reference) + 1 < 1 / share("level", level, ends=False):
+            print(
+                f"not compared with the run's {len(reference)} test data: too few for --level {level:g}",
+                file=sys.stderr,
+            )
+            reference = None
         result = pyrovae.posterior(
             *question.pair, question.data, num_draws=num_draws, num_chains=num_chains, num_warmup=num_warmup,
-            reference=question.test, compile=compile, seed=seed, device=device, progress=progress,
+            chains=chains, reference=reference, level=level, compile=compile, seed=seed, device=device,
+            progress=progress,
         )  # fmt: skip
         question.write("posterior.csv", result.table())
         question.folder.write("posterior.nc", as_netcdf(result.to_arviz()))

@@ -239,6 +239,11 @@ def _inside_its_own(pair: Pair, site: Observed, batch: Batch) -> Tensor:
 def _advice(support: Any, values: Tensor) -> str:
     if bool(values.isnan().any()):
         return "where values are missing, wrap the likelihood in likelihoods.Missing and the encoder in nn.Observed"
+    if _innermost(support) is constraints.boolean and bool(((values >= 0) & (values <= 1)).all()):
+        return (
+            "binarise them (binarise=data.Static()), or take a likelihood of numbers between 0 and 1, such as "
+            "ContinuousBernoulli or DiscretisedLogistic"
+        )
     if isinstance(_innermost(support), constraints.integer_interval):
         return "code categories and labels within these bounds, both included, or choose another likelihood"
     if support.is_discrete and _innermost(support) is not constraints.boolean:

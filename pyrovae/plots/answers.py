@@ -130,16 +130,16 @@ def ranking(table: pd.DataFrame, count: int = 20) -> Figure:
     axis, rows = axes[0], np.arange(len(worst))[::-1]
     scores = worst["score"].to_numpy(dtype=float)
     finite = scores[np.isfinite(scores)]
-    longest = finite.max() if len(finite) else 1.0
-    shown = np.where(np.isfinite(scores), scores, longest * 1.1)
-    start = min(0.0, table["score"].replace([np.inf, -np.inf], np.nan).median())
+    start = table["score"].replace([np.inf, -np.inf], np.nan).median()
+    start, longest = (0.0, 1.0) if not len(finite) else (min(start, finite.min()), finite.max())
+    shown = np.where(np.isfinite(scores), scores, longest + 0.1 * (longest - start))
     colours = np.where(worst["rejected"], "C1", "0.7")
     axis.barh(rows, shown - start, left=start, color=list(colours), height=0.7)
     for row, (_, one), end in zip(rows, worst.iterrows(), shown, strict=True):
         odd = f", {one['feature']}" if one["feature"] else ""
         axis.text(end, row, f" p = {one['pvalue']:.2g}{odd}", va="center", fontsize="small")
     axis.set_yticks(rows, [str(name) for name in worst.index], fontsize="small")
-    axis.set_xlabel("score (higher is odder)")
+    axis.set_xlabel("score (higher is odder; bars start at the median)")
     axis.margins(x=0.25)
     handles = [axis.barh([0], [0], color=colour) for colour in ("C1", "0.7")]
     figure.legend(handles, ["rejected", "not rejected"], fontsize="small", loc="outside upper left", ncols=2)

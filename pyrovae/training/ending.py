@@ -47,7 +47,9 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     """Return how a fit with this history ended.
 
     A fit that used up its steps is "still improving" where its validation bound rose clearly over the last quarter of
-    the epochs, by Student's t at 97.5%, and by more than a thousandth of the bound; "falling" where it fell by as much;
+    the epochs, by Student's t at 97.5%, and by more than a thousandth of the bound, or where its last value is its best
+    and two standard errors leave a gain of more than a tenth of a nat, or half a per cent of the bound if that is
+    larger; "falling" where it fell as clearly as by the first of these;
     "converged" where two standard errors either way exclude a change of more than a tenth of a nat, or half a per cent
     of the bound if that is larger; and otherwise "undecided". The standard error of
     the line's slope is inflated by the residuals' correlation r between successive epochs, by sqrt((1 + r) / (1 - r)),
@@ -76,6 +78,7 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     limit = float(stats.t.ppf(LEVEL, max(1.0, count * own - 2))) * se
     clear = abs(gain) > limit and abs(gain) > LEAST_GAIN * max(1.0, abs(float(last.mean())))
     small = max(SMALL, SMALL_SHARE * abs(float(last.mean())))
+    clear = clear or (best == len(bounds) and gain - 2 * se > small)
     flat = "converged" if abs(gain) + 2 * se <= small else "undecided"
     status = ("still improving" if gain > 0 else "falling") if clear else flat
     return Ending(status, gain, se, len(last), best)

@@ -52,7 +52,8 @@ def anomaly(
 
     The feature named is the one that is least probable given all others: the p-value of -log p(x_d | x_others) among
     that feature's values in the reference data, from particles of the guide and of the prior, each weighted without the
-    feature. It is the smallest over the features, and not corrected for their number.
+    feature. It is the smallest over the features, and not corrected for their number; of several that are odder than
+    in all reference data, which have fewer values where cells are missing, the one that is so by the most nats.
 
     Source: Bates, Candes, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", 2023; Nalisnick,
     Matsukawa, Teh and Lakshminarayanan, "Detecting out-of-distribution inputs to deep generative models using
@@ -100,7 +101,8 @@ def anomaly(
         by_feature = torch.stack([_conformal(o, t) for o, t in zip(ours.odd.T, theirs.odd.T, strict=True)], 1)
         odder = _oddest(by_feature, ours.odd, theirs.odd)
         smallest = by_feature.gather(1, odder[:, None])[:, 0]
-        known = ~smallest.isnan()
+        known = ~smallest.isnan() & (~theirs.odd.isnan()).any(0)[odder]
+        smallest = smallest.masked_fill(~known, torch.nan)
         columns["feature"] = [ours.names[k] if yes else "" for k, yes in zip(odder.tolist(), known, strict=True)]
         columns["feature_pvalue"] = smallest.numpy()
     else:
@@ -265,8 +267,10 @@ def _oddest(pvalues: Tensor, odd: Tensor, reference: Tensor) -> Tensor:
     Several may be odder than in all reference data, of which some features have fewer than others: of these, the one
     that is above its largest reference value by the most nats.
     """
-    fewest = (~reference.isnan()).sum(0).min()
-    beyond = pvalues.nan_to_num(nan=2.0).clamp(min=1 / (1 + float(fewest)))
-    tied = beyond == beyond.min(1, keepdim=True).values
-    excess = odd - reference.nan_to_num(nan=-torch.inf).max(0).values
-    return excess.masked_fill(~tied, -torch.inf).nan_to_num(nan=-torch.inf).argmax(1)
+    counts = (~reference.isnan()).sum(0)
+    known = pvalues.masked_fill((counts == 0)[None, :], torch.nan).nan_to_num(nan=2.0)
+    beyond = known <= 1 / (1 + counts.double())[None, :] + 1e-12
+    excess = (odd - reference.nan_to_num(nan=-torch.inf).max(0).values).masked_fill(~beyond | (known > 1), -torch.inf)
+    most, least = excess.nan_to_num(nan=-torch.inf).argmax(1), known.min(1)
+    is_beyond = beyond.gather(1, least.indices[:, None])[:, 0] & (least.values <= 1)
+    return torch.where(is_beyond, most, least.indices)

@@ -37,9 +37,10 @@ class Clusters:
         labels: cluster of each observation's posterior mean, ``[N]``, the largest cluster first; -1 where it is in none
             (noise).
         probability: share of the draws in which each observation is in each cluster, ``[N, K]``.
-        stability: adjusted Rand index between each draw's clusters and those of the posterior means, ``[S]``.
-        jaccard: each cluster's mean Jaccard index with its counterpart among each draw's clusters, ``[K]``: below 0.5
-            a cluster is dissolved, above 0.75 it is found again (Hennig 2007).
+        stability: adjusted Rand index between each draw's clusters and those of the posterior means, ``[S]``; NaN where
+            all observations are in one group.
+        jaccard: each cluster's mean largest Jaccard index with any of each draw's clusters, ``[K]``: below 0.5 a
+            cluster is dissolved, above 0.75 it is found again (Hennig 2007).
         silhouette: mean silhouette of the posterior means, of at most 2,000 observations; NaN with fewer than two
             clusters.
         latents: names of the latents that were used.
@@ -57,11 +58,20 @@ class Clusters:
     method: str
 
     def table(self) -> pd.DataFrame:
-        """Return one row per observation: cluster, its probability, and that of being in none of them (noise)."""
-        chosen = np.where(self.labels == NOISE, 0, self.labels)
-        own = np.take_along_axis(self.probability, chosen[:, None], 1)[:, 0] if self.probability.shape[1] else 0.0
-        none = (1 - self.probability.sum(1)).clip(0)
-        columns = {"cluster": self.labels, "probability": np.where(self.labels == NOISE, none, own), "noise": none}
+        """Return one row per observation: its cluster and its probability, and the next most probable one's.
+
+        -1 is noise, or a cluster of a draw without a counterpart.
+        """
+        none = (1 - self.probability.sum(1)).clip(0).round(12)
+        everything, rows = np.column_stack([self.probability, none]), np.arange(len(self.labels))
+        own = everything[rows, self.labels]  # the last column is that of noise, number -1
+        everything[rows, self.labels] = -1
+        after = everything.argmax(1)
+        columns = {
+            "cluster": self.labels, "probability": own,
+            "next": np.where(after == self.probability.shape[1], NOISE, after),
+            "next_probability": everything[rows, after].clip(0),
+        }  # fmt: skip
         return pd.DataFrame(columns, index=self.index).rename_axis("datum")
 
     def sizes(self) -> pd.DataFrame:
@@ -82,7 +92,7 @@ class Clusters:
         return {
             "num_data": len(table), "num_clusters": self.probability.shape[1],
             "noise": int((self.labels == NOISE).sum()), "unsure": int((table["probability"] < SURE).sum()),
-            "stability": float(self.stability.mean()), "lowest_stability": float(self.stability.min()),
+            "stability": float(np.mean(self.stability)), "lowest_stability": float(np.min(self.stability)),
             "silhouette": self.silhouette,
         }  # fmt: skip
 
@@ -134,7 +144,10 @@ def cluster(
     The posterior means are clustered, and so is each of S sets of posterior draws, by scikit-learn. A draw's clusters
     are matched to those of the means by the numbers of observations that they share. An observation's probability of
     being in a cluster is the share of the draws in which it is. The agreement of the draws' clusters with those of the
-    means is the clusters' stability: how much of them the posteriors' spread leaves. Compare numbers of clusters by it.
+    means is the clusters' stability: how much of them the posteriors' spread leaves. A draw holds all of a posterior's
+    spread and is clustered from scratch, so that clusters of the means may be better than their stability says. It does
+    not say how they would change with other data, nor that there are gaps between them: a single cloud of narrow
+    posteriors is cut in two stably.
 
     Source: Hennig, "Cluster-wise assessment of cluster stability", 2007; Hubert and Arabie, "Comparing partitions",
     1985; Campello, Moulavi and Sander, "Density-based clustering based on hierarchical density estimates", 2013.
@@ -233,7 +246,7 @@ def _clusters(
         own, jaccard = _matched(labels, reference, count)
         matched.append(own)
         jaccards.append(jaccard)
-        stability.append(adjusted_rand_score(reference, labels))
+        stability.append(adjusted_rand_score(reference, labels) if len(np.unique(reference)) > 1 else np.nan)
     drawn = np.stack(matched)
     probability = np.stack([(drawn == k).mean(0) for k in range(count)], 1) if count else np.zeros((len(means), 0))
     return Clusters(
@@ -250,16 +263,20 @@ def _by_size(labels: np.ndarray) -> np.ndarray:
 
 
 def _matched(labels: np.ndarray, reference: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels in the reference's numbers, -1 where they have no counterpart, and each cluster's Jaccard index."""
+    """Return labels in the reference's numbers, -1 where they have no counterpart, and each cluster's Jaccard index.
+
+    Labels are matched one to one; the Jaccard index is the largest with any cluster of the labels.
+    """
     names = np.unique(labels[labels != NOISE])
-    shared = np.array([[np.sum((reference == k) & (labels == name)) for name in names] for k in range(count)])
-    shared = shared.reshape(count, len(names))
-    jaccard, result = np.zeros(count), np.full(len(labels), NOISE)
+    if not len(names) or not count:
+        return np.full(len(labels), NOISE), np.zeros(count)
+    own, others = (np.stack([found == k for k in keys]) for found, keys in ((reference, range(count)), (labels, names)))
+    shared = own.astype(float) @ others.T.astype(float)
+    either = own.sum(1)[:, None] + others.sum(1)[None, :] - shared
+    result = np.full(len(labels), NOISE)
     for k, column in zip(*linear_sum_assignment(-shared), strict=True):
-        own = labels == names[column]
-        jaccard[k] = shared[k, column] / np.sum((reference == k) | own)
-        result[own] = k
-    return result, jaccard
+        result[others[column]] = k
+    return result, (shared / either).max(1)
 
 
 def _silhouette(means: np.ndarray, labels: np.ndarray) -> float:

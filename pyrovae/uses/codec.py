@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -32,6 +33,8 @@ from pyrovae.uses.coding import (
 LARGEST_BATCH, AT_ONCE = 64, 2**24  # observations, and probabilities, that are computed at once
 SEEN = 1000  # observations that tell where the latents lie
 MOST_VALUES = 2**16  # different values of a column
+LARGEST_LOG = 500.0  # log density of a value at which a density has no bound
+MOST_BY_COLUMN = 100  # columns of a tensor up to which each has its own values in the header
 SPARE = 64  # bits on the stack beyond those that a batch is expected to take
 
 
@@ -101,6 +104,11 @@ class Stack:
         return symbols
 
 
+def _aligned(batch: Batch) -> Batch:
+    """Return a batch in memory of its own: a product of matrices may depend on where its numbers lie."""
+    return tuple(t.clone(memory_format=torch.contiguous_format) for t in batch)
+
+
 def _conditionals(fn: Any, values: Values) -> Conditionals:
     given = conditionals(fn, values)
     assert given is not None  # the codec has seen it
@@ -113,8 +121,10 @@ def _before(values: Values, symbols: Tensor) -> Tensor:
 
 
 def _masses(given: Conditionals, values: Values, k: int, before: Tensor) -> Tensor:
-    """Return the probabilities of the values of a coordinate, ``[n, V]``."""
-    return (given(k, before) + values.log_width[:, k]).softmax(-1).cpu()
+    """Return the probabilities of the values of a coordinate, ``[n, V]``; where none is possible, all alike."""
+    logs = (given(k, before) + values.log_width[:, k]).nan_to_num(nan=-torch.inf, posinf=LARGEST_LOG)
+    impossible = (logs == -torch.inf).all(-1, keepdim=True)
+    return logs.masked_fill(impossible, 0.0).softmax(-1).cpu()
 
 
 class Codec:
@@ -191,6 +201,7 @@ class Codec:
 
     def _push(self, stack: "Stack", batch: Batch) -> bool:
         """Push a batch; return whether there was enough below it."""
+        batch = _aligned(batch)
         values: dict[str, Tensor] = {}
         symbols: dict[str, Tensor] = {}
         for name in self.guide_order:
@@ -218,6 +229,7 @@ class Codec:
 
     def _pop(self, stack: "Stack", batch: Batch) -> Batch:
         """Pop a batch, of which the covariates and the places of missing cells are known."""
+        batch = _aligned(batch)
         values: dict[str, Tensor] = {}
         symbols: dict[str, Tensor] = {}
         for name in self.model_order:
@@ -227,13 +239,14 @@ class Codec:
         trace = self._run(self.pair.model, batch, values)
         for site in self.question.layout.observed:
             batch = self._pop_cells(stack, trace, site, batch)
+        batch = _aligned(batch)
         trace = self._run(self.pair.guide, batch, values)
         for name in reversed(self.guide_order):
             stack.push_latent(trace.nodes[name]["fn"], self.latents[name], symbols[name])
         return batch
 
     def _run(self, program: Program, batch: Batch, values: Mapping[str, Tensor]) -> Trace:
-        with Repeated():
+        with Repeated(), pyro.validation_enabled(False):
             return poutine.trace(poutine.condition(program, data=dict(values))).get_trace(*batch)
 
     def _value(self, name: str, symbols: Tensor) -> Tensor:
@@ -250,7 +263,7 @@ class Codec:
         own, own_sizes = alphabet[:, columns.clamp(min=0)], sizes[columns.clamp(min=0)]
         masses = log_masses(cells_of(trace.nodes[site.name]["fn"]), own.to(rows.device))
         beyond = torch.arange(len(own), device="cpu")[None, :] >= own_sizes[:, None]
-        masses = masses.cpu().masked_fill(beyond, -torch.inf)
+        masses = masses.cpu().nan_to_num(nan=-torch.inf).masked_fill(beyond, -torch.inf)
         coded = ~rows.isnan().cpu() & (columns >= 0) & (own_sizes > 1)
         return Cells(rows, own, coded, masses[coded].softmax(-1))
 
@@ -358,9 +371,10 @@ def _require_whole(question: Question, source: int) -> None:
 
 
 def _mixed(question: Question, trace: Trace, source: int) -> bool:
-    """Whether the columns of a tensor have likelihoods of different kinds."""
+    """Whether the columns of a tensor may have supports of their own, or are few."""
     sites = [s.name for s in question.layout.observed if s.required_reading().source == source]
-    return any(isinstance(cells_of(trace.nodes[name]["fn"]), Columns) for name in sites)
+    few = question.data.batch(slice(0, 1))[source].numel() <= MOST_BY_COLUMN
+    return few or len(sites) > 1 or any(isinstance(cells_of(trace.nodes[name]["fn"]), Columns) for name in sites)
 
 
 def _alphabet(question: Question, source: int, by_column: bool) -> list[list[float]]:
@@ -390,7 +404,9 @@ def _padded(columns: list[list[float]], width: int) -> tuple[Tensor, Tensor]:
 
 def _spreads(question: Question) -> dict[str, Any]:
     """Return where each latent lies, from draws of the guide for some data."""
-    batch = question.data.batch(slice(0, SEEN))
+    count = len(question.data)
+    rows = torch.linspace(0, count - 1, min(SEEN, count), device="cpu").round().long()
+    batch = question.data.batch(rows.to(question.data.device))
     with Repeated():
         model_trace, guide_trace = question.pair.traces(batch)
     return {

@@ -15,6 +15,7 @@ from pyrovae.likelihoods.missing import PartlyObserved
 from pyrovae.uses.prior_space import gaussian_mixture
 
 Conditionals = Callable[[int, Tensor], Tensor]  # a coordinate and those before it [n, k] to log densities [n, V]
+REACH = 16  # widths between the smallest and the largest code, at most
 GRID_DF = 4  # of Student's t, whose quantiles are the bins' edges
 
 
@@ -81,7 +82,8 @@ def spread_of(fn: Any, draws: Tensor) -> tuple[list[int], list[int]] | None:
         return None
     rows = draws.double().reshape(len(draws), -1)
     flat = _transform(fn).inv(rows)
-    deviation = flat.std(0, correction=0).clamp(1e-6, 1e6)
+    reach = (flat.amax(0) - flat.amin(0)) / REACH
+    deviation = torch.maximum(flat.std(0, correction=0), reach).clamp(1e-6, 1e6)
     exponents = deviation.log2().round()
     centres = (flat.mean(0) / (exponents.exp2() / 2)).round()
     return [int(e) for e in exponents], [int(c) for c in centres]
@@ -106,9 +108,23 @@ def values_of_latent(fn: Any, spread: tuple[list[int], list[int]] | None, bits: 
     edges[0], edges[-1] = 2 * middles[0] - edges[1], 2 * middles[-1] - edges[-2]
     unconstrained = centres * width / 2 + middles[:, None] * width
     transform = _transform(fn)
-    values = transform(unconstrained)
+    values = _inside(fn, transform(unconstrained))
     slope = transform.log_abs_det_jacobian(unconstrained, values)
     return Values(values, (edges[1:] - edges[:-1]).log()[:, None] + width.log() + slope, event)
+
+
+def _inside(fn: Any, values: Tensor) -> Tensor:
+    """Return values that are inside of the open support also after rounding to the dtype in which they are scored."""
+    info, support = torch.finfo(_dtype(fn)), fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    least, most = -info.max / 4, info.max / 4
+    if isinstance(low, int | float):
+        least = low + info.tiny if not low else low + info.eps * abs(low)
+    if isinstance(high, int | float):
+        most = high - info.tiny if not high else high - info.eps * abs(high)
+    return values.clamp(least, most)
 
 
 def _is_discrete(fn: Any) -> bool:
@@ -116,11 +132,21 @@ def _is_discrete(fn: Any) -> bool:
 
 
 def _enumerated(fn: Any, event: torch.Size) -> Values:
-    """Return the values of a discrete latent."""
+    """Return the values of a discrete latent.
+
+    Raises:
+        ValueError: for a distribution whose values cannot be enumerated.
+    """
     inner = _numbers(fn)
-    if inner is None:  # one-hot vectors
-        rows = fn.enumerate_support(expand=False).reshape(-1, int(event.numel())).double()
-        return Values(rows, rows.new_zeros(len(rows), 1), event)
+    try:
+        if inner is None:  # one-hot vectors
+            rows = fn.enumerate_support(expand=False).reshape(-1, int(event.numel())).double()
+            return Values(rows, rows.new_zeros(len(rows), 1), event)
+        inner.enumerate_support(expand=False)
+    except NotImplementedError:
+        raise ValueError(
+            f"a latent that is a {type(inner or fn).__name__} cannot be coded: its values cannot be enumerated"
+        ) from None
     values = inner.enumerate_support(expand=False).flatten().double()[:, None].expand(-1, max(1, event.numel()))
     return Values(values, torch.zeros_like(values), event)
 
@@ -229,4 +255,6 @@ def log_masses(cells: Any, alphabet: Tensor) -> Tensor:
     """
     shape = cells.batch_shape
     values = alphabet.reshape(len(alphabet), 1, *shape[1:]).expand(len(alphabet), *shape)
-    return cells.log_prob(values).double().reshape(len(alphabet), shape[0], -1).permute(1, 2, 0)
+    inside = cells.support.check(values)
+    logs = torch.where(inside, cells.log_prob(values), -torch.inf)
+    return logs.double().reshape(len(alphabet), shape[0], -1).permute(1, 2, 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.common.checks import at_least, flag
 from pyrovae.data import Data, Field, as_data
+from pyrovae.data.columns import Columns
 from pyrovae.importance.options import Options, shared_keywords
 from pyrovae.importance.question import ask
 from pyrovae.programs.isolation import default_device, importing
@@ -59,7 +60,8 @@ def compress(
 
     Bits back: for some observations at a time, latents are decoded from the code so far by q(z | x), then x is encoded
     by p(x | z), and z by p(z). What decoding took is what encoding z gave back, so that the length is, on average,
-    minus the ELBO; some bytes for where the latents lie and for the first observation's latents come in addition.
+    minus the ELBO. In addition there are the bits of the first observation's latents and a header, some 150 bytes: the
+    different values of the data (of each column, up to 100 of them), where the latents lie, sizes, and checksums.
     Continuous latents are rounded to the quantiles of a wide distribution around the codes.
 
     What is compressed is decompressed with the same pair, on the same kind of device, with the same versions and
@@ -104,6 +106,8 @@ def compress(
         header = {**codec.header, "sizes": sizes, "device": question.data.device.type}
         fields = question.data.fields
     tensors = [t.cpu() for t in batch]
+    for source in header["sources"]:
+        _require_exact(data.name_of(source), fields[source], tensors[source])
     content = _content(header, tensors, fields, words)
     if flag("verify", verify):
         covariates = [t for k, t in enumerate(tensors) if k not in header["sources"]]
@@ -121,7 +125,8 @@ def decompress(
         model: generative program that they were compressed with.
         guide: recognition program that they were compressed with.
         content: what :func:`pyrovae.compress` returned.
-        *covariates: the tensors of the batch that the model does not observe, as they were, ``[N, ...]``.
+        *covariates: the tensors that the model does not observe, ``[N, ...]``, in the form in which a batch has them
+            (``data.batch(slice(None))``): divided by their levels, standardised.
         **options: seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
@@ -142,8 +147,8 @@ def decompress(
         tensors = Codec(question, header).decoded(coder, words)
     if _check(tensors) != header["check"]:
         raise ValueError(
-            "the code does not decode to the data: it takes the same pair, covariates, versions and number of threads "
-            "as when it was made, and programs that compute without random numbers"
+            "the code does not decode to the data: it takes the same covariates (in the form of batches), pair, "
+            "versions and number of threads as when it was made, and programs that compute without random numbers"
         )
     result = tuple(_as_stored(t, *stored) for t, stored in zip(tensors, header["stored"], strict=True))
     return result if len(result) > 1 else result[0]
@@ -160,16 +165,32 @@ def _coder() -> Any:
     return lambda words: (constriction.stream.stack.AnsCoder(words), family)
 
 
+def _require_exact(name: str, field: Field, rows: Tensor) -> None:
+    """Refuse a tensor that its batches do not determine. Typed columns of a table come back in the form of batches.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if isinstance(field, Columns):
+        return
+    back, own = _as_stored(rows, *_stored(field, rows)), field.tensor.cpu()
+    if not torch.equal(back.nan_to_num(-1.5), own.nan_to_num(-1.5)) or not torch.equal(back.isnan(), own.isnan()):
+        raise ValueError(
+            f"{name} holds {str(own.dtype).removeprefix('torch.')} numbers that batches of "
+            f"{str(rows.dtype).removeprefix('torch.')} round, so that they would not come back: give them as "
+            f"{str(rows.dtype).removeprefix('torch.')}, or as whole numbers with levels="
+        )
+
+
 def _stored(field: Field, rows: Tensor) -> list[Any]:
-    """Return what leads from the form of batches back to that of a tensor: both dtypes, and its levels."""
-    return [*(str(dtype).removeprefix("torch.") for dtype in (rows.dtype, field.tensor.dtype)), field.levels]
+    """Return what leads from the form of batches back to that of a tensor: dtypes, levels, whether they are whole."""
+    whole = not field.tensor.is_floating_point() or bool((field.tensor.nan_to_num(0.0) % 1 == 0).all())
+    return [*(str(dtype).removeprefix("torch.") for dtype in (rows.dtype, field.tensor.dtype)), field.levels, whole]
 
 
-def _as_stored(tensor: Tensor, _: str, dtype: str, levels: float | None) -> Tensor:
-    kind = getattr(torch, dtype)
-    if levels is not None:
-        tensor = tensor.double() * levels
-    return tensor.to(kind) if kind.is_floating_point else tensor.double().round().to(kind)
+def _as_stored(tensor: Tensor, _: str, dtype: str, levels: float | None, whole: bool) -> Tensor:
+    values = tensor.double() if levels is None else tensor.double() * levels
+    return (values.round() if whole else values).to(getattr(torch, dtype))
 
 
 def _check(tensors: list[Tensor]) -> list[int]:
@@ -223,7 +244,7 @@ def _parts(content: Any) -> tuple[dict[str, Any], bytes, np.ndarray]:
 def _template(header: dict[str, Any], masks: bytes, covariates: tuple[Any, ...]) -> Data:
     """Return data of the right shapes: covariates as given, missing cells, and a possible value in all others."""
     fields: dict[int, Field] = {}
-    for source, shape, columns, missing, (dtype, _, _) in zip(
+    for source, shape, columns, missing, (dtype, *_) in zip(
         header["sources"], header["shapes"], header["alphabets"], header["missing"], header["stored"], strict=True
     ):
         cells = int(np.prod(shape))

@@ -48,7 +48,9 @@ class DrawnCodes:
         within = self.draws.var(0, ddof=1).mean(0)
         between = self.means.var(0) - within / len(self.draws)
         total = between + within
-        share = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+        share = np.divide(between.clip(0), total, out=np.zeros_like(total), where=total > 0)
+        if len(self.index) == 1:
+            return list(range(len(total)))
         kept = np.flatnonzero(share >= least_activity)
         if not len(kept):
             raise ValueError(
@@ -82,7 +84,7 @@ def drawn_codes(
     """
     num_draws = at_least("num_draws", num_draws, 2)
     data = as_data(data, model, guide)
-    with ask(model, guide, data, takes_weights=True, **options) as question:
+    with ask(model, guide, data, **options) as question:
         question.layout.require_latents()
         names = question.layout.latents if site is None else (site,)
         if unknown := [name for name in names if name not in question.layout.latents]:
@@ -94,7 +96,7 @@ def drawn_codes(
                     f"latent site {name!r} is discrete, so that its values have no distances: name another, site="
                 )
         if posterior is not None:
-            by_site = _thinned(posterior, names, num_draws, len(data))
+            by_site = _thinned(posterior, names, num_draws, data.index)
         else:
             by_site = {name: [] for name in names}
             sizes = sum(priors.nodes[name]["value"].numel() for name in names)
@@ -112,12 +114,16 @@ def drawn_codes(
                       data.index, labels)  # fmt: skip
 
 
-def _thinned(posterior: Posterior, names: tuple[str, ...], num_draws: int, count: int) -> dict[str, list[Tensor]]:
+def _thinned(
+    posterior: Posterior, names: tuple[str, ...], num_draws: int, index: np.ndarray
+) -> dict[str, list[Tensor]]:
     """Return some of a posterior's draws, evenly spaced, by site."""
-    if len(posterior) != count:
+    if len(posterior) != len(index):
         raise ValueError(
-            f"posterior is of {len(posterior)} observations, but the data hold {count}: ask about the same"
+            f"posterior is of {len(posterior)} observations, but the data hold {len(index)}: ask about the same"
         )
+    if not np.array_equal(posterior.index, index):
+        raise ValueError("posterior is of other observations than the data, by their names: ask about the same")
     available = len(next(iter(posterior.draws.values())))
     if available < num_draws:
         raise ValueError(f"posterior has {available} draws, and {num_draws} are wanted: lower num_draws")

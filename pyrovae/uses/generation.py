@@ -77,8 +77,10 @@ def _given_latents(
     Raises:
         ValueError: for a site that is no latent, and for values of another shape.
     """
-    if not latents:
+    if latents is None:
         return {}, {}
+    if not isinstance(latents, Mapping):
+        raise ValueError(f"latents must be values by site, such as {{'z': z}}, got {type(latents).__name__}")
     probe, rows = _probe(model, covariates, device), {}
     for name, given in latents.items():
         value, lead = _flat(name, _tensor(name, given, device), probe)

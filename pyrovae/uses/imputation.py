@@ -182,6 +182,7 @@ def impute(
     *,
     num_imputations: int = 20,
     site: str | None = None,
+    chains: bool = True,
     max_bytes: int = 4 * 2**30,
     **options: Unpack[Options],
 ) -> Imputations:
@@ -206,6 +207,8 @@ def impute(
         data: a tensor with NaN, a tuple of tensors, a table, or a data set.
         num_imputations: number of copies M.
         site: observed site whose cells are filled in; None takes the only one with missing cells.
+        chains: whether Hamiltonian Monte Carlo is tried where weights fail; False is faster, and marks more rows as
+            unreliable.
         max_bytes: refuse copies that take more memory than this.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
@@ -224,7 +227,9 @@ def impute(
             )
         name, source = _incomplete(question, site)
         refuse_beyond(max_bytes, 8 * num_imputations * data.fields[source].tensor.numel())
-    latents = posterior(model, guide, data, num_draws=max(DRAWS, num_imputations), max_bytes=max_bytes, **options)
+    latents = posterior(
+        model, guide, data, num_draws=max(DRAWS, num_imputations), chains=chains, max_bytes=max_bytes, **options
+    )
     chosen = np.linspace(0, len(next(iter(latents.draws.values()))) - 1, num_imputations).round().astype(int)
     parts = []
     with ask(model, guide, data, takes_weights=True, **without(options, "compile")) as question:

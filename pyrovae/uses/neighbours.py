@@ -8,8 +8,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from pyrovae.common.checks import at_least, share
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
+from pyrovae.programs.streams import library_seed
 from pyrovae.programs.types import Program
 from pyrovae.uses.drawn_codes import drawn_codes
+
+DRAWS = 50  # of which shares are counted
 
 
 @shared_keywords(batch_size=BATCH_SIZE)
@@ -22,7 +25,7 @@ def neighbours(
     *,
     site: str | None = None,
     least_activity: float = 0.01,
-    num_draws: int = 50,
+    num_draws: int = 200,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Find the observations whose latents are nearest to those of each query, with the posteriors' spread counted.
@@ -39,12 +42,14 @@ def neighbours(
         site: latent site; None: all of them, side by side.
         least_activity: latents whose posterior means make up less than this share of their variance over the data are
             left out.
-        num_draws: number of posterior draws per observation.
+        num_draws: number of posterior draws per observation; distances have errors of about their spread over the root
+            of this number.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Returns:
         One row per query and rank, nearest first: ``neighbour`` (its name), ``distance``, and ``share``, the share of
-        the draws in which it is among the ``num`` nearest.
+        50 draws in which it is among the ``num`` nearest. Where shares are small, the posteriors do not tell which
+        observations are nearest.
 
     Raises:
         ValueError: for fewer than ``num`` possible neighbours, a pair that breaks the contract, discrete latents, or
@@ -67,17 +72,17 @@ def neighbours(
     kept = found.kept(least_activity)
     asked = among = found.of(kept)
     if not own:  # with noise of their own, so that a query that is in the data is a copy, and not the same draws
-        others: Any = {**options, "seed": options["seed"] + 1}
+        others: Any = {**options, "seed": library_seed("queries", options["seed"])}
         asked = drawn_codes(model, guide, queries, **settings, options=others).of(kept)
     rows, distances = _nearest(among.draws, asked.draws, num, own)
-    shares = np.zeros(rows.shape)
-    for there, here in zip(among.draws, asked.draws, strict=True):
+    shares, some = np.zeros(rows.shape), slice(0, DRAWS)
+    for there, here in zip(among.draws[some], asked.draws[some], strict=True):
         nearest = _ranked(NearestNeighbors().fit(there), here, num, own)[1]
-        shares += (rows[:, :, None] == nearest[:, None, :]).any(2)
+        shares += np.stack([np.isin(mine, drawn) for mine, drawn in zip(rows, nearest, strict=True)])
     index = pd.MultiIndex.from_product([asked.index, range(1, num + 1)], names=["datum", "rank"])
     columns = {
         "neighbour": among.index[rows].ravel(), "distance": distances.ravel(),
-        "share": (shares / len(among.draws)).ravel(),
+        "share": (shares / len(among.draws[some])).ravel(),
     }  # fmt: skip
     return pd.DataFrame(columns, index=index)
 

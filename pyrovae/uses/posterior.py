@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
-from pyrovae.common.checks import at_least, share
+from pyrovae.common.checks import at_least, flag, share
 from pyrovae.data import Data, as_data
 from pyrovae.diagnostics.evidence.evaluate import evaluate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
@@ -133,6 +133,7 @@ def posterior(
     most_particles: int = 20_000,
     num_chains: int = 4,
     num_warmup: int = 500,
+    chains: bool = True,
     max_bytes: int = 4 * 2**30,
     **options: Unpack[Options],
 ) -> Posterior:
@@ -166,6 +167,7 @@ def posterior(
         most_particles: largest number of the guide's draws per observation.
         num_chains: number of chains per observation.
         num_warmup: number of transitions per chain that adapt it.
+        chains: whether Hamiltonian Monte Carlo is tried at all; False leaves what weights do not solve unreliable.
         max_bytes: refuse draws that take more memory than this.
         **options: batch_size, seed, compile, device and progress, as all questions take them
             (:class:`pyrovae.Options`).
@@ -193,7 +195,7 @@ def posterior(
     if compared is not None:
         result.pvalue, result.unusual = _pvalues(evidence, compared, level)
     _by_more(model, guide, data, result, num_draws, most_particles, options)
-    for length in (1, LONGER):
+    for length in (1, LONGER) if flag("chains", chains) else ():
         _by_chains(model, guide, data, result, num_draws, num_chains, num_warmup * length, options)
     if not result.reliable.all():
         warnings.warn(str(result), stacklevel=3)
