@@ -29,9 +29,12 @@ TABLES = {"wine": (load_wine, 3), "breast cancer": (load_breast_cancer, 6)}
 COPIES = 20
 
 
-def fitted(frame, types, latents, epochs, seed):
+def fitted(table, latents, epochs, seed, bootstrap):
+    """Fit to the rows of a table, or to a bootstrap sample of its training rows."""
     torch.manual_seed(seed)
-    train, validation, _ = data.Table(frame, types=types).splits(validation=0.15, test=0.0, seed=seed)
+    train, validation, _ = table.splits(validation=0.15, test=0.0, seed=seed)
+    if bootstrap:  # after the split, so that no copy of a training row is used for early stopping
+        train = train.subset(np.random.default_rng(seed).integers(0, len(train), len(train)))
     likelihood = train.likelihood()
     decoder = nn.MLP(latents, likelihood.features(train.shape), hidden=(32,))
     model = models.VAE(prior=priors.StandardNormal(latents), decoder=decoder, likelihood=likelihood)
@@ -43,20 +46,13 @@ def fitted(frame, types, latents, epochs, seed):
 
 
 def by_vae(frame, types, latents, epochs, seed, fits):
-    """Impute by fits to bootstrap samples of the rows; one fit alone is to the rows themselves."""
-    parts = []
+    """Impute by one fit, or by several to bootstrap samples."""
+    table, parts = data.Table(frame, types=types), []
     for number in range(fits):
-        rows = (
-            np.arange(len(frame))
-            if fits == 1
-            else np.random.default_rng([seed, number]).integers(0, len(frame), len(frame))
-        )
-        fit = fitted(frame.iloc[rows].reset_index(drop=True), types, latents, epochs, seed + number)
-        table = data.Table(frame, types=types)
+        own = 1000 * seed + number
+        fit = fitted(table, latents, epochs, own, bootstrap=fits > 1)
         parts.append(
-            pyrovae.impute(
-                fit.model, fit.guide, table, num_imputations=COPIES // fits, seed=seed + number, progress=False
-            )
+            pyrovae.impute(fit.model, fit.guide, table, num_imputations=COPIES // fits, seed=own, progress=False)
         )
     return pyrovae.Imputations.joined(parts)
 

@@ -1,5 +1,7 @@
 """Anomalies: scores, conformal p-values, the false discovery rate, and features."""
 
+import warnings
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -13,6 +15,9 @@ from pyrovae import guides, likelihoods, models, nn, priors
 from pyrovae.data import Data
 
 QUIET = {"progress": False, "device": "cpu", "num_particles": 50}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:with .* reference data no fewer than")
 
 
 def oracle():
@@ -154,3 +159,16 @@ def test_the_false_discovery_rate_holds():
         power.append(float(rejected[90:].double().mean()))
     assert np.mean(shares) < 0.2 * 0.9 + SIGMAS * np.std(shares) / 200**0.5
     assert np.mean(power) > 0.5
+
+
+def test_what_too_few_reference_data_cannot_reject_is_said():
+    """With n reference data the smallest p-value is 1 / (n + 1), and k of N are rejected at p <= rate k / N."""
+    model, guide = oracle()
+    x = normal(model, 30, 0)
+    x[0] += 50
+    with pytest.warns(UserWarning, match=r"no fewer than 4 of 30 .* to reject a single one, give 299 reference data"):
+        found = pyrovae.anomaly(model, guide, x, normal(model, 80, 1), **QUIET)
+    assert not found["rejected"].any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pyrovae.anomaly(model, guide, x, normal(model, 299, 1), **QUIET)["rejected"].iloc[0]

@@ -28,7 +28,7 @@ def test_imputed_cells_stand_against_their_truth():
     assert len(figure.axes) == 1
     with pytest.raises(ValueError, match=r"truth must be \[20, 2\]"):
         plots.imputed(result, truth[:5])
-    with pytest.raises(ValueError, match="no missing cell has a known value"):
+    with pytest.raises(ValueError, match="there is nothing to compare, got features=None"):
         plots.imputed(result, torch.full((20, 2), torch.nan))
 
 

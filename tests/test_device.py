@@ -210,7 +210,9 @@ CALLS = {
         MODEL, mean_field(), X, torch.arange(24, device="cpu") % 2, num_draws=3, device=d, **QUICK
     ),
     "impute": impute,
-    "anomaly": lambda f, d: pyrovae.anomaly(MODEL, mean_field(), X, X, num_particles=5, device=d, **QUICK),
+    "anomaly": lambda f, d: pyrovae.anomaly(
+        MODEL, mean_field(), X[:2], X, rate=0.5, num_particles=5, device=d, **QUICK
+    ),
     "cluster": lambda f, d: pyrovae.cluster(
         MODEL, mean_field(), X, 2, least_activity=0, num_draws=3, device=d, **QUICK
     ).table(),

@@ -208,7 +208,7 @@ def test_warnings_are_one_line(table, tmp_path):
     assert lines[0].endswith("of 120 rows are left out, which lack age")
 
 
-@pytest.mark.filterwarnings("ignore:posterior of")
+@pytest.mark.filterwarnings("ignore:posterior of", "ignore:with .* reference data")
 def test_what_a_fit_is_for_on_the_command_line(table, tmp_path, capsys):
     run = tmp_path / "run"
     ran(capsys, "fit", "--data", table, "--data.roles", WORDS, "--out", run, *TINY)

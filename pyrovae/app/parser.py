@@ -105,11 +105,9 @@ def permitted_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def with_tables(arguments: Sequence[str]) -> list[str]:
     """Return arguments in which ``--data survey.csv`` and ``--data pictures/`` are spelled out as a Table or a Folder.
 
-    A command about a run reads a table as the fit's own was.
+    A command about a run reads a table as the fit's own was, unless there are options of the data's own.
     """
-    about_run = bool(arguments) and arguments[0] in OF_A_RUN
-    if about_run and any(a.startswith("--data.") for a in arguments):
-        return list(arguments)
+    as_fitted = bool(arguments) and arguments[0] in OF_A_RUN and not any(a.startswith("--data.") for a in arguments)
     spelled: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -119,7 +117,7 @@ def with_tables(arguments: Sequence[str]) -> list[str]:
             continue
         value = value if equals else next(rest, "")
         if is_table_file(value):
-            spelled += [f"--table={value}"] if about_run else ["--data=Table", f"--data.source={value}"]
+            spelled += [f"--table={value}"] if as_fitted else ["--data=Table", f"--data.source={value}"]
         elif value and Path(value).is_dir():
             spelled += ["--data=Folder", f"--data.path={value}"]
         else:

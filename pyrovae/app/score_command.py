@@ -1,5 +1,6 @@
 """``pyrovae score``."""
 
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -10,7 +11,7 @@ from pyrovae.app.run_question import run_question
 from pyrovae.data import Data
 from pyrovae.programs.isolation import importing
 
-PICTURES = 32  # of the oddest observations
+PICTURES, LONGEST = 32, 10  # of the oddest observations; letters of a picture's name
 
 
 def score_command(
@@ -57,8 +58,14 @@ def score_command(
             worst = result.head(PICTURES)
             rows = pd.Index(question.data.index).get_indexer(worst.index)
             pictures = question.data.fixed().batch(torch.from_numpy(rows))[0]
-            titles = [f"{name}\np = {p:.2g}" for name, p in worst["pvalue"].items()]
+            titles = [f"{_short(str(name))}\np = {p:.2g}" for name, p in worst["pvalue"].items()]
             question.write_figure("oddest.png", plots.grid(pictures, question.data.image_shape, titles=titles))
     count = int(result["rejected"].sum())
     print(result.head(10).to_string())
     print(f"{count} of {len(result)} rejected at a rate of {rate:g}\nwrote scores.csv and scores.png in {out}")
+
+
+def _short(name: str) -> str:
+    """Return a picture's name in the width of a picture: without folders and ending, and its last letters."""
+    stem = Path(name).stem
+    return stem if len(stem) <= LONGEST else f"…{stem[1 - LONGEST :]}"

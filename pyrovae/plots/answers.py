@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from pyrovae.uses.imputation import Imputations
     from pyrovae.uses.projection import Projection
 
-MOST_PANELS = 12
+MOST_PANELS = 16
+LONGEST_NAME = 18
 AXES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 
-def latent_map(projection: Projection, labels: Any = None, *, level: float = 0.5, ellipses: int = 60) -> Figure:
+def latent_map(projection: Projection, labels: Any = None, *, level: float = 0.5, ellipses: int = 40) -> Figure:
     """Draw codes in the plane, and for some of them an ellipse that holds a share of the posterior there.
 
     Args:
         projection: result of :func:`pyrovae.project`.
-        labels: labels or clusters ``[N]``; a pandas Categorical gives their names, and may lack some labels.
+        labels: labels ``[N]``, or clusters (:func:`pyrovae.cluster`); a pandas Categorical gives their names, and may
+            lack some labels.
         level: posterior probability inside of an ellipse, were the posterior Gaussian in the plane.
         ellipses: largest number of observations with an ellipse; they are evenly spaced among the observations.
     """
@@ -59,15 +61,18 @@ def latent_map(projection: Projection, labels: Any = None, *, level: float = 0.5
             f"{place} axis of {AXES[projection.method]}" if share is None
             else f"{place} principal component ({share:.0%} of the variance)"
         )  # fmt: skip
-    axis.margins(0.12)
+    reach = widths[:, 1].max(initial=0.0) / 2
+    axis.update_datalim(np.concatenate([points.min(0)[None] - reach, points.max(0)[None] + reach]))
     axis.autoscale_view()
+    if len(rows):
+        axis.set_title(f"ellipses: {level:.0%} of the posterior, of {len(rows)} observations", fontsize="small")
     if labels is not None and not many:
         figure.legend(fontsize="small", loc="outside right upper", markerscale=2)
     return figure
 
 
 def _classes(labels: Any, count: int) -> pd.Categorical:
-    classes = np.zeros(count, dtype=int) if labels is None else labels
+    classes = np.zeros(count, dtype=int) if labels is None else getattr(labels, "labels", labels)
     classes = classes if isinstance(classes, pd.Categorical) else pd.Categorical(np.asarray(classes))
     if len(classes) != count:
         raise ValueError(f"labels must be one per observation, [{count}], got {len(classes)}")
@@ -82,7 +87,7 @@ def imputed(
     Args:
         imputations: result of :func:`pyrovae.impute`.
         truth: complete values ``[N, D]``, in the same units; NaN where a value is not known.
-        features: numbers of the columns; None takes the first twelve that have missing cells.
+        features: numbers of the columns; None takes the first sixteen that have missing cells.
         level: level of the intervals.
     """
     true, missing = np.asarray(truth, dtype=float), imputations.missing.numpy()
@@ -90,11 +95,13 @@ def imputed(
         raise ValueError(f"truth must be {list(missing.shape)}, as the imputations are, got {list(true.shape)}")
     mean, (low, high) = imputations.mean.numpy(), (end.numpy() for end in imputations.interval(level))
     known = missing & ~np.isnan(true)
-    chosen = (
-        [k for k in range(true.shape[1]) if known[:, k].any()][:MOST_PANELS] if features is None else list(features)
-    )
-    if not chosen:
-        raise ValueError("no missing cell has a known value, so that there is nothing to compare")
+    possible = np.flatnonzero(known.any(0)).tolist()
+    chosen = possible[:MOST_PANELS] if features is None else list(features)
+    if not chosen or any(k not in possible for k in chosen):
+        raise ValueError(
+            f"columns with missing cells whose value is known are {possible}: in others there is nothing to compare, "
+            f"got features={features}"
+        )
     names = imputations.names or [str(k) for k in range(true.shape[1])]
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -110,10 +117,12 @@ def imputed(
         axis.scatter(x[~inside], y[~inside], s=10, color="C1", marker="x", linewidths=1, zorder=3)
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axis.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
-        axis.set_title(f"{names[k]}: {inside.mean():.0%} of {own.sum()} inside", fontsize="small")
+        name = names[k] if len(names[k]) <= LONGEST_NAME else f"{names[k][: LONGEST_NAME - 1]}…"
+        axis.set_title(f"{name}: {inside.mean():.0%} of {own.sum()} inside", fontsize="small")
     for axis in grid.flat[len(chosen) :]:
         axis.set_axis_off()
-    figure.supxlabel("true value", fontsize="medium")
+    left_out = "" if features is not None else f"; {len(chosen)} of {len(possible)} columns with missing cells"
+    figure.supxlabel(f"true value (crosses: outside of the interval{left_out})", fontsize="medium")
     figure.supylabel(f"imputed: mean and {level:.0%} interval", fontsize="medium")
     return figure
 
@@ -164,6 +173,8 @@ def traversal(
         titles: names of the observations.
         features: names of the D features.
     """
+    if isinstance(values, Mapping):
+        raise ValueError(f"values must be those of one site, such as values['x']: there are {', '.join(values)}")
     array = np.asarray(values, dtype=float)
     if array.ndim < 3:
         raise ValueError(
@@ -172,11 +183,14 @@ def traversal(
     places = np.linspace(0, 1, len(array)) if at is None else np.asarray(at, dtype=float)
     if places.shape != (len(array),):
         raise ValueError(f"at must be one number per point, [{len(array)}], got {list(places.shape)}")
-    names = list(titles) if titles is not None else [str(k) for k in range(array.shape[1])]
+    names = list(titles) if titles is not None else [""] * array.shape[1]
     if image_shape is None:
         return _curves(array.reshape(*array.shape[:2], -1), places, names, features)
     pictures = array.reshape(*array.shape[:2], *image_shape)
-    figure = Figure(figsize=(WIDTH * 1.5, WIDTH * 1.5 / len(array) * array.shape[1] + 0.5), layout="constrained")
+    aspect = image_shape[1] / image_shape[2]
+    figure = Figure(
+        figsize=(WIDTH * 1.5, WIDTH * 1.42 / len(array) * array.shape[1] * aspect + 0.25), layout="constrained"
+    )
     grid = panels(figure, array.shape[1], len(array))
     for row, line in enumerate(grid):
         for column, axis in enumerate(line):

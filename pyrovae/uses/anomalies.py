@@ -1,6 +1,7 @@
 """Which observations are unlike others, how sure that is, and which of their features make them so."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -48,7 +49,7 @@ def anomaly(
     an observation that is like the reference data it is below any level with at most that probability, whatever the
     model ("typicality": but for terms of 1 / n). The observations that are rejected are those of Benjamini and
     Hochberg's procedure: of them, a share ``rate`` at most is expected to be normal. With n reference data no p-value
-    is below 1 / (n + 1).
+    is below 1 / (n + 1), so that of N observations fewer than N / (rate (n + 1)) are never rejected: a warning says so.
 
     The feature named is the one that is least probable given all others: the p-value of -log p(x_d | x_others) among
     that feature's values in the reference data, from particles of the guide and of the prior, each weighted without the
@@ -94,6 +95,7 @@ def anomaly(
     ours, theirs = (_measured(model, guide, one, num_particles, options) for one in (given, normal))
     scores, references = _scores(score, ours, theirs)
     pvalues = _conformal(scores, references)
+    _warn_of_few(len(pvalues), int((~references.isnan()).sum()), rate)
     columns: dict[str, Any] = {
         "score": scores.numpy(), "pvalue": pvalues.numpy(), "rejected": _benjamini_hochberg(pvalues, rate).numpy()
     }  # fmt: skip
@@ -108,6 +110,19 @@ def anomaly(
     else:
         columns["feature"], columns["feature_pvalue"] = "", np.nan
     return pd.DataFrame(columns, index=given.index).rename_axis("datum")
+
+
+def _warn_of_few(count: int, references: int, rate: float) -> None:
+    """Warn where even the oddest observation cannot be rejected by itself."""
+    fewest = math.ceil(count / (rate * (1 + references)) - 1e-9)
+    if fewest > 1:
+        needed = math.ceil(count / rate) - 1
+        warnings.warn(
+            f"with {references} reference data no fewer than {fewest} of {count} observations can be rejected at a "
+            f"rate of {rate:g}, however odd they are: to reject a single one, give {needed} reference data, or a "
+            "larger rate",
+            stacklevel=4,
+        )
 
 
 @dataclass(frozen=True)

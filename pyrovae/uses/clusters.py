@@ -29,7 +29,7 @@ SILHOUETTE = 2000  # observations of which the silhouette is computed
 Partition = Callable[[np.ndarray, int], np.ndarray]  # codes [N, D] and a seed to cluster numbers [N], -1 for noise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Clusters:
     """Clusters of N observations.
 
@@ -110,7 +110,7 @@ class Clusters:
             "nmi": float(normalized_mutual_info_score(given, self.labels)),
         }
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         result = self.summary()
         text = (
             f"{int(result['num_clusters'])} clusters of {len(self.labels)} observations ({self.method}, "

@@ -21,7 +21,7 @@ METHODS = ("pca", "tsne", "umap")
 PERPLEXITY, NEIGHBOURS = 30, 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Projection:
     """N observations in the plane.
 
@@ -47,6 +47,13 @@ class Projection:
         centred = self.draws - self.draws.mean(0)
         result: np.ndarray = np.einsum("snd,sne->nde", centred, centred) / (len(centred) - 1)
         return result
+
+    def __repr__(self) -> str:
+        shares = "" if self.explained is None else f", which hold {self.explained.sum():.0%} of the variance"
+        return (
+            f"{len(self.points)} observations in the plane by {self.method} of {len(self.latents)} latents{shares}, "
+            f"each with {len(self.draws)} posterior draws"
+        )
 
     def table(self) -> pd.DataFrame:
         """Return one row per observation: x, y, their posterior standard deviations, and correlation."""

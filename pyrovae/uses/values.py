@@ -36,6 +36,10 @@ class Values(dict[str, Tensor]):
         super().__init__(values)
         self.encoding, self.index, self.observed = encoding, index, observed
 
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {list(value.shape)}" for name, value in self.items())
+        return f"{type(self).__name__}({sites})"
+
     def to_frame(self, site: str | None = None) -> pd.DataFrame:
         """Return an observed site as a table: names, units and categories of the table that the model was fitted to.
 
