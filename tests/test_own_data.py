@@ -225,7 +225,9 @@ def test_what_a_fit_is_for_on_the_command_line(table, tmp_path, capsys):
     assert not drawn.isna().any().any()
     ran(capsys, "impute", run, "--data", table, "--num_imputations", 2, "--out", tmp_path / "i", *QUICK[2:])
     for k in range(2):
-        one = pd.read_csv(tmp_path / "i" / f"imputed-0{k}.csv", index_col="datum")
+        one = pd.read_csv(tmp_path / "i" / f"imputed-0{k}.csv")
+        assert one.columns.tolist() == frame.columns.tolist()  # also those in no batch, so that it can be read again
+        one = one.set_index("id")
         assert len(one) == 120
         assert not one.isna().any().any()
         seen = frame.set_index("id").loc[one.index, one.columns]

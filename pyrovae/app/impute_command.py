@@ -51,7 +51,7 @@ def impute_command(
         )  # fmt: skip
         for k, stem in enumerate(stems):
             if result.encoding is not None:
-                question.write(f"{stem}.csv", result.table(k))
+                question.write_like_the_data(f"{stem}.csv", result.table(k))
             else:
                 question.write_array(f"{stem}.npy", result.values[k])
         rows = {"missing": result.missing.flatten(1).sum(1).numpy(), "reliable": result.reliable}

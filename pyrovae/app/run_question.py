@@ -37,6 +37,12 @@ class RunQuestion:
         """Write a table whose rows are observations."""
         self.folder.write_table(name, frame, index_label="datum")
 
+    def write_like_the_data(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a table in the columns of the data: with the rows' names in front, unless a column holds them."""
+        ids = () if self.data.encoding is None else self.data.encoding.of_role("id")
+        named = bool(ids) and all(c.name in frame.columns for c in ids)
+        self.folder.write_table(name, frame, index=not named, **({} if named else {"index_label": "datum"}))
+
     def write_array(self, name: str, values: Any) -> None:
         """Write numbers as a ``.npy`` file."""
         from io import BytesIO

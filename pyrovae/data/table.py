@@ -27,6 +27,7 @@ from pyrovae.tables import Column, Encoding, as_frame, named_columns, read_file,
 from pyrovae.tables.column import ENCODED
 from pyrovae.tables.dates import with_dates
 from pyrovae.tables.encoding import to_codes
+from pyrovae.tables.frames import replaced
 from pyrovae.tables.parquet import completed, first_rows, parts
 from pyrovae.tables.proposal import SPIKED
 from pyrovae.tables.schema import columns_of, described, refuse_unobservable
@@ -282,7 +283,7 @@ class Table(Data):
             ]
             encoding.see_that_units_agree({f.name: f.tensor[:ROWS] for f in self._typed}, self.index)
             return self._copy(tuple(scaled))
-        other = Table.like(self._frame(), encoding)
+        other = Table.like(self.whole(), encoding)
         same = {
             name: getattr(self, name) for name in ("origin", "numbers", "assumed", "row_names", "labels", "weights")
         }
@@ -291,10 +292,15 @@ class Table(Data):
         other.__dict__.update(same, fields=fields, label_names=self.label_names, dtype=self.dtype)
         return other
 
-    def _frame(self) -> pd.DataFrame:
-        """Return every column that the table has kept."""
+    def whole(self) -> pd.DataFrame:
+        """Return all columns, also those that are in no batch (ids, dates, dropped ones), in the table's own order."""
         parts = [self.to_frame()] + ([] if self.kept is None else [self.kept])
-        return pd.concat([part.reset_index(drop=True) for part in parts], axis=1).set_axis(self.index)
+        joined = pd.concat([part.reset_index(drop=True) for part in parts], axis=1)
+        ids = self.encoding.of_role("id")
+        if len(ids) == 1 and self.row_names is not None and ids[0].name not in joined.columns:
+            joined = replaced(joined, {ids[0].name: self.index})
+        joined.index = pd.Index(self.index)
+        return joined[[c.name for c in self.columns if c.name in joined.columns]]
 
     def _own_groups(self) -> Any:
         kept = [c.name for c in self.columns if c.role in ("subject", "group")]
@@ -309,7 +315,7 @@ class Table(Data):
         return self.kept[kept[0]]
 
     def _key_columns(self) -> Mapping[str, Any]:
-        frame = self._frame()
+        frame = self.whole()
         return {str(name): frame[name].reset_index(drop=True) for name in frame}
 
     def _rows(self, indices: Tensor | Rows | slice) -> "Table":

@@ -305,7 +305,7 @@ def _completed(data: Data, source: int, drawn: Tensor, latents: Posterior) -> Im
     if not isinstance(field, Columns):
         values = values.to(field.tensor.dtype)
     encoding = data.encoding if isinstance(data, Table) and isinstance(field, Columns) else None
-    frame = data.to_frame().set_axis(data.index) if isinstance(data, Table) and encoding is not None else None
+    frame = data.whole() if isinstance(data, Table) and encoding is not None else None
     return Imputations(values, missing, latents, latents.reliable, encoding, frame, data.index, field.feature_names)
 
 
