@@ -123,7 +123,7 @@ EPOCHS = np.arange(80)
         (-100 - 60 * np.exp(-EPOCHS / 40), "still improving"),
         (np.full(80, -3.0), "converged"),
         (-10 + 2.0 * noise(80), "undecided"),
-        (-35 + 5 * (1 - np.exp(-EPOCHS[:60] / 60)) ** 2 + 0.02 * np.cumsum(noise(60)), "undecided"),
+        (-35 + 5 * (1 - np.exp(-EPOCHS[:60] / 60)) ** 2 + 0.02 * np.cumsum(noise(60)), "still improving"),
         ([-100.0, -90.0, -80.0], "limit of steps"),
         ([], "limit of steps"),
     ],
@@ -151,7 +151,15 @@ def test_flat_curves_are_seldom_said_to_rise(correlation):
 
 @pytest.mark.parametrize("stopped", ["patience", "diverged", "SIGTERM"])
 def test_other_endings_are_what_stopped_the_fit(stopped):
-    assert str(ending(a_history(EPOCHS - 100.0), stopped)) == f"{stopped}, best after epoch 80"
+    history = a_history(EPOCHS - 100.0)
+    history["step"] = 10 * (history["step"] + 1) - 1
+    assert str(ending(history, stopped)) == f"{stopped}, best after epoch 80"
+
+
+def test_patience_that_ran_out_early_is_told():
+    """With few rows an epoch is a step or two, and a bound that falls at first ends the fit before it rises."""
+    said = str(ending(a_history([-3.0, -2.0, *(-2.5 * np.ones(20))]), "patience"))
+    assert said.startswith("patience, best after epoch 2, which is step 2: so early a bound may fall before it rises")
 
 
 def test_a_comparison_says_how_its_fits_ended():

@@ -55,7 +55,11 @@ class Runner:
         self.chosen = savings > cost
         rest = f"{calls} left, each {work.operations} operations that write {work.numbers:.3g} numbers"
         verdict = "compiled, since that pays" if self.chosen else "eager, since compiling does not pay"
-        self._say(f"{self.what}: {rest}: compiling saves about {savings:.3g} s and costs {cost:.0f} s: {verdict}")
+        line = f"{self.what}: {rest}: compiling saves about {savings:.3g} s and costs {cost:.0f} s: {verdict}"
+        if self.chosen:  # what takes a while is shown
+            self._say(line)
+        else:
+            self.lines.append(line)
 
     def function(self, key: Hashable, make: Callable[[], Function], agrees: Callable[[Function], bool | None]) -> Any:
         """Return the compiled function of a key; None where the call is to run eagerly.

@@ -11,6 +11,7 @@ WINDOW = 4  # the trend is that of the last quarter of the fit
 LEAST_GAIN = 1e-3  # of the bound's size, below which a gain does not count
 SMALL, SMALL_SHARE = 0.1, 5e-3  # nats per observation, and share of the bound: changes that hardly matter
 LEVEL = 0.975  # a flat bound is said to rise with a probability of about 1 - LEVEL
+FEW_STEPS = 200  # until the best bound of a fit that patience ended, below which it may have been too early
 MOST_CORRELATED = 0.9  # largest correlation of successive epochs that is allowed for
 
 
@@ -28,6 +29,7 @@ class Ending:
         gain_se: its standard error, which allows for the correlation of successive epochs.
         epochs: number of epochs of that quarter.
         best_epoch: number of epochs after which the validation bound was highest; 0 without validation data.
+        best_step: number of steps until then.
     """
 
     status: str
@@ -35,9 +37,12 @@ class Ending:
     gain_se: float = math.nan
     epochs: int = 0
     best_epoch: int = 0
+    best_step: int = 0
 
     def __str__(self) -> str:
         best = f", best after epoch {self.best_epoch}" if self.best_epoch else ""
+        if self.status == "patience" and self.best_step < FEW_STEPS:
+            best += f", which is step {self.best_step}: so early a bound may fall before it rises: give more patience"
         if not self.epochs:
             return f"{self.status}{best}"
         return f"{self.status}: {self.gain:+.3g} (se {self.gain_se:.2g}) nats in the last {self.epochs} epochs{best}"
@@ -60,12 +65,14 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     """
     from scipy import stats  # it takes a second
 
-    bounds = history["validation_bound"].dropna().to_numpy(float)
+    validated = history.dropna(subset=["validation_bound"])
+    bounds = validated["validation_bound"].to_numpy(float)
     best = int(bounds.argmax()) + 1 if len(bounds) else 0
+    step = int(validated["step"].iloc[best - 1]) + 1 if best else 0
     if stopped != "finished":
-        return Ending(stopped, best_epoch=best)
+        return Ending(stopped, best_epoch=best, best_step=step)
     if len(bounds) < FEWEST:
-        return Ending("limit of steps", best_epoch=best)
+        return Ending("limit of steps", best_epoch=best, best_step=step)
     last = bounds[-max(FEWEST // 2, len(bounds) // WINDOW) :]
     epochs = np.arange(len(last)) - (len(last) - 1) / 2
     slope = float((epochs * last).sum() / (epochs**2).sum())
@@ -81,4 +88,4 @@ def ending(history: pd.DataFrame, stopped: str) -> Ending:
     clear = clear or (best == len(bounds) and gain - 2 * se > small)
     flat = "converged" if abs(gain) + 2 * se <= small else "undecided"
     status = ("still improving" if gain > 0 else "falling") if clear else flat
-    return Ending(status, gain, se, len(last), best)
+    return Ending(status, gain, se, len(last), best, step)
