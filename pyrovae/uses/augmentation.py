@@ -87,7 +87,7 @@ def augment(
         >>> from pyrovae import guides, models
         >>> model = models.LinearGaussian(2, 5)
         >>> new = augment(model, guides.Exact(model), torch.zeros(7, 5), 3, progress=False)
-        >>> new["x"].shape, list(new.index[:4])
+        >>> new["x"].shape, new.index[:4].tolist()
         (torch.Size([21, 5]), [0, 0, 0, 1])
     """
     if method not in METHODS:

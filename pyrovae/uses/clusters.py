@@ -172,11 +172,12 @@ def cluster(
             discrete latents, or no latent that holds anything.
 
     Example:
+        >>> import torch
         >>> from pyrovae import guides, models
-        >>> model = models.LinearGaussian(2, 5)
-        >>> groups = torch.randn(60, 5) + torch.arange(60)[:, None] % 2 * 20
-        >>> cluster(model, guides.Exact(model), groups, 2, progress=False).summary()["num_clusters"]
-        2
+        >>> model, source = models.LinearGaussian(2, 5), torch.Generator().manual_seed(0)
+        >>> x = torch.randn(60, 5, generator=source) + torch.arange(60)[:, None] % 2 * 20
+        >>> cluster(model, guides.Exact(model), x, 2, progress=False).sizes()["size"].tolist()
+        [30, 30]
     """
     least_activity = share("least_activity", least_activity, ends=True)
     seed = library_seed("clusters of codes", options["seed"])

@@ -89,11 +89,12 @@ def compress(
         ImportError: without the package constriction.
 
     Example:
-        >>> import pyrovae
-        >>> from pyrovae import guides, models
-        >>> model, x = models.VAE(6, 2), torch.eye(6).repeat(20, 1)
-        >>> content = compress(model, guides.MeanField(6, 2), x, progress=False)  # doctest: +SKIP
-        >>> torch.equal(decompress(model, guide, content), x)  # doctest: +SKIP
+        >>> from pyrovae import guides, likelihoods, models, nn, priors
+        >>> decoder, likelihood = nn.MLP(2, 6), likelihoods.Bernoulli()
+        >>> model = models.VAE(prior=priors.StandardNormal(2), decoder=decoder, likelihood=likelihood)
+        >>> guide, x = guides.MeanField(nn.MLP(6, 8), 2), torch.eye(6).repeat(20, 1)
+        >>> content = compress(model, guide, x, progress=False)
+        >>> torch.equal(decompress(model, guide, content, progress=False), x)
         True
     """
     if not FEWEST_BITS <= at_least("bits", bits, FEWEST_BITS) <= MOST_BITS:

@@ -56,10 +56,10 @@ def neighbours(
             no latent that holds anything.
 
     Example:
-        >>> from pyrovae import guides, models
         >>> import torch
-        >>> model = models.LinearGaussian(2, 5)
-        >>> neighbours(model, guides.Exact(model), torch.randn(30, 5), num=3, progress=False).shape
+        >>> from pyrovae import guides, models
+        >>> model, x = models.LinearGaussian(2, 5), torch.arange(150.0).sin().reshape(30, 5)
+        >>> neighbours(model, guides.Exact(model), x, num=3, progress=False).shape
         (90, 3)
     """
     num = at_least("num", num, 1)

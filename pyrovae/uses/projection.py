@@ -115,7 +115,7 @@ def project(
         >>> from pyrovae import guides, models
         >>> import torch
         >>> model = models.LinearGaussian(2, 5)
-        >>> project(model, guides.Exact(model), torch.randn(30, 5), progress=False).draws.shape
+        >>> project(model, guides.Exact(model), torch.arange(150.0).sin().reshape(30, 5), progress=False).draws.shape
         (50, 30, 2)
     """
     if method not in METHODS:
@@ -128,7 +128,7 @@ def project(
     codes = found.of(found.kept(least_activity))
     means, size = codes.means, codes.draws.shape[-1]
     flat = codes.draws.reshape(-1, size)
-    seed = library_seed("projection", options["seed"])
+    seed = library_seed("projection of codes", options["seed"])
     explained = None
     if method == "pca" or size == 1:
         points, places, explained = _by_components(means, flat)
