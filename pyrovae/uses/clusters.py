@@ -114,10 +114,14 @@ class Clusters:
         result = self.summary()
         text = (
             f"{int(result['num_clusters'])} clusters of {len(self.labels)} observations ({self.method}, "
-            f"{len(self.latents)} latents): over {len(self.stability)} posterior draws the adjusted Rand index with "
-            f"them is {result['stability']:.2f}; {int(result['unsure'])} observations are in their cluster in less "
-            f"than {SURE:.0%} of the draws"
+            f"{len(self.latents)} latents)"
         )
+        if not np.isnan(result["stability"]):
+            text += (
+                f": over {len(self.stability)} posterior draws the adjusted Rand index with them is "
+                f"{result['stability']:.2f}; {int(result['unsure'])} observations are in their cluster in less than "
+                f"{SURE:.0%} of the draws"
+            )
         dissolved = np.flatnonzero(self.jaccard < 0.5)
         if len(dissolved):
             text += f"; clusters {', '.join(map(str, dissolved))} DISSOLVE (Jaccard index below 0.5)"
