@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.latents.usage import Usage, usage
     from pyrovae.diagnostics.posterior.globals_to_arviz import globals_to_arviz
     from pyrovae.diagnostics.posterior.guide_error import guide_error
+    from pyrovae.diagnostics.posterior.sensitivity import Sensitivity, sensitivity
     from pyrovae.diagnostics.posterior.to_arviz import to_arviz
     from pyrovae.diagnostics.predictive.checks import posterior_predictive_check, prior_predictive_check
     from pyrovae.diagnostics.predictive.pit import pit
@@ -75,6 +76,7 @@ _NAMES = {
     "Projection": "uses.projection",
     "Ranks": "diagnostics.calibration.ranks",
     "Sandwich": "diagnostics.evidence.bdmc",
+    "Sensitivity": "diagnostics.posterior.sensitivity",
     "Simulation": "diagnostics.predictive.simulate",
     "Usage": "diagnostics.latents.usage",
     "Values": "uses.values",
@@ -129,6 +131,7 @@ _NAMES = {
     "sample": "uses.generation",
     "sample_quality": "diagnostics.predictive.sample_quality",
     "sbc": "diagnostics.calibration.sbc",
+    "sensitivity": "diagnostics.posterior.sensitivity",
     "simulate": "diagnostics.predictive.simulate",
     "to_arviz": "diagnostics.posterior.to_arviz",
     "traverse": "uses.space",
@@ -158,6 +161,7 @@ __all__ = [
     "Projection",
     "Ranks",
     "Sandwich",
+    "Sensitivity",
     "Simulation",
     "Usage",
     "Values",
@@ -220,6 +224,7 @@ __all__ = [
     "sample",
     "sample_quality",
     "sbc",
+    "sensitivity",
     "simulate",
     "to_arviz",
     "traverse",

@@ -222,6 +222,7 @@ CALLS = {
     "project": lambda f, d: pyrovae.project(
         MODEL, mean_field(), X, least_activity=0, num_draws=3, device=d, **QUICK
     ).table(),
+    "sensitivity": lambda f, d: pyrovae.sensitivity(MODEL, EXACT, X, num_particles=30, device=d, **QUICK).table(),
     "augment": lambda f, d: pyrovae.augment(MODEL, mean_field(), X, 2, method="between", device=d, **QUICK),
     "compress": compress,
     "weights": weights,

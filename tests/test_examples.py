@@ -100,6 +100,12 @@ def test_imputation():
 
 
 @pytest.mark.own_state
+def test_prior_sensitivity():
+    table = example("prior_sensitivity")["main"](epochs=3, num_particles=200)
+    assert list(table.index) == ["standard normal", "Laplace", "Student-t, 3 df"]
+
+
+@pytest.mark.own_state
 def test_anomalies():
     table = example("anomalies")["main"](epochs=2, num_particles=10, classes=(0, 4))
     assert table.shape == (2, 5)

@@ -117,6 +117,7 @@ ASKED = {  # of each function: how it is called, and what may not be given
     "neighbours": (lambda f, m, g, **k: f(m, g, X, **k), {"num": COUNTS, "num_draws": COUNTS, "seed": SEEDS}),
     "project": (lambda f, m, g, **k: f(m, g, X, **k), {"num_draws": COUNTS, "batch_size": COUNTS, "seed": SEEDS}),
     "augment": (lambda f, m, g, **k: f(m, g, X, **k), {"num": COUNTS, "per_class": COUNTS, "seed": SEEDS}),
+    "sensitivity": (lambda f, m, g, **k: f(m, g, X, **k), {"num_particles": COUNTS, "threshold": SIZES, "seed": SEEDS}),
     "compress": (lambda f, m, g, **k: f(m, g, X, **k), {"bits": COUNTS, "seed": SEEDS}),
 }  # fmt: skip
 CASES = [

@@ -1,0 +1,244 @@
+"""How much each observation's posterior owes to the prior, and how much to the likelihood: power-scaling."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae.arviz.psis import smoothed
+from pyrovae.common.checks import at_least, positive
+from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
+from pyrovae.importance.psis import khat_limit, pareto_khat
+from pyrovae.importance.question import Question, ask
+from pyrovae.programs.densities import log_density
+from pyrovae.programs.sites import is_discrete
+from pyrovae.programs.types import Program
+
+COMPONENTS = ("prior", "likelihood")
+CONFLICT, WEAK = "prior-data conflict", "strong prior or weak likelihood"
+
+
+@dataclass(frozen=True, repr=False)
+class Sensitivity:
+    """Sensitivities of N observations' posteriors of D latents to A powers of the prior and of the likelihood.
+
+    Attributes:
+        prior: sensitivity to the prior, ``[N, D]``: distance per doubling of its power.
+        likelihood: sensitivity to the likelihood, ``[N, D]``.
+        mean: posterior means, ``[N, D]``.
+        sd: posterior standard deviations, ``[N, D]``.
+        means: posterior means under scaled components, ``[2, A, N, D]``, the prior first.
+        sds: their standard deviations, ``[2, A, N, D]``.
+        khat: Pareto tail index of the weights, the largest over all powers, ``[N]``.
+        limit: largest k-hat at which the sensitivities can be trusted.
+        alphas: the powers.
+        threshold: sensitivity above which a component matters.
+        latents: names of the latents.
+        index: names of the observations.
+    """
+
+    prior: Tensor
+    likelihood: Tensor
+    mean: Tensor
+    sd: Tensor
+    means: Tensor
+    sds: Tensor
+    khat: Tensor
+    limit: float
+    alphas: tuple[float, ...]
+    threshold: float
+    latents: list[str]
+    index: np.ndarray
+
+    @property
+    def reliable(self) -> np.ndarray:
+        """Whether each observation's weights can be trusted, ``[N]``."""
+        result: np.ndarray = (self.khat <= self.limit).numpy()
+        return result
+
+    @property
+    def diagnosis(self) -> np.ndarray:
+        """What each posterior of a latent shows, ``[N, D]``: "" where the prior hardly matters."""
+        informative, strong = (self.prior >= self.threshold).numpy(), (self.likelihood >= self.threshold).numpy()
+        result: np.ndarray = np.where(informative & strong, CONFLICT, np.where(informative, WEAK, "")).astype(object)
+        return result
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per observation and latent: sensitivities, diagnosis, moments, k-hat, and reliability."""
+        names = pd.MultiIndex.from_product([self.index, self.latents], names=["datum", "latent"])
+        size = len(self.latents)
+        columns = {
+            "prior": self.prior.flatten().numpy(), "likelihood": self.likelihood.flatten().numpy(),
+            "diagnosis": self.diagnosis.ravel(), "mean": self.mean.flatten().numpy(), "sd": self.sd.flatten().numpy(),
+            "khat": self.khat.repeat_interleave(size).numpy(), "reliable": self.reliable.repeat(size),
+        }  # fmt: skip
+        return pd.DataFrame(columns, index=names)
+
+    def summary(self) -> dict[str, float]:
+        """Return the shares of observations with a latent of each diagnosis, and with weights not to be trusted."""
+        found = self.diagnosis
+        return {
+            "num_data": len(self.index), "conflict": float((found == CONFLICT).any(1).mean()),
+            "weak": float((found == WEAK).any(1).mean()), "unreliable": float((~self.reliable).mean()),
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        result = self.summary()
+        text = (
+            f"power-scaling of {len(self.index)} posteriors of {len(self.latents)} latents: {result['conflict']:.0%} "
+            f"with a {CONFLICT}, {result['weak']:.0%} with a {WEAK}"
+        )
+        return text + (f"; {result['unreliable']:.0%} UNRELIABLE (k-hat)" if result["unreliable"] else "")
+
+
+@shared_keywords(batch_size=BATCH_SIZE)
+def sensitivity(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    alphas: Sequence[float] = (0.8, 1.25),
+    threshold: float = 0.05,
+    num_particles: int = 1000,
+    **options: Unpack[Options],
+) -> Sensitivity:
+    """Say how each observation's posterior changes when the prior, or the likelihood, is raised to a power.
+
+    p(z)^a p(x | z) and p(z) p(x | z)^a are reached by reweighting the particles that the posterior itself is estimated
+    from, without a fit. The distance of two posteriors of a latent is the cumulative Jensen-Shannon distance of their
+    distribution functions; a sensitivity is that distance per doubling of the power. Where both components matter, the
+    prior and the observation disagree; where the prior alone does, it is strong or the observation says little.
+
+    Source: Kallioinen, Paananen, Burkner and Vehtari, "Detecting and diagnosing prior and likelihood sensitivity with
+    power-scaling", 2024; the same definitions as in ArviZ's ``psense``.
+
+    Args:
+        model: generative program ``model(*batch)``.
+        guide: recognition program ``guide(*batch)``.
+        data: a tensor, a tuple of tensors, a table, or a data set.
+        alphas: a power below 1 and one above.
+        threshold: sensitivity above which a component matters.
+        num_particles: number of draws of the guide per observation.
+        **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
+
+    Raises:
+        ValueError: for powers that are not around 1, a pair that breaks the contract, discrete latents, or latents that
+            the guide leaves out.
+
+    Example:
+        >>> from pyrovae import guides, models
+        >>> model = models.LinearGaussian(2, 5)
+        >>> found = sensitivity(model, guides.Exact(model), torch.zeros(7, 5), num_particles=200, progress=False)
+        >>> found.prior.shape, list(found.table().columns[:3])
+        (torch.Size([7, 2]), ['prior', 'likelihood', 'diagnosis'])
+    """
+    powers = _powers(alphas)
+    num_particles, threshold = at_least("num_particles", num_particles, 25), positive("threshold", threshold)
+    with ask(model, guide, data, takes_weights=True, **options) as question:
+        question.layout.require_guided("prior density")
+        parts = [_scaled(*batch, powers) for batch in _batches(question, num_particles)]
+        names, index = _latents(question), question.data.index
+    whole = {name: torch.cat([part[name] for part in parts], -1 if name == "khat" else -2) for name in parts[0]}
+    return Sensitivity(
+        **whole, limit=khat_limit(num_particles), alphas=powers, threshold=threshold, latents=names, index=index
+    )
+
+
+def _powers(alphas: Any) -> tuple[float, ...]:
+    values = tuple(alphas) if isinstance(alphas, Sequence) else ()
+    if len(values) != 2 or not all(isinstance(a, int | float) for a in values) or not 0 < values[0] < 1 < values[1]:
+        raise ValueError(f"alphas must be a power between 0 and 1 and one above 1, such as (0.8, 1.25), got {alphas!r}")
+    return tuple(float(a) for a in values)
+
+
+def _latents(question: Question) -> list[str]:
+    trace = question.pair.traces(question.data.batch(slice(0, 1)))[0]
+    sizes = {name: trace.nodes[name]["value"].numel() for name in question.layout.latents}
+    return [f"{name}[{k}]" for name, size in sizes.items() for k in range(size)]
+
+
+def _batches(question: Question, num_particles: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Iterate over batches: log weights, log p(z) and log p(x | z), ``[K, n]``, and latents ``[K, n, D]``."""
+    kept: list[list[Tensor]] = []
+    for part in question.particles(num_particles, "sensitivity"):
+        if not part.start:
+            kept = []
+        size, count = len(part.rows[0]), len(part.indices)
+        for name in question.layout.latents:
+            if is_discrete(part.model_trace.nodes[name]["fn"]):
+                raise ValueError(f"latent site {name!r} is discrete, and has no distribution function to compare")
+        log_prior = log_density(part.model_trace, size, observed=False)
+        log_joint = log_density(part.model_trace, size)
+        values = [part.values(part.guide_trace.nodes[name]) for name in question.layout.latents]
+        flat = [v.flatten(2) if v.dim() > 2 else v[..., None] for v in values]
+        logs = [v.double().unflatten(0, (count, -1)).T.cpu() for v in (log_prior, log_joint - log_prior)]
+        kept.append([part.log_weight.double().cpu(), *logs, torch.cat(flat, 2).double().cpu()])
+        if part.start + len(part.log_weight) == num_particles:
+            weight, prior, likelihood, latents = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
+            yield weight, prior, likelihood, latents
+
+
+def _scaled(
+    weight: Tensor, prior: Tensor, likelihood: Tensor, latents: Tensor, powers: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Return the sensitivities of a batch of n observations, and the moments under each power."""
+    base, khat = _weights(weight)
+    mean, sd = _moments(base, latents)
+    means, sds, slopes = [], [], []
+    for component in (prior, likelihood):
+        distances = []
+        for alpha in powers:
+            own, own_khat = _weights(weight + (alpha - 1) * component)
+            khat = torch.maximum(khat, own_khat)
+            moments = _moments(own, latents)
+            means.append(moments[0])
+            sds.append(moments[1])
+            distances.append(distance(latents, base, own) / abs(math.log2(alpha)))
+        slopes.append((distances[0] + distances[1]) / 2)
+    shape = (len(COMPONENTS), len(powers), *mean.shape)
+    return {
+        "prior": slopes[0], "likelihood": slopes[1], "mean": mean, "sd": sd, "khat": khat,
+        "means": torch.stack(means).reshape(shape), "sds": torch.stack(sds).reshape(shape),
+    }  # fmt: skip
+
+
+def _weights(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Pareto-smoothed weights ``[K, n]`` that sum to 1, and their k-hat."""
+    return torch.from_numpy(smoothed(logs.numpy())).softmax(0), pareto_khat(logs)
+
+
+def _moments(weights: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+    mean = (weights[..., None] * latents).sum(0)
+    return mean, (weights[..., None] * (latents - mean).square()).sum(0).sqrt()
+
+
+def distance(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Return the cumulative Jensen-Shannon distance of two weightings of the same values, ``[n, D]``.
+
+    Source: Nguyen and Vreeken, "Non-parametric Jensen-Shannon divergence", 2015; the larger one of the values and of
+    their negatives, as in Kallioinen et al. 2024.
+
+    Args:
+        values: values ``[K, n, D]``.
+        one: weights ``[K, n]`` that sum to 1.
+        other: further weights.
+    """
+    return torch.maximum(_one_sided(values, one, other), _one_sided(-values, one, other))
+
+
+def _one_sided(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    ordered, order = values.sort(0)
+    width = ordered.diff(dim=0)
+    p, q = (w[..., None].expand_as(values).gather(0, order).cumsum(0)[:-1] for w in (one, other))
+    middle = (0.5 * (p + q)).clamp(min=torch.finfo(torch.float64).tiny).log2()
+    p_area, q_area = (p * width).sum(0), (q * width).sum(0)
+    p_log, q_log = (v.clamp(min=torch.finfo(torch.float64).tiny).log2() for v in (p, q))
+    half = 0.5 / math.log(2)
+    there = (width * p * (p_log - middle)).sum(0) + half * (q_area - p_area)
+    back = (width * q * (q_log - middle)).sum(0) + half * (p_area - q_area)
+    return ((there.clamp(min=0) + back.clamp(min=0)) / (p_area + q_area)).sqrt()
