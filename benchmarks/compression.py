@@ -3,8 +3,8 @@
 A model of binarised digits is fitted, and held-out digits are compressed: the length of the whole code, its header and
 first bits included, beside minus the ELBO of the same pictures, and beside general compressors of the same bits, packed
 eight to a byte: gzip, bzip2 and LZMA of all pictures at once, PNG of one bit a pixel of all pictures on a sheet and of
-every picture in a file of its own. What pyrovae compressed is decompressed and compared. With ``--write``, docs/compression.md is
-written.
+every picture in a file of its own. What pyrovae compressed is decompressed and compared. With ``--write``,
+docs/compression.md is written.
 """
 
 import argparse
