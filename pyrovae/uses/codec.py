@@ -397,7 +397,7 @@ def _alphabet(question: Question, source: int, by_column: bool) -> list[list[flo
 def _padded(columns: list[list[float]], width: int) -> tuple[Tensor, Tensor]:
     """Return the values of all columns, ``[V, D]``, the last one repeated, and the numbers of them, ``[D]``."""
     columns = columns * width if len(columns) == 1 else columns
-    longest = max(1, *map(len, columns)) if len(columns) > 1 else max(1, len(columns[0]))
+    longest = max(1, *map(len, columns))
     rows = [column + [column[-1] if column else 0.0] * (longest - len(column)) for column in columns]
     return torch.tensor(rows, dtype=torch.float64, device="cpu").T, torch.tensor(list(map(len, columns)), device="cpu")
 

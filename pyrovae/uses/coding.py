@@ -27,11 +27,13 @@ class Values:
         values: values ``[V, D]``; one-hot vectors are ``[V, V]`` and a single coordinate.
         log_width: logarithm of the bin's width around each value, ``[V, D]``; 0 for discrete latents.
         event: shape of one observation's value.
+        dtype: dtype in which values are scored.
     """
 
     values: Tensor
     log_width: Tensor
     event: torch.Size
+    dtype: torch.dtype
 
     @property
     def size(self) -> int:
@@ -40,7 +42,7 @@ class Values:
 
     def to(self, device: torch.device) -> "Values":
         """Return the values on a device."""
-        return Values(self.values.to(device), self.log_width.to(device), self.event)
+        return Values(self.values.to(device), self.log_width.to(device), self.event, self.dtype)
 
     def chosen(self, symbols: Tensor) -> Tensor:
         """Return the values ``[n, event]`` of symbols ``[n, D]``."""
@@ -110,7 +112,7 @@ def values_of_latent(fn: Any, spread: tuple[list[int], list[int]] | None, bits: 
     transform = _transform(fn)
     values = _inside(fn, transform(unconstrained))
     slope = transform.log_abs_det_jacobian(unconstrained, values)
-    return Values(values, (edges[1:] - edges[:-1]).log()[:, None] + width.log() + slope, event)
+    return Values(values, (edges[1:] - edges[:-1]).log()[:, None] + width.log() + slope, event, _dtype(fn))
 
 
 def _inside(fn: Any, values: Tensor) -> Tensor:
@@ -141,14 +143,14 @@ def _enumerated(fn: Any, event: torch.Size) -> Values:
     try:
         if inner is None:  # one-hot vectors
             rows = fn.enumerate_support(expand=False).reshape(-1, int(event.numel())).double()
-            return Values(rows, rows.new_zeros(len(rows), 1), event)
-        inner.enumerate_support(expand=False)
+            return Values(rows, rows.new_zeros(len(rows), 1), event, _dtype(fn))
+        numbers = inner.enumerate_support(expand=False).flatten().double()
     except NotImplementedError:
         raise ValueError(
             f"a latent that is a {type(inner or fn).__name__} cannot be coded: its values cannot be enumerated"
         ) from None
-    values = inner.enumerate_support(expand=False).flatten().double()[:, None].expand(-1, max(1, event.numel()))
-    return Values(values, torch.zeros_like(values), event)
+    values = numbers[:, None].expand(-1, max(1, event.numel()))
+    return Values(values, torch.zeros_like(values), event, _dtype(fn))
 
 
 def conditionals(fn: Any, values: Values) -> Conditionals | None:
@@ -161,12 +163,12 @@ def conditionals(fn: Any, values: Values) -> Conditionals | None:
     grid = values.values
     inner = _numbers(fn)
     if inner is not None:
-        points = grid.to(_dtype(inner)).reshape(len(grid), 1, *(fn.event_shape or ()))
+        points = grid.to(values.dtype).reshape(len(grid), 1, *(fn.event_shape or ()))
         whole = inner.log_prob(points).double()
         whole = whole.reshape(len(grid), -1, values.size)
         return lambda k, before: whole[:, :, k].expand(-1, len(before)).T
     if isinstance(fn, distributions.OneHotCategorical):
-        masses = fn.log_prob(grid.to(fn.logits.dtype).reshape(len(grid), *[1] * len(fn.batch_shape), -1)).double()
+        masses = fn.log_prob(grid.to(values.dtype).reshape(len(grid), *[1] * len(fn.batch_shape), -1)).double()
         return lambda k, before: masses.expand(-1, len(before)).T
     if isinstance(fn, distributions.MultivariateNormal | distributions.LowRankMultivariateNormal):
         return _of_gaussian(fn, grid)

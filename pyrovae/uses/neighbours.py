@@ -12,7 +12,7 @@ from pyrovae.programs.streams import library_seed
 from pyrovae.programs.types import Program
 from pyrovae.uses.drawn_codes import drawn_codes
 
-DRAWS = 50  # of which shares are counted
+DRAWS, AT_ONCE = 50, 2**24  # draws of which shares are counted; pairs of neighbours that are compared at once
 
 
 @shared_keywords(batch_size=BATCH_SIZE)
@@ -78,7 +78,8 @@ def neighbours(
     shares, some = np.zeros(rows.shape), slice(0, DRAWS)
     for there, here in zip(among.draws[some], asked.draws[some], strict=True):
         nearest = _ranked(NearestNeighbors().fit(there), here, num, own)[1]
-        shares += np.stack([np.isin(mine, drawn) for mine, drawn in zip(rows, nearest, strict=True)])
+        for own_rows in np.array_split(np.arange(len(rows)), max(1, rows.size * num // AT_ONCE)):
+            shares[own_rows] += (rows[own_rows, :, None] == nearest[own_rows, None, :]).any(2)
     index = pd.MultiIndex.from_product([asked.index, range(1, num + 1)], names=["datum", "rank"])
     columns = {
         "neighbour": among.index[rows].ravel(), "distance": distances.ravel(),
