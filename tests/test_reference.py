@@ -363,6 +363,9 @@ def test_what_all_data_share_is_left_out_one_datum_at_a_time(shared_mean):
     if hasattr(az, "loo_approximate_posterior"):
         loo = az.loo_approximate_posterior(found, log_p=log_p, log_q=log_q, pointwise=True)
         assert loo.elpd_i.to_numpy() == pytest.approx(truth.numpy(), abs=0.05)
+        prior, likelihood = az.psense_summary(found, alphas=(0.8, 1.25)).loc["centre", ["prior", "likelihood"]]
+        assert prior < 0.05 < likelihood  # one unit of information in the prior, 40 in the data
+    assert found.log_prior["centre"].to_numpy()[0] == pytest.approx(dist.Normal(0.0, 1.0).log_prob(drawn[0]).numpy())
     with pytest.raises(ValueError, match="no global latents to draw"):
         pyrovae.globals_to_arviz(model, guides.Local, x, progress=False)
 

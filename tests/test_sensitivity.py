@@ -119,3 +119,64 @@ def test_the_distance_is_arvizs():
     equal = torch.full((500, 1), 1 / 500, dtype=torch.float64)
     ours = distance(torch.from_numpy(values)[:, None, None], equal, torch.from_numpy(weights)[:, None])
     assert float(ours) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_a_conclusion_turns_where_its_probability_crosses_the_level():
+    """P(z > 0 | x) under every power is a normal probability, here within 4 errors; the verdicts follow from it."""
+    model, guide = oracle()
+    x = pyrovae.sample(model, 200, seed=5, **QUIET)["x"]
+    found = pyrovae.sensitivity(model, guide, x, num_particles=4000, **QUIET)
+    chances = []
+    for powers in ((1.0, 1.0), (0.8, 1.0), (1.25, 1.0), (1.0, 0.8), (1.0, 1.25)):
+        mean, covariance = posterior(model, x, *powers)
+        chances.append(torch.distributions.Normal(0.0, 1.0).cdf(mean / covariance.diagonal().sqrt()))
+    got = torch.cat([found.probability[None], found.probabilities.flatten(0, 1)])
+    expected = torch.stack(chances)
+    error = (expected * (1 - expected) / 4000).sqrt() * 1.3 + 1e-3
+    assert bool(((got - expected).abs() < (SIGMAS + 1) * error).all())  # 2,000 comparisons
+    verdicts = (expected >= 0.95).int() - (expected <= 0.05).int()
+    near = ((expected - 0.95).abs() < 0.02).any(0) | ((expected - 0.05).abs() < 0.02).any(0)
+    turned = (verdicts != verdicts[0]).any(0)
+    np.testing.assert_array_equal(found.turned[~near.numpy()], turned[~near].numpy())
+    assert 0 < found.summary()["turned"] < 1
+    assert found.conclusions().loc[(0, "z[1] > 0"), "turned"] == found.turned[0, 1]
+
+
+def test_conclusions_of_ones_own():
+    x = torch.linspace(-2, 2, 5).double()
+    own = {"inside": lambda latents, x: latents["z"].abs() < 1}
+    found = pyrovae.sensitivity(*scalar(0.7), x, conclusions=own, num_particles=500, **QUIET)
+    assert found.events == ["inside"]
+    assert found.probability.shape == (5, 1)
+    with pytest.raises(ValueError, match="conclusion 'mean' must return True or False per row"):
+        pyrovae.sensitivity(*scalar(0.7), x, conclusions={"mean": lambda latents, x: latents["z"]}, **QUIET)
+    with pytest.raises(ValueError, match="level must be a probability above 0.5"):
+        pyrovae.sensitivity(*scalar(0.7), x, level=0.3, **QUIET)
+
+
+def test_arvizs_psense_of_the_groups_is_the_same():
+    """For draws of the posterior itself, which have equal weights, as ArviZ takes them."""
+    az = pytest.importorskip("arviz_stats", reason="ArviZ 1.x, which needs Python 3.12")
+    model, guide = oracle()
+    x = pyrovae.sample(model, 4, seed=4, **QUIET)["x"]
+    found = pyrovae.sensitivity(model, guide, x, num_particles=800, **QUIET)
+    groups = ("posterior", "log_prior", "log_likelihood")
+    tree = pyrovae.to_arviz(model, guide, x, num_draws=800, groups=groups, **QUIET)
+    for n in range(4):
+        one = {"datum": n}
+        theirs = az.psense_summary(
+            tree, coords=one, prior_coords=one, likelihood_coords=one, alphas=(0.8, 1.25), round_to=12
+        )
+        np.testing.assert_allclose(theirs["prior"], found.prior[n], atol=1e-6)
+        np.testing.assert_allclose(theirs["likelihood"], found.likelihood[n], atol=1e-6)
+
+
+def test_log_densities_are_groups_of_their_own():
+    model, guide = oracle()
+    x = pyrovae.sample(model, 4, seed=4, **QUIET)["x"]
+    groups = ("posterior", "log_prior", "log_likelihood")
+    found = pyrovae.to_arviz(model, guide, x, num_draws=50, groups=groups, **QUIET)
+    z = torch.from_numpy(found.posterior["z"].values[0])
+    expected = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    np.testing.assert_allclose(found.log_prior["z"].values[0], expected, rtol=1e-6)
+    assert found.log_prior["z"].dims == found.log_likelihood["x"].dims == ("chain", "draw", "datum")

@@ -24,12 +24,14 @@ class Shared:
     Attributes:
         values: draws by site, ``[S, ...]``.
         log_likelihood: log p(x_i | w_s), local latents integrated out by importance sampling, ``[S, N]``, nats.
+        log_prior: log p(w_s | the latents above it) by site, ``[S]`` each.
         log_p: log p(w_s) + sum_i log p(x_i | w_s), ``[S]``.
         log_q: log q(w_s), ``[S]``.
     """
 
     values: dict[str, Tensor]
     log_likelihood: Tensor
+    log_prior: dict[str, Tensor]
     log_p: Tensor
     log_q: Tensor
 
@@ -75,19 +77,21 @@ def shared(
     log_likelihood = torch.stack(rows)
     with ask(given(model, draws[0]), guide.local, data, **options) as question:
         batch = question.pair.given(question.data.batch(slice(0, 1)))
-        log_prior = torch.tensor([_log_prior(model, w, batch) for w in draws], dtype=torch.float64, device="cpu")
+        priors = [_log_prior(model, w, batch) for w in draws]
+    log_prior = {name: torch.tensor([p[name] for p in priors], dtype=torch.float64, device="cpu") for name in draws[0]}
     with torch.no_grad():
         log_q = [sum(float(guide.posterior(name).log_prob(v).sum()) for name, v in w.items()) for w in draws]
     return Shared(
         values={name: torch.stack([w[name].cpu() for w in draws]) for name in draws[0]},
         log_likelihood=log_likelihood,
-        log_p=log_prior + log_likelihood.sum(1),
+        log_prior=log_prior,
+        log_p=torch.stack(list(log_prior.values())).sum(0) + log_likelihood.sum(1),
         log_q=torch.tensor(log_q, dtype=torch.float64, device="cpu"),
     )
 
 
-def _log_prior(model: Program, latents: dict[str, Tensor], batch: tuple[Tensor, ...]) -> float:
+def _log_prior(model: Program, latents: dict[str, Tensor], batch: tuple[Tensor, ...]) -> dict[str, float]:
     values = {name: value.to(batch[0].device) for name, value in latents.items()}
     with Repeated():
         trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*batch)
-    return sum(float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in values.items())
+    return {name: float(trace.nodes[name]["fn"].log_prob(value).sum()) for name, value in values.items()}

@@ -28,6 +28,8 @@ def globals_to_arviz(
 
     - ``posterior``: draws of every global latent.
     - ``log_likelihood``: ``data``, log p(x_i | w) of every draw and observation, with local latents integrated out.
+    - ``log_prior``: log p(w) of every draw, by site. With it ArviZ 1.x scales the prior and the likelihood:
+      ``az.psense_summary(found)``.
     - ``sample_stats``: ``log_p``, log p(w, x) of every draw; ``log_q``, log q(w).
 
     Source: Magnusson, Andersen, Jonasson and Vehtari, "Bayesian leave-one-out cross-validation for large data", 2019.
@@ -57,6 +59,7 @@ def globals_to_arviz(
     groups: dict[str, dict[str, Any]] = {
         "posterior": posterior,
         "log_likelihood": {"data": likelihood},
+        "log_prior": {name: (("chain", "draw"), v[None].numpy()) for name, v in draws.log_prior.items()},
         "sample_stats": stats,
     }
     return assemble({name: labelled(variables) for name, variables in groups.items()})

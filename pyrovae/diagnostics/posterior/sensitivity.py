@@ -1,7 +1,7 @@
 """How much each observation's posterior owes to the prior, and how much to the likelihood: power-scaling."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -10,22 +10,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.arviz.psis import smoothed
-from pyrovae.common.checks import at_least, positive
+from pyrovae.arviz.psis import relative_tail_ess, smoothed
+from pyrovae.common.checks import at_least, positive, share
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
-from pyrovae.importance.psis import khat_limit, pareto_khat
+from pyrovae.importance.particles import Particles
+from pyrovae.importance.psis import EQUAL, khat_limit, pareto_khat
 from pyrovae.importance.question import Question, ask
 from pyrovae.programs.densities import log_density
-from pyrovae.programs.sites import is_discrete
+from pyrovae.programs.sites import is_discrete, site_rows
 from pyrovae.programs.types import Program
 
 COMPONENTS = ("prior", "likelihood")
 CONFLICT, WEAK = "prior-data conflict", "strong prior or weak likelihood"
+Event = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, repr=False)
 class Sensitivity:
     """Sensitivities of N observations' posteriors of D latents to A powers of the prior and of the likelihood.
+
+    A conclusion is drawn where the posterior probability of an event is at least ``level``, or at most 1 - ``level``.
+    It turns where it is no longer drawn, or only then, under some power.
 
     Attributes:
         prior: sensitivity to the prior, ``[N, D]``: distance per doubling of its power.
@@ -34,11 +39,15 @@ class Sensitivity:
         sd: posterior standard deviations, ``[N, D]``.
         means: posterior means under scaled components, ``[2, A, N, D]``, the prior first.
         sds: their standard deviations, ``[2, A, N, D]``.
+        probability: posterior probabilities of C events, ``[N, C]``.
+        probabilities: the same under scaled components, ``[2, A, N, C]``.
         khat: Pareto tail index of the weights, the largest over all powers, ``[N]``.
         limit: largest k-hat at which the sensitivities can be trusted.
         alphas: the powers.
         threshold: sensitivity above which a component matters.
+        level: posterior probability from which on a conclusion is drawn.
         latents: names of the latents.
+        events: names of the events.
         index: names of the observations.
     """
 
@@ -48,11 +57,15 @@ class Sensitivity:
     sd: Tensor
     means: Tensor
     sds: Tensor
+    probability: Tensor
+    probabilities: Tensor
     khat: Tensor
     limit: float
     alphas: tuple[float, ...]
     threshold: float
+    level: float
     latents: list[str]
+    events: list[str]
     index: np.ndarray
 
     @property
@@ -68,6 +81,27 @@ class Sensitivity:
         result: np.ndarray = np.where(informative & strong, CONFLICT, np.where(informative, WEAK, "")).astype(object)
         return result
 
+    @property
+    def turned(self) -> np.ndarray:
+        """Whether each conclusion turns under some power, ``[N, C]``."""
+        own, scaled = self._verdict(self.probability), self._verdict(self.probabilities).flatten(0, 1)
+        result: np.ndarray = (scaled != own).any(0).numpy()
+        return result
+
+    def _verdict(self, probability: Tensor) -> Tensor:
+        return (probability >= self.level).int() - (probability <= 1 - self.level).int()
+
+    def conclusions(self) -> pd.DataFrame:
+        """Return one row per observation and event: its posterior probability, the range of it, whether it turns."""
+        names = pd.MultiIndex.from_product([self.index, self.events], names=["datum", "conclusion"])
+        every = torch.cat([self.probability[None], self.probabilities.flatten(0, 1)])
+        columns = {
+            "probability": self.probability.flatten().numpy(), "lowest": every.amin(0).flatten().numpy(),
+            "highest": every.amax(0).flatten().numpy(), "turned": self.turned.ravel(),
+            "reliable": self.reliable.repeat(len(self.events)),
+        }  # fmt: skip
+        return pd.DataFrame(columns, index=names)
+
     def table(self) -> pd.DataFrame:
         """Return one row per observation and latent: sensitivities, diagnosis, moments, k-hat, and reliability."""
         names = pd.MultiIndex.from_product([self.index, self.latents], names=["datum", "latent"])
@@ -80,18 +114,18 @@ class Sensitivity:
         return pd.DataFrame(columns, index=names)
 
     def summary(self) -> dict[str, float]:
-        """Return the shares of observations with a latent of each diagnosis, and with weights not to be trusted."""
+        """Return shares of observations: with a latent of each diagnosis, with a conclusion that turns, unreliable."""
         found = self.diagnosis
         return {
             "num_data": len(self.index), "conflict": float((found == CONFLICT).any(1).mean()),
-            "weak": float((found == WEAK).any(1).mean()), "unreliable": float((~self.reliable).mean()),
+            "weak": float((found == WEAK).any(1).mean()), "turned": float(self.turned.any(1).mean()), "unreliable": float((~self.reliable).mean()),
         }  # fmt: skip
 
     def __repr__(self) -> str:
         result = self.summary()
         text = (
             f"power-scaling of {len(self.index)} posteriors of {len(self.latents)} latents: {result['conflict']:.0%} "
-            f"with a {CONFLICT}, {result['weak']:.0%} with a {WEAK}"
+            f"with a {CONFLICT}, {result['weak']:.0%} with a {WEAK}; {result['turned']:.0%} with a conclusion that turns"
         )
         return text + (f"; {result['unreliable']:.0%} UNRELIABLE (k-hat)" if result["unreliable"] else "")
 
@@ -104,6 +138,8 @@ def sensitivity(
     *,
     alphas: Sequence[float] = (0.8, 1.25),
     threshold: float = 0.05,
+    conclusions: Mapping[str, Event] | None = None,
+    level: float = 0.95,
     num_particles: int = 1000,
     **options: Unpack[Options],
 ) -> Sensitivity:
@@ -123,6 +159,10 @@ def sensitivity(
         data: a tensor, a tuple of tensors, a table, or a data set.
         alphas: a power below 1 and one above.
         threshold: sensitivity above which a component matters.
+        conclusions: events by name, each a function ``f(latents, *batch)`` of a dict of latents by site,
+            ``[rows, ...]``, and the batch's tensors, that returns True or False per row, ``[rows]``. None: whether each
+            latent is above 0.
+        level: posterior probability of an event from which on a conclusion is drawn.
         num_particles: number of draws of the guide per observation.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
@@ -139,14 +179,18 @@ def sensitivity(
     """
     powers = _powers(alphas)
     num_particles, threshold = at_least("num_particles", num_particles, 25), positive("threshold", threshold)
+    if not 0.5 < share("level", level, ends=False):
+        raise ValueError(f"level must be a probability above 0.5, got {level!r}")
     with ask(model, guide, data, takes_weights=True, **options) as question:
         question.layout.require_guided("prior density")
-        parts = [_scaled(*batch, powers) for batch in _batches(question, num_particles)]
+        parts = [_scaled(*batch, powers) for batch in _batches(question, num_particles, conclusions)]
         names, index = _latents(question), question.data.index
+    events = [f"{name} > 0" for name in names] if conclusions is None else list(conclusions)
     whole = {name: torch.cat([part[name] for part in parts], -1 if name == "khat" else -2) for name in parts[0]}
     return Sensitivity(
-        **whole, limit=khat_limit(num_particles), alphas=powers, threshold=threshold, latents=names, index=index
-    )
+        **whole, limit=khat_limit(num_particles), alphas=powers, threshold=threshold, level=level, latents=names,
+        events=events, index=index,
+    )  # fmt: skip
 
 
 def _powers(alphas: Any) -> tuple[float, ...]:
@@ -162,8 +206,10 @@ def _latents(question: Question) -> list[str]:
     return [f"{name}[{k}]" for name, size in sizes.items() for k in range(size)]
 
 
-def _batches(question: Question, num_particles: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Iterate over batches: log weights, log p(z) and log p(x | z), ``[K, n]``, and latents ``[K, n, D]``."""
+def _batches(
+    question: Question, num_particles: int, conclusions: Mapping[str, Event] | None
+) -> Iterator[tuple[Tensor, ...]]:
+    """Iterate over batches: log weights, log p(z), log p(x | z), ``[K, n]``, latents, events ``[K, n, ...]``."""
     kept: list[list[Tensor]] = []
     for part in question.particles(num_particles, "sensitivity"):
         if not part.start:
@@ -177,39 +223,65 @@ def _batches(question: Question, num_particles: int) -> Iterator[tuple[Tensor, T
         values = [part.values(part.guide_trace.nodes[name]) for name in question.layout.latents]
         flat = [v.flatten(2) if v.dim() > 2 else v[..., None] for v in values]
         logs = [v.double().unflatten(0, (count, -1)).T.cpu() for v in (log_prior, log_joint - log_prior)]
-        kept.append([part.log_weight.double().cpu(), *logs, torch.cat(flat, 2).double().cpu()])
+        latents = torch.cat(flat, 2).double().cpu()
+        events = (latents > 0).double() if conclusions is None else _events(question, part, conclusions)
+        kept.append([part.log_weight.double().cpu(), *logs, latents, events])
         if part.start + len(part.log_weight) == num_particles:
-            weight, prior, likelihood, latents = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
-            yield weight, prior, likelihood, latents
+            yield tuple(torch.cat(pieces) for pieces in zip(*kept, strict=True))
+
+
+def _events(question: Question, part: Particles, conclusions: Mapping[str, Event]) -> Tensor:
+    """Return whether the events happen, ``[K, n, C]``, as 0 or 1."""
+    rows = {name: site_rows(part.guide_trace.nodes[name]) for name in question.layout.latents}
+    count, columns = len(part.rows[0]), []
+    for name, event in conclusions.items():
+        value = event(dict(rows), *part.rows[:-1])
+        if not isinstance(value, Tensor) or value.shape != (count,) or value.dtype != torch.bool:
+            got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the conclusion {name!r} must return True or False per row, [{count}], got {got}")
+        columns.append(value.double().cpu().unflatten(0, (len(part.indices), -1)).T)
+    return torch.stack(columns, 2)
 
 
 def _scaled(
-    weight: Tensor, prior: Tensor, likelihood: Tensor, latents: Tensor, powers: tuple[float, ...]
+    weight: Tensor, prior: Tensor, likelihood: Tensor, latents: Tensor, events: Tensor, powers: tuple[float, ...]
 ) -> dict[str, Tensor]:
     """Return the sensitivities of a batch of n observations, and the moments under each power."""
     base, khat = _weights(weight)
     mean, sd = _moments(base, latents)
-    means, sds, slopes = [], [], []
+    means, sds, chances, slopes = [], [], [], []
     for component in (prior, likelihood):
-        distances = []
+        distances, relative = [], _relative_ess(weight, component)
         for alpha in powers:
-            own, own_khat = _weights(weight + (alpha - 1) * component)
+            own, own_khat = _weights(weight + (alpha - 1) * component, relative)
             khat = torch.maximum(khat, own_khat)
             moments = _moments(own, latents)
             means.append(moments[0])
             sds.append(moments[1])
+            chances.append((own[..., None] * events).sum(0))
             distances.append(distance(latents, base, own) / abs(math.log2(alpha)))
         slopes.append((distances[0] + distances[1]) / 2)
     shape = (len(COMPONENTS), len(powers), *mean.shape)
     return {
         "prior": slopes[0], "likelihood": slopes[1], "mean": mean, "sd": sd, "khat": khat,
         "means": torch.stack(means).reshape(shape), "sds": torch.stack(sds).reshape(shape),
+        "probability": (base[..., None] * events).sum(0),
+        "probabilities": torch.stack(chances).reshape(*shape[:-1], events.shape[2]),
     }  # fmt: skip
 
 
-def _weights(logs: Tensor) -> tuple[Tensor, Tensor]:
+def _relative_ess(weight: Tensor, component: Tensor) -> np.ndarray | None:
+    """Return ArviZ's estimates of how independent draws are, ``[n]``, if all have equal weight; else None.
+
+    ArviZ takes draws of equal weight, and lets the length of their tail depend on this estimate.
+    """
+    level = weight.amax(0) - weight.amin(0) <= EQUAL
+    return relative_tail_ess(component.numpy()) if bool(level.all()) else None
+
+
+def _weights(logs: Tensor, relative_ess: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
     """Return Pareto-smoothed weights ``[K, n]`` that sum to 1, and their k-hat."""
-    return torch.from_numpy(smoothed(logs.numpy())).softmax(0), pareto_khat(logs)
+    return torch.from_numpy(smoothed(logs.numpy(), relative_ess)).softmax(0), pareto_khat(logs)
 
 
 def _moments(weights: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, re
 from pyrovae.arviz.psis import smoothed
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
-from pyrovae.diagnostics.predictive.draws import CONDITIONAL, GROUPS, Draws, draw, feature_names, typed_columns
+from pyrovae.diagnostics.predictive.draws import DENSITIES, GROUPS, Draws, draw, feature_names, typed_columns
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, ask
 from pyrovae.importance.resampling import systematic
@@ -54,6 +54,10 @@ def to_arviz(
       observed site, as ArviZ expects. Every observation has its own latents. Without x_i only the prior says anything
       about z_i, so that ``az.loo`` of this group is unreliable however good the fit. It also treats the guide's draws
       as posterior draws. Compare models by :func:`pyrovae.elpd` instead.
+    - ``log_prior``, if ``groups`` contains it: log p(z_i) of every posterior draw, by latent site. With
+      ``log_likelihood`` and ``corrected=True`` it is what ArviZ 1.x needs to scale the prior and the likelihood of
+      single observations: ``az.psense_summary(found, coords=one, prior_coords=one, likelihood_coords=one)`` with
+      ``one = {"datum": 3}``. :func:`pyrovae.sensitivity` does this for all observations.
 
     Source: Merkle, Furr and Rabe-Hesketh, "Bayesian comparison of latent variable models: conditional versus marginal
     likelihoods", 2019.
@@ -64,7 +68,8 @@ def to_arviz(
         data: a tensor, a tuple of tensors, or a data set, whose feature names become coordinates.
         num_draws: number of draws per observation in each group.
         num_particles: number of importance samples per observation for ``marginal_log_likelihood`` and the diagnostics.
-        groups: groups of draws to make: some of those above, or ``(*GROUPS, "log_likelihood")``.
+        groups: groups to make: some of ``posterior``, ``posterior_predictive``, ``prior``, ``prior_predictive``
+            (the default), ``log_likelihood`` and ``log_prior``.
         corrected: whether to resample the posterior and posterior predictive draws by their Pareto-smoothed importance
             weights, so that they follow p(z | x) instead of q(z | x). This does not correct an observation whose
             ``khat`` is above :func:`pyrovae.khat_limit`.
@@ -76,11 +81,11 @@ def to_arviz(
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, draws beyond ``max_bytes``, a site or
-            plate with the name of a dimension, or ``log_likelihood`` of a model with latents that are summed out.
+            plate with the name of a dimension, or log densities of a model with latents that are summed out.
     """
     for name, count in {"num_draws": num_draws, "num_particles": num_particles}.items():
         at_least(name, count, 1)
-    available = (*GROUPS, CONDITIONAL)
+    available = (*GROUPS, *DENSITIES)
     unknown = set(groups) - set(available)
     if unknown:
         raise ValueError(f"groups must be among {', '.join(available)}, got {', '.join(sorted(unknown))}")
@@ -143,7 +148,7 @@ class _Buffers:
         """Resample each observation's posterior draws by their importance weights."""
         weights = np.exp(smoothed(self.arrays["sample_stats"]["log_weight"]))
         indices = systematic(weights / weights.sum(0), numpy_generator("draws by weight", seed), len(weights))
-        for group in ("posterior", "posterior_predictive", CONDITIONAL, "sample_stats"):
+        for group in ("posterior", "posterior_predictive", *DENSITIES, "sample_stats"):
             for name, values in self.arrays.get(group, {}).items():
                 index = indices.reshape(*indices.shape, *(1,) * (values.ndim - 2))
                 self.arrays[group][name] = np.take_along_axis(values, index, axis=0)
@@ -179,7 +184,7 @@ class _Buffers:
         return {name: self._dataset(variables) for name, variables in groups.items()}
 
     def _dims(self, name: str, ndim: int, group: str) -> tuple[str, ...]:
-        per_datum = group in (CONDITIONAL, "sample_stats")
+        per_datum = group in (*DENSITIES, "sample_stats")
         own = own_dims(name, ndim - 2, [] if per_datum else self.plates.get(name, []))
         return own if group == "observed_data" else ("chain", "draw", *own)
 

@@ -22,7 +22,7 @@ from pyrovae.programs.streams import stream_seed
 from pyrovae.tables import Column, Scaling
 
 GROUPS = ("posterior", "posterior_predictive", "prior", "prior_predictive")
-CONDITIONAL = "log_likelihood"  # no draws, but log p(x | z) at those of the posterior
+CONDITIONAL, PRIOR_DENSITY = DENSITIES = ("log_likelihood", "log_prior")  # of the posterior draws
 
 
 @dataclass
@@ -31,8 +31,9 @@ class Draws:
 
     Attributes:
         indices: numbers of the observations.
-        groups: posterior, posterior_predictive, prior and prior_predictive, each by site; log_likelihood, by observed
-            site, log p(x | z) of the posterior draws, ``[K, len(indices)]``, nats.
+        groups: posterior, posterior_predictive, prior and prior_predictive, each by site; log densities of the
+            posterior draws, ``[K, len(indices)]``, nats: log_likelihood, by observed site, log p(x | z), and log_prior,
+            by latent site, log p(z | the latents above it).
         observed: observed values by site, ``[len(indices), ...]``; NaN where a mask leaves them out.
         log_weight: log weights of the posterior draws, ``[K, len(indices)]``, nats.
         plates: names of the plates left of the data plate, by site, in the order of the values' dimensions.
@@ -53,12 +54,13 @@ def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str
     The posterior group holds the guide's draws. The predictive groups hold new draws of every observed site.
 
     Raises:
-        ValueError: for log_likelihood of a model with latents that are summed out.
+        ValueError: for log densities of a model with latents that are summed out.
     """
-    if CONDITIONAL in groups and question.layout.summed:
+    densities = [group for group in groups if group in DENSITIES]
+    if densities and question.layout.summed:
         raise ValueError(
             f"latent site {question.layout.summed[0]!r} is summed out, so that single draws have no log p(x | z): "
-            f"leave {CONDITIONAL!r} out of groups"
+            f"leave {densities[0]!r} out of groups"
         )
     for part in question.particles(num_draws, label):
         traces: dict[str, Any] = {"posterior": part.guide_trace}
@@ -78,10 +80,11 @@ def draw(question: Question, num_draws: int, groups: tuple[str, ...], label: str
         values = {
             group: {name: part.values(traces[group].nodes[name]).cpu() for name in sites.get(group, tuple(observed))}
             for group in groups
-            if group != CONDITIONAL
+            if group not in DENSITIES
         }
-        if CONDITIONAL in groups:
-            values[CONDITIONAL] = {site.name: _log_likelihood(part, site.name) for site in question.layout.observed}
+        names = {CONDITIONAL: [s.name for s in question.layout.observed], PRIOR_DENSITY: question.layout.latents}
+        for group in densities:
+            values[group] = {name: _log_density(part, name) for name in names[group]}
         yield Draws(
             indices=part.indices,
             groups=values,
@@ -113,7 +116,7 @@ def _with_drawn_back(question: Question, part: Particles) -> Any:
     return both
 
 
-def _log_likelihood(part: Particles, name: str) -> Tensor:
+def _log_density(part: Particles, name: str) -> Tensor:
     density = per_datum(part.model_trace.nodes[name], len(part.rows[0]))
     return density.unflatten(0, (len(part.indices), -1)).T.cpu()
 
