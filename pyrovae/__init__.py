@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.calibration.sbc import Calibration, sbc
     from pyrovae.diagnostics.diagnostic import Diagnostic, Fitted, register
     from pyrovae.diagnostics.evidence.ais import Annealing, ais
+    from pyrovae.diagnostics.evidence.bayes_factors import bayes_factors
     from pyrovae.diagnostics.evidence.bdmc import Sandwich, bdmc
     from pyrovae.diagnostics.evidence.elpd import elpd, elpd_comparison
     from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate, worst
     from pyrovae.diagnostics.evidence.evidence import Evidence, evidence
     from pyrovae.diagnostics.evidence.gaps import Gaps, gaps
+    from pyrovae.diagnostics.evidence.stacking import stacking
     from pyrovae.diagnostics.latents.aggregate import Aggregate, aggregate
     from pyrovae.diagnostics.latents.codes import codes
     from pyrovae.diagnostics.latents.disentanglement import disentanglement
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.latents.usage import Usage, usage
     from pyrovae.diagnostics.posterior.globals_to_arviz import globals_to_arviz
     from pyrovae.diagnostics.posterior.guide_error import guide_error
+    from pyrovae.diagnostics.posterior.reprior import Reprior, reprior
     from pyrovae.diagnostics.posterior.sensitivity import Sensitivity, sensitivity
     from pyrovae.diagnostics.posterior.to_arviz import to_arviz
     from pyrovae.diagnostics.predictive.checks import posterior_predictive_check, prior_predictive_check
@@ -75,6 +78,7 @@ _NAMES = {
     "PriorTest": "diagnostics.latents.prior",
     "Projection": "uses.projection",
     "Ranks": "diagnostics.calibration.ranks",
+    "Reprior": "diagnostics.posterior.reprior",
     "Sandwich": "diagnostics.evidence.bdmc",
     "Sensitivity": "diagnostics.posterior.sensitivity",
     "Simulation": "diagnostics.predictive.simulate",
@@ -85,6 +89,7 @@ _NAMES = {
     "anomaly": "uses.anomalies",
     "attribute": "uses.space",
     "augment": "uses.augmentation",
+    "bayes_factors": "diagnostics.evidence.bayes_factors",
     "bdmc": "diagnostics.evidence.bdmc",
     "cluster": "uses.clusters",
     "codes": "diagnostics.latents.codes",
@@ -128,11 +133,13 @@ _NAMES = {
     "rates": "diagnostics.latents.rates",
     "reconstruct": "uses.generation",
     "register": "diagnostics.diagnostic",
+    "reprior": "diagnostics.posterior.reprior",
     "sample": "uses.generation",
     "sample_quality": "diagnostics.predictive.sample_quality",
     "sbc": "diagnostics.calibration.sbc",
     "sensitivity": "diagnostics.posterior.sensitivity",
     "simulate": "diagnostics.predictive.simulate",
+    "stacking": "diagnostics.evidence.stacking",
     "to_arviz": "diagnostics.posterior.to_arviz",
     "traverse": "uses.space",
     "usage": "diagnostics.latents.usage",
@@ -160,6 +167,7 @@ __all__ = [
     "PriorTest",
     "Projection",
     "Ranks",
+    "Reprior",
     "Sandwich",
     "Sensitivity",
     "Simulation",
@@ -170,6 +178,7 @@ __all__ = [
     "anomaly",
     "attribute",
     "augment",
+    "bayes_factors",
     "bdmc",
     "cluster",
     "codes",
@@ -221,11 +230,13 @@ __all__ = [
     "rates",
     "reconstruct",
     "register",
+    "reprior",
     "sample",
     "sample_quality",
     "sbc",
     "sensitivity",
     "simulate",
+    "stacking",
     "to_arviz",
     "traverse",
     "usage",

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
 from pyrovae.common.weights import weighted
 from pyrovae.diagnostics.crossed import crossed_df, crossed_error, fold_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
+from pyrovae.diagnostics.evidence.stacking import stacking
 from pyrovae.importance.psis import trusted_on_average
+
+FEW, SIMILAR = 100, 4.0  # observations; nats of a difference of totals, below which normal errors are rough
 
 
 def comparison(
@@ -29,14 +33,19 @@ def comparison(
     unless stated otherwise:
 
     - ``log_evidence`` with its standard error; ``difference`` to the best, or to ``reference``, with the standard error
-      of the PAIRED differences; ``elbo`` with its standard error. With several seeds the errors are those for new data
-      and new seeds at once (:func:`crossed_error`); with one seed, those for new data under the same fits;
+      of the PAIRED differences; ``p_worse``, the probability that the strategy is worse than that one, by the normal
+      distribution (Student's t with several seeds), and ``diagnosis``, why it is rough: "few data" (below 100), or
+      "difference under 4 elpd" (nats in all); ``elbo`` with its standard error. With several seeds the errors are
+      those for new data and new seeds at once (:func:`crossed_error`); with one seed, those for new data under the same
+      fits;
     - ``reliable``: whether log evidence, and so the row's place, is reliable. It is where the importance weights of at
       most a tenth of the data are unreliable (:func:`~pyrovae.importance.psis.trusted_on_average`). The worse the guide
       of an unreliable row, the lower its log evidence, whatever its model: anneal (:func:`pyrovae.evidence`), or fit
       the guide as a proposal;
     - ``khat_over_limit``, the share of data whose importance weights are unreliable; ``ess``, the mean effective sample
       size;
+    - ``weight``, the strategy's weight in the mixture that predicts these data best, and ``weight_se``
+      (:func:`~pyrovae.diagnostics.evidence.stacking.stacking`);
     - with several seeds, ``seeds``, their number; ``seed_sd``, the standard deviation between seeds of the mean log
       evidence; and ``difference_df``, the degrees of freedom of the difference's error (:func:`crossed_df`);
     - the columns of ``more``;
@@ -62,13 +71,16 @@ def comparison(
         raise ValueError(f"candidates must be evaluated on the same data, got numbers of data {sizes}")
     weights = _common_weights(runs)
     stacks = {name: torch.stack([e.weighted("log_evidence") for e in run]) for name, run in runs.items()}
-    best = stacks[_reference(stacks, reference)]
+    against = _reference(stacks, reference)
+    best = stacks[against]
     count = len(best)
+    shares = stacking({name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}, weights)
     rows = {}
     for name, run in runs.items():
         values, bounds = stacks[name], torch.stack([e.weighted("elbo") for e in run])  # [seeds, data]
         difference = values - best
         reliable = torch.stack([e.reliable for e in run])
+        error = crossed_error(difference)
         fit_seconds = (seconds or {}).get(name, math.nan)
         further = (more or {}).get(name, {})
         rows[name] = {
@@ -76,11 +88,13 @@ def comparison(
             "log_evidence_se": crossed_error(values),
             "reliable": trusted_on_average(reliable, weights),
             "difference": float(difference.mean()),
-            "difference_se": crossed_error(difference),
+            "difference_se": error,
+            **_told_apart(name == against, difference, error, crossed_df(difference) if count > 1 else math.inf),
             "elbo": float(bounds.mean()),
             "elbo_se": crossed_error(bounds),
             "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(torch.stack([e.weighted("ess") for e in run]).mean()),
+            **shares.loc[name].to_dict(),
             **(_seed_columns(values, difference) if count > 1 else {}),
             "seconds": float(np.mean(fit_seconds)),
         }
@@ -129,6 +143,7 @@ def cross_validation(
     whole = {name: _joined(run) for name, run in evaluations.items()}
     joined = {name: one.weighted("log_evidence") for name, one in whole.items()}
     best, rows = _reference(joined, reference), {}
+    shares = stacking({name: one.log_evidence[None] for name, one in whole.items()}, weights)
     for name, run in evaluations.items():
         folds = torch.stack([e.weighted("log_evidence").mean() for e in run])
         bounds = torch.stack([e.weighted("elbo").mean() for e in run])
@@ -140,10 +155,12 @@ def cross_validation(
             "reliable": trusted_on_average(reliable, weights),
             "difference": float((joined[name] - joined[best]).mean()),
             "difference_se": fold_error(apart, held_out),
+            **_told_apart(name == best, joined[name] - joined[best], fold_error(apart, held_out), len(run) - 1),
             "elbo": float(whole[name].weighted("elbo").mean()),
             "elbo_se": fold_error(bounds, held_out),
             "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(whole[name].weighted("ess").mean()),
+            **shares.loc[name].to_dict(),
             "folds": len(run),
             "fold_sd": float(folds.std()),
             "difference_df": float(len(run) - 1),
@@ -194,6 +211,16 @@ def main_effects(evaluations: Mapping[Any, Evaluation | Sequence[Evaluation]], f
             rows[factor, level] = {"effect": float(effect.mean()), "se": crossed_error(effect)}
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.set_axis(pd.MultiIndex.from_tuples(list(rows), names=["factor", "level"]))
+
+
+def _told_apart(itself: bool, difference: Tensor, error: float, df: float) -> dict[str, Any]:
+    """Return the probability that a strategy is worse than the one it is compared with, and why that is rough."""
+    mean, num_data = float(difference.mean()), difference.shape[-1]
+    worse = math.nan if itself or math.isnan(error) else float(mean < 0)
+    if error > 0 and not itself:
+        worse = float(stats.t.sf(mean / error, df if df > 0 else math.inf))
+    rough = "few data" if num_data < FEW else "difference under 4 elpd" if abs(mean) * num_data < SIMILAR else ""
+    return {"p_worse": worse, "diagnosis": "" if itself else rough}
 
 
 def _common_weights(runs: Mapping[str, Sequence[Evaluation]]) -> Tensor | None:

@@ -11,7 +11,7 @@ _FORMATS = {
     "khat_over_limit": "{:.1%}", "seconds": "{:.1f}", "ess": "{:.0f}", "steps": "{:.0f}", "seeds": "{:.0f}",
     "difference_df": "{:.1f}", "num_data": "{:.0f}", "simulations": "{:.0f}", "sbc_pvalue": "{:.3g}",
     "folds": "{:.0f}", "symmetry": "{:.3g}", "unreliable": "{:.1%}", "refuted": "{:.1%}", "gaps_unreliable": "{:.1%}",
-    "gaps_refuted": "{:.1%}", "missing": "{:.0f}",
+    "gaps_refuted": "{:.1%}", "missing": "{:.0f}", "p_worse": "{:.2f}", "weight": "{:.2f}", "weight_se": "{:.2f}",
 }  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.arviz.psis import relative_tail_ess, smoothed
+from pyrovae.arviz.psis import relative_tail_ess
 from pyrovae.common.checks import at_least, positive, share
+from pyrovae.diagnostics.posterior.weighted_moments import moments, smoothed_weights
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.particles import Particles
 from pyrovae.importance.psis import EQUAL, khat_limit, pareto_khat
@@ -115,17 +116,21 @@ class Sensitivity:
 
     def summary(self) -> dict[str, float]:
         """Return shares of observations: with a latent of each diagnosis, with a conclusion that turns, unreliable."""
-        found = self.diagnosis
+        found, turned = self.diagnosis, self.turned.any(1)
         return {
-            "num_data": len(self.index), "conflict": float((found == CONFLICT).any(1).mean()),
-            "weak": float((found == WEAK).any(1).mean()), "turned": float(self.turned.any(1).mean()), "unreliable": float((~self.reliable).mean()),
-        }  # fmt: skip
+            "num_data": len(self.index),
+            "conflict": float((found == CONFLICT).any(1).mean()),
+            "weak": float((found == WEAK).any(1).mean()),
+            "turned": float(turned.mean()),
+            "unreliable": float((~self.reliable).mean()),
+        }
 
     def __repr__(self) -> str:
         result = self.summary()
         text = (
             f"power-scaling of {len(self.index)} posteriors of {len(self.latents)} latents: {result['conflict']:.0%} "
-            f"with a {CONFLICT}, {result['weak']:.0%} with a {WEAK}; {result['turned']:.0%} with a conclusion that turns"
+            f"with a {CONFLICT}, {result['weak']:.0%} with a {WEAK}, "
+            f"{result['turned']:.0%} with a conclusion that turns"
         )
         return text + (f"; {result['unreliable']:.0%} UNRELIABLE (k-hat)" if result["unreliable"] else "")
 
@@ -247,17 +252,17 @@ def _scaled(
     weight: Tensor, prior: Tensor, likelihood: Tensor, latents: Tensor, events: Tensor, powers: tuple[float, ...]
 ) -> dict[str, Tensor]:
     """Return the sensitivities of a batch of n observations, and the moments under each power."""
-    base, khat = _weights(weight)
-    mean, sd = _moments(base, latents)
+    base, khat = smoothed_weights(weight), pareto_khat(weight)
+    mean, sd = moments(base, latents)
     means, sds, chances, slopes = [], [], [], []
     for component in (prior, likelihood):
         distances, relative = [], _relative_ess(weight, component)
         for alpha in powers:
-            own, own_khat = _weights(weight + (alpha - 1) * component, relative)
-            khat = torch.maximum(khat, own_khat)
-            moments = _moments(own, latents)
-            means.append(moments[0])
-            sds.append(moments[1])
+            logs = weight + (alpha - 1) * component
+            own, khat = smoothed_weights(logs, relative), torch.maximum(khat, pareto_khat(logs))
+            own_mean, own_sd = moments(own, latents)
+            means.append(own_mean)
+            sds.append(own_sd)
             chances.append((own[..., None] * events).sum(0))
             distances.append(distance(latents, base, own) / abs(math.log2(alpha)))
         slopes.append((distances[0] + distances[1]) / 2)
@@ -277,16 +282,6 @@ def _relative_ess(weight: Tensor, component: Tensor) -> np.ndarray | None:
     """
     level = weight.amax(0) - weight.amin(0) <= EQUAL
     return relative_tail_ess(component.numpy()) if bool(level.all()) else None
-
-
-def _weights(logs: Tensor, relative_ess: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-    """Return Pareto-smoothed weights ``[K, n]`` that sum to 1, and their k-hat."""
-    return torch.from_numpy(smoothed(logs.numpy(), relative_ess)).softmax(0), pareto_khat(logs)
-
-
-def _moments(weights: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    mean = (weights[..., None] * latents).sum(0)
-    return mean, (weights[..., None] * (latents - mean).square()).sum(0).sqrt()
 
 
 def distance(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
