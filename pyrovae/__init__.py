@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from pyrovae.app.tabulation import comparison, cross_validation, main_effects
     from pyrovae.arviz.ranks import ranks_to_arviz
     from pyrovae.data.table import describe
+    from pyrovae.diagnostics.calibration.lc2st import LC2ST, lc2st
+    from pyrovae.diagnostics.calibration.posterior_sbc import posterior_sbc
     from pyrovae.diagnostics.calibration.ranks import Ranks
+    from pyrovae.diagnostics.calibration.recovery import Recovery, recovery
     from pyrovae.diagnostics.calibration.sbc import Calibration, sbc
     from pyrovae.diagnostics.diagnostic import Diagnostic, Fitted, register
     from pyrovae.diagnostics.evidence.ais import Annealing, ais
@@ -73,11 +76,13 @@ _NAMES = {
     "Fitted": "diagnostics.diagnostic",
     "Gaps": "diagnostics.evidence.gaps",
     "Imputations": "uses.imputation",
+    "LC2ST": "diagnostics.calibration.lc2st",
     "Options": "importance.options",
     "Posterior": "uses.posterior",
     "PriorTest": "diagnostics.latents.prior",
     "Projection": "uses.projection",
     "Ranks": "diagnostics.calibration.ranks",
+    "Recovery": "diagnostics.calibration.recovery",
     "Reprior": "diagnostics.posterior.reprior",
     "Sandwich": "diagnostics.evidence.bdmc",
     "Sensitivity": "diagnostics.posterior.sensitivity",
@@ -117,6 +122,7 @@ _NAMES = {
     "interpolate": "uses.space",
     "khat_limit": "importance.psis",
     "label_scores": "diagnostics.latents.labels",
+    "lc2st": "diagnostics.calibration.lc2st",
     "load": "training",
     "log_weights": "importance.log_weights",
     "main_effects": "app.tabulation",
@@ -125,6 +131,7 @@ _NAMES = {
     "pit": "diagnostics.predictive.pit",
     "posterior": "uses.posterior",
     "posterior_predictive_check": "diagnostics.predictive.checks",
+    "posterior_sbc": "diagnostics.calibration.posterior_sbc",
     "prior_against_posterior": "diagnostics.latents.prior",
     "prior_predictive_check": "diagnostics.predictive.checks",
     "prior_test": "diagnostics.latents.prior",
@@ -132,6 +139,7 @@ _NAMES = {
     "ranks_to_arviz": "arviz.ranks",
     "rates": "diagnostics.latents.rates",
     "reconstruct": "uses.generation",
+    "recovery": "diagnostics.calibration.recovery",
     "register": "diagnostics.diagnostic",
     "reprior": "diagnostics.posterior.reprior",
     "sample": "uses.generation",
@@ -147,6 +155,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "LC2ST",
     "Aggregate",
     "Annealing",
     "Augmented",
@@ -167,6 +176,7 @@ __all__ = [
     "PriorTest",
     "Projection",
     "Ranks",
+    "Recovery",
     "Reprior",
     "Sandwich",
     "Sensitivity",
@@ -208,6 +218,7 @@ __all__ = [
     "interpolate",
     "khat_limit",
     "label_scores",
+    "lc2st",
     "likelihoods",
     "load",
     "log_weights",
@@ -221,6 +232,7 @@ __all__ = [
     "plots",
     "posterior",
     "posterior_predictive_check",
+    "posterior_sbc",
     "prior_against_posterior",
     "prior_predictive_check",
     "prior_test",
@@ -229,6 +241,7 @@ __all__ = [
     "ranks_to_arviz",
     "rates",
     "reconstruct",
+    "recovery",
     "register",
     "reprior",
     "sample",

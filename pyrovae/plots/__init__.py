@@ -4,7 +4,7 @@ from pyrovae.plots.answers import imputed, latent_map, ranking, traversal
 from pyrovae.plots.codes import aggregate, codes, usage
 from pyrovae.plots.pictures import grid, pictures, worst
 from pyrovae.plots.strategies import comparison, gaps, pareto, reliability, scores, training
-from pyrovae.plots.uniformity import calibration, ranks
+from pyrovae.plots.uniformity import calibration, ranks, recovery
 
 __all__ = [
     "aggregate",
@@ -19,6 +19,7 @@ __all__ = [
     "pictures",
     "ranking",
     "ranks",
+    "recovery",
     "reliability",
     "scores",
     "training",

@@ -1,4 +1,4 @@
-"""Figures of ranks with their simultaneous bands."""
+"""Figures of calibration: ranks with their simultaneous bands, and the recovery of simulated latents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pyrovae.plots.axes import MOST_NAMED, figure_and_axes
 
 if TYPE_CHECKING:
     from pyrovae.diagnostics.calibration.ranks import Ranks
+    from pyrovae.diagnostics.calibration.recovery import Recovery
 
 
 def ranks(found: Ranks, level: float = 0.95) -> Figure:
@@ -72,3 +73,29 @@ def _rank_curves(axis: Any, results: Ranks, level: float) -> None:
     axis.set_xlabel("rank, as a share of the draws")
     axis.set_ylabel("share of ranks at or below, minus uniform")
     axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1))
+
+
+def recovery(result: Recovery, most: int = 6) -> Figure:
+    """Draw the guide's means against the true latents, and z-scores against contraction, one colour per latent.
+
+    Args:
+        result: result of :func:`pyrovae.recovery`.
+        most: largest number of latents, the first ones.
+    """
+    figure, axes = figure_and_axes(2, height=3.6, wider=1.2)
+    latents = list(enumerate(result.names))[:most]
+    for d, name in latents:
+        style = {"s": 8, "alpha": 0.5, "linewidths": 0, "color": f"C{d}"}
+        axes[0].scatter(result.truth[:, d], result.mean[:, d], **style)
+        axes[1].scatter(result.contraction[:, d], result.zscore[:, d], label=name, **style)
+    ends = [float(result.truth[:, : len(latents)].min()), float(result.truth[:, : len(latents)].max())]
+    axes[0].plot(ends, ends, color="0.6", linewidth=1)
+    axes[0].set_xlabel("true latent")
+    axes[0].set_ylabel("mean of q(z | x)")
+    for height in (-2, 0, 2):
+        axes[1].axhline(height, color="0.6", linewidth=1, linestyle="-" if height == 0 else ":")
+    axes[1].set_xlim(min(0.0, float(result.contraction[:, : len(latents)].min())), 1.02)
+    axes[1].set_xlabel("contraction, 1 - posterior variance / prior variance")
+    axes[1].set_ylabel("z-score, (mean - truth) / sd")
+    axes[1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1), markerscale=2)
+    return figure

@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyrovae.diagnostics.calibration.uniformity import piet_c, pot_c
 from pyrovae.programs.streams import numpy_generator
 
 REPEATS = 20_000  # of the null distribution
@@ -82,6 +83,23 @@ class Ranks:
             [_symmetry(column, self.num_draws) for column in self.values.T], dtype=torch.float64, device="cpu"
         )
 
+    @property
+    def uniform(self) -> np.ndarray:
+        """Transforms that are uniform between 0 and 1 if the ranks are, ``[n, Q]``: a random point within each rank."""
+        chance = numpy_generator("points within ranks", 0).random(tuple(self.values.shape))
+        result: np.ndarray = (self.values.double().numpy() + chance) / (self.num_draws + 1)
+        return result
+
+    @property
+    def pot(self) -> Tensor:
+        """P-value of uniformity of every quantity by its order statistics (POT-C), ``[Q]``."""
+        return torch.from_numpy(pot_c(self.uniform))
+
+    @property
+    def piet(self) -> Tensor:
+        """P-value of uniformity of every quantity by its values one by one (PIET-C), ``[Q]``: it sees outliers."""
+        return torch.from_numpy(piet_c(self.uniform))
+
     def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return points, and at these the simultaneous band of the distribution function of uniform ranks."""
         if not 0 < level < 1:
@@ -105,6 +123,7 @@ class Ranks:
         """Tabulate one row per quantity.
 
         - ``pvalue``: p-value of uniformity; ``adjusted``: the same, adjusted for the number of rows (Holm);
+        - ``pot``, ``piet``: p-values of ArviZ's tests of uniformity, by the order statistics and by the single values;
         - ``bias``: mean of the transforms less one half, above 0 where values lie above the draws; ``bias_se``: its
           standard error;
         - ``spread``: variance of the transforms relative to that of a uniform variable, above 1 where the draws are too
@@ -118,6 +137,8 @@ class Ranks:
         columns: dict[str, Any] = {
             "pvalue": self.pvalue,
             "adjusted": holm(self.pvalue),
+            "pot": self.pot,
+            "piet": self.piet,
             "bias": centred.mean(0),
             "bias_se": centred.std(0) / math.sqrt(len(self)),
             "spread": spread.mean(0),
@@ -226,6 +247,23 @@ class _Null:
         count = np.searchsorted(self.least, tail * (1 + 1e-9), side="right")
         pvalue = (1 + count) / (1 + len(self.least))
         return np.asarray(np.where(count == 0, np.minimum(pvalue, len(self.points) * tail), pvalue))
+
+    @property
+    def uniform(self) -> np.ndarray:
+        """Transforms that are uniform between 0 and 1 if the ranks are, ``[n, Q]``: a random point within each rank."""
+        chance = numpy_generator("points within ranks", 0).random(tuple(self.values.shape))
+        result: np.ndarray = (self.values.double().numpy() + chance) / (self.num_draws + 1)
+        return result
+
+    @property
+    def pot(self) -> Tensor:
+        """P-value of uniformity of every quantity by its order statistics (POT-C), ``[Q]``."""
+        return torch.from_numpy(pot_c(self.uniform))
+
+    @property
+    def piet(self) -> Tensor:
+        """P-value of uniformity of every quantity by its values one by one (PIET-C), ``[Q]``: it sees outliers."""
+        return torch.from_numpy(piet_c(self.uniform))
 
     def band(self, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         least = self.least[max(int((1 - level) * (1 + len(self.least)) + 1e-9) - 1, 0)]

@@ -104,7 +104,8 @@ class Reprior:
         text = (
             f"another prior for {len(self)} observations: log evidence {result['difference']:+.3f} nats per "
             f"observation (standard error {result['difference_se']:.3f} over observations, "
-            f"{result['difference_mc_se']:.3f} Monte Carlo), posterior means moved by {result['shift']:.2f} of a standard deviation"
+            f"{result['difference_mc_se']:.3f} Monte Carlo), posterior means moved by {result['shift']:.2f} of a "
+            "standard deviation"
         )
         bad = int((~self.reliable).sum())
         if bad:
