@@ -51,12 +51,14 @@ if TYPE_CHECKING:
     from pyrovae.uses.augmentation import Augmented, augment
     from pyrovae.uses.clusters import Clusters, cluster
     from pyrovae.uses.compression import Compressed, compress, decompress
+    from pyrovae.uses.elicitation import Elicited, elicit
     from pyrovae.uses.generation import decode, reconstruct, sample
     from pyrovae.uses.imputation import Imputations, impute
     from pyrovae.uses.neighbours import neighbours
     from pyrovae.uses.posterior import Posterior, posterior
     from pyrovae.uses.projection import Projection, project
     from pyrovae.uses.space import attribute, exchange, interpolate, traverse
+    from pyrovae.uses.statements import Probability, Quantiles
     from pyrovae.uses.values import Values
 
 _CATALOGUES = ("data", "guides", "likelihoods", "models", "nn", "objectives", "plots", "priors")
@@ -68,6 +70,7 @@ _NAMES = {
     "Clusters": "uses.clusters",
     "Compressed": "uses.compression",
     "Diagnostic": "diagnostics.diagnostic",
+    "Elicited": "uses.elicitation",
     "Evaluation": "diagnostics.evidence.evaluate",
     "Evidence": "diagnostics.evidence.evidence",
     "Fit": "training",
@@ -80,7 +83,9 @@ _NAMES = {
     "Options": "importance.options",
     "Posterior": "uses.posterior",
     "PriorTest": "diagnostics.latents.prior",
+    "Probability": "uses.statements",
     "Projection": "uses.projection",
+    "Quantiles": "uses.statements",
     "Ranks": "diagnostics.calibration.ranks",
     "Recovery": "diagnostics.calibration.recovery",
     "Reprior": "diagnostics.posterior.reprior",
@@ -107,6 +112,7 @@ _NAMES = {
     "describe": "data.table",
     "disentanglement": "diagnostics.latents.disentanglement",
     "draws_needed": "importance.psis",
+    "elicit": "uses.elicitation",
     "elpd": "diagnostics.evidence.elpd",
     "elpd_comparison": "diagnostics.evidence.elpd",
     "evaluate": "diagnostics.evidence.evaluate",
@@ -163,6 +169,7 @@ __all__ = [
     "Clusters",
     "Compressed",
     "Diagnostic",
+    "Elicited",
     "Evaluation",
     "Evidence",
     "Fit",
@@ -174,7 +181,9 @@ __all__ = [
     "Options",
     "Posterior",
     "PriorTest",
+    "Probability",
     "Projection",
+    "Quantiles",
     "Ranks",
     "Recovery",
     "Reprior",
@@ -202,6 +211,7 @@ __all__ = [
     "describe",
     "disentanglement",
     "draws_needed",
+    "elicit",
     "elpd",
     "elpd_comparison",
     "evaluate",

@@ -74,7 +74,7 @@ def comparison(
     against = _reference(stacks, reference)
     best = stacks[against]
     count = len(best)
-    shares = stacking({name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}, weights)
+    shares: Any = stacking({name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}, weights)
     rows = {}
     for name, run in runs.items():
         values, bounds = stacks[name], torch.stack([e.weighted("elbo") for e in run])  # [seeds, data]
@@ -94,7 +94,8 @@ def comparison(
             "elbo_se": crossed_error(bounds),
             "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(torch.stack([e.weighted("ess") for e in run]).mean()),
-            **shares.loc[name].to_dict(),
+            "weight": float(shares.loc[name, "weight"]),
+            "weight_se": float(shares.loc[name, "weight_se"]),
             **(_seed_columns(values, difference) if count > 1 else {}),
             "seconds": float(np.mean(fit_seconds)),
         }
@@ -143,7 +144,7 @@ def cross_validation(
     whole = {name: _joined(run) for name, run in evaluations.items()}
     joined = {name: one.weighted("log_evidence") for name, one in whole.items()}
     best, rows = _reference(joined, reference), {}
-    shares = stacking({name: one.log_evidence[None] for name, one in whole.items()}, weights)
+    shares: Any = stacking({name: one.log_evidence[None] for name, one in whole.items()}, weights)
     for name, run in evaluations.items():
         folds = torch.stack([e.weighted("log_evidence").mean() for e in run])
         bounds = torch.stack([e.weighted("elbo").mean() for e in run])
@@ -160,7 +161,8 @@ def cross_validation(
             "elbo_se": fold_error(bounds, held_out),
             "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(whole[name].weighted("ess").mean()),
-            **shares.loc[name].to_dict(),
+            "weight": float(shares.loc[name, "weight"]),
+            "weight_se": float(shares.loc[name, "weight_se"]),
             "folds": len(run),
             "fold_sd": float(folds.std()),
             "difference_df": float(len(run) - 1),

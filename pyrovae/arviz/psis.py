@@ -25,8 +25,9 @@ def smoothed(log_weights: np.ndarray, relative_ess: np.ndarray | None = None) ->
     uneven = largest[-1] - largest[0] > EQUAL
     if relative_ess is None and uneven.any():
         weights[:, uneven] = _smoothed_by_arviz(weights[:, uneven].astype(float), 1.0)
-    for column in np.flatnonzero(uneven) if relative_ess is not None else ():
-        weights[:, [column]] = _smoothed_by_arviz(weights[:, [column]].astype(float), float(relative_ess[column]))
+    elif relative_ess is not None:
+        for column in np.flatnonzero(uneven):
+            weights[:, [column]] = _smoothed_by_arviz(weights[:, [column]].astype(float), float(relative_ess[column]))
     return weights
 
 

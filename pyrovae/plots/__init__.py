@@ -1,6 +1,6 @@
 """Figures: each is drawn on a matplotlib figure of its own."""
 
-from pyrovae.plots.answers import imputed, latent_map, ranking, traversal
+from pyrovae.plots.answers import elicited, imputed, latent_map, ranking, traversal
 from pyrovae.plots.codes import aggregate, codes, usage
 from pyrovae.plots.pictures import grid, pictures, worst
 from pyrovae.plots.strategies import comparison, gaps, pareto, reliability, scores, training
@@ -11,6 +11,7 @@ __all__ = [
     "calibration",
     "codes",
     "comparison",
+    "elicited",
     "gaps",
     "grid",
     "imputed",

@@ -14,6 +14,7 @@ from scipy import stats
 from pyrovae.plots.axes import MOST_NAMED, WIDTH, figure_and_axes, panels
 
 if TYPE_CHECKING:
+    from pyrovae.uses.elicitation import Elicited
     from pyrovae.uses.imputation import Imputations
     from pyrovae.uses.projection import Projection
 
@@ -227,4 +228,31 @@ def _curves(array: np.ndarray, places: np.ndarray, names: Sequence[str], feature
     figure.supxlabel("place on the way", fontsize="medium")
     figure.supylabel("decoded mean", fontsize="medium")
     figure.legend(fontsize="small", loc="outside right upper")
+    return figure
+
+
+def elicited(result: Elicited, most: int = 6) -> Figure:
+    """Draw the distribution function of every statistic under the prior before and after, and the statements.
+
+    Args:
+        result: result of :func:`pyrovae.elicit`.
+        most: largest number of statements, the first ones.
+    """
+    statements = result.statements[:most]
+    figure, axes = figure_and_axes(len(statements), height=3.0, wider=0.8 * max(1, len(statements) / 2))
+    for axis, statement in zip(axes, statements, strict=True):
+        after = result.draws[statement.name]
+        for draws, colour, label in ((result.before[statement.name], "0.7", "before"), (after, "C0", "after")):
+            ordered = np.sort(np.asarray(draws))
+            axis.step(ordered, np.linspace(0, 1, len(ordered)), where="post", color=colour, label=label)
+        if hasattr(statement, "quantiles"):
+            stated = np.asarray(statement.stated)
+            axis.plot(stated, list(statement.quantiles), "o", color="C3", markersize=5, label="stated")
+            low, high = np.quantile(np.asarray(after), [0.001, 0.999])
+            axis.set_xlim(min(low, stated[0]), max(high, stated[-1]))
+        else:
+            axis.axhline(1 - float(statement.stated[0]), color="C3", linewidth=1, label="stated")
+        axis.set_xlabel(statement.name)
+        axis.set_ylabel("share of draws at or below")
+        axis.legend(fontsize="small")
     return figure

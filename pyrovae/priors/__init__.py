@@ -5,8 +5,10 @@ from pyrovae.priors.conditional import ConditionalNormal
 from pyrovae.priors.flow import NormalizingFlow
 from pyrovae.priors.gaussian_process import GaussianProcess
 from pyrovae.priors.hierarchical import Hierarchical
+from pyrovae.priors.interchange import from_preliz, to_preliz
 from pyrovae.priors.laplace import Laplace
 from pyrovae.priors.mixture_of_gaussians import MixtureOfGaussians
+from pyrovae.priors.parametric import Parametric
 from pyrovae.priors.prior import Fixed, Prior, as_prior
 from pyrovae.priors.sparse import Horseshoe, SpikeAndSlab, StudentT
 from pyrovae.priors.sphere import UniformSphere
@@ -23,6 +25,7 @@ __all__ = [
     "Laplace",
     "MixtureOfGaussians",
     "NormalizingFlow",
+    "Parametric",
     "Prior",
     "SpikeAndSlab",
     "StandardNormal",
@@ -30,4 +33,6 @@ __all__ = [
     "UniformSphere",
     "VampPrior",
     "as_prior",
+    "from_preliz",
+    "to_preliz",
 ]

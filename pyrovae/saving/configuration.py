@@ -6,6 +6,7 @@ a file: a file can neither name other code nor cause a module to be imported.
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -35,6 +36,8 @@ def configuration(value: Any, where: str = "it", *, model: Any = None) -> Any:
         return value
     if isinstance(value, list | tuple | nn.ModuleList):
         return [configuration(item, f"{where}[{i}]", model=model) for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"mapping": {k: configuration(item, f"{where}[{k!r}]", model=model) for k, item in value.items()}}
     if model is not None and value is model:
         return {"the": "model"}
     if inspect.isclass(value) and value.__module__.startswith("torch.nn."):
@@ -66,6 +69,8 @@ def build(description: Any, *, model: Any = None) -> Any:
         return tuple(build(item, model=model) for item in description)
     if not isinstance(description, dict):
         return description
+    if "mapping" in description:
+        return {key: build(item, model=model) for key, item in dict(description["mapping"]).items()}
     if "the" in description:
         return model
     if "type" in description:

@@ -248,23 +248,6 @@ class _Null:
         pvalue = (1 + count) / (1 + len(self.least))
         return np.asarray(np.where(count == 0, np.minimum(pvalue, len(self.points) * tail), pvalue))
 
-    @property
-    def uniform(self) -> np.ndarray:
-        """Transforms that are uniform between 0 and 1 if the ranks are, ``[n, Q]``: a random point within each rank."""
-        chance = numpy_generator("points within ranks", 0).random(tuple(self.values.shape))
-        result: np.ndarray = (self.values.double().numpy() + chance) / (self.num_draws + 1)
-        return result
-
-    @property
-    def pot(self) -> Tensor:
-        """P-value of uniformity of every quantity by its order statistics (POT-C), ``[Q]``."""
-        return torch.from_numpy(pot_c(self.uniform))
-
-    @property
-    def piet(self) -> Tensor:
-        """P-value of uniformity of every quantity by its values one by one (PIET-C), ``[Q]``: it sees outliers."""
-        return torch.from_numpy(piet_c(self.uniform))
-
     def band(self, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         least = self.least[max(int((1 - level) * (1 + len(self.least)) + 1e-9) - 1, 0)]
         tail = least / 2 * (1 - 1e-9)

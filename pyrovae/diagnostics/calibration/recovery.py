@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -120,4 +119,4 @@ def recovery(
     draws, _ = drawn_flat(model, guide, simulation.data, num_draws, "recovery", options)
     names = tuple(name for site, value in simulation.latents.items() for name in coordinates(site, value[0]))
     mean, sd = draws.mean(0), draws.std(0, ddof=1)
-    return Recovery(*(torch.from_numpy(np.ascontiguousarray(v)) for v in (flat(simulation.latents), mean, sd)), names)
+    return Recovery(torch.from_numpy(flat(simulation.latents)), torch.from_numpy(mean), torch.from_numpy(sd), names)

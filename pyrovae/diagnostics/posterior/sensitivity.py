@@ -188,7 +188,7 @@ def sensitivity(
         raise ValueError(f"level must be a probability above 0.5, got {level!r}")
     with ask(model, guide, data, takes_weights=True, **options) as question:
         question.layout.require_guided("prior density")
-        parts = [_scaled(*batch, powers) for batch in _batches(question, num_particles, conclusions)]
+        parts = [_scaled(batch, powers) for batch in _batches(question, num_particles, conclusions)]
         names, index = _latents(question), question.data.index
     events = [f"{name} > 0" for name in names] if conclusions is None else list(conclusions)
     whole = {name: torch.cat([part[name] for part in parts], -1 if name == "khat" else -2) for name in parts[0]}
@@ -248,10 +248,9 @@ def _events(question: Question, part: Particles, conclusions: Mapping[str, Event
     return torch.stack(columns, 2)
 
 
-def _scaled(
-    weight: Tensor, prior: Tensor, likelihood: Tensor, latents: Tensor, events: Tensor, powers: tuple[float, ...]
-) -> dict[str, Tensor]:
+def _scaled(batch: tuple[Tensor, ...], powers: tuple[float, ...]) -> dict[str, Tensor]:
     """Return the sensitivities of a batch of n observations, and the moments under each power."""
+    weight, prior, likelihood, latents, events = batch
     base, khat = smoothed_weights(weight), pareto_khat(weight)
     mean, sd = moments(base, latents)
     means, sds, chances, slopes = [], [], [], []
