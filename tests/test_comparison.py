@@ -11,7 +11,7 @@ from scipy import stats
 
 import pyrovae
 from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
-from pyrovae.app.tabulation import _told_apart
+from pyrovae.app.tabulation import _difference
 from pyrovae.data import Data
 from pyrovae.diagnostics.crossed import crossed_error, fold_error
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
@@ -231,7 +231,7 @@ def test_the_probability_of_being_worse_has_its_size():
     low = 0
     for seed in range(1000):
         difference = torch.from_numpy(np.diff(noise(2, 200, seed=seed), axis=0))
-        low += _told_apart(False, difference, crossed_error(difference), np.inf)["p_worse"] < 0.05
+        low += _difference(False, difference, crossed_error(difference), np.inf)["p_worse"] < 0.05
     assert 0.022 < low / 1000 < 0.078
 
 

@@ -62,7 +62,14 @@ PICTURE, SEQUENCE = (1, 5, 4), (4, 2)
 MADE_OF_CODES = {"latent_dim": 3}
 ENCODED = {"encoder": encoder, "latent_dim": 3}
 
+
 # Arguments with which everything in the catalogues can be made; functions of no argument are called for each case.
+class HalfNormal:
+    """As PreliZ's."""
+
+    sigma = 1.0
+
+
 WORKING = {
     "nn.MLP": {"in_shape": 6, "out_shape": 4, "hidden": (3,), "normalisation": torch.nn.LayerNorm, "dropout": 0.5},
     "nn.GatedMLP": {"in_shape": 6, "out_shape": 4},
@@ -93,11 +100,17 @@ WORKING = {
     "priors.Laplace": MADE_OF_CODES,
     "priors.MixtureOfGaussians": MADE_OF_CODES,
     "priors.NormalizingFlow": MADE_OF_CODES,
+    "priors.Parametric": {
+        **MADE_OF_CODES,
+        "family": "Laplace",
+        "hyperparameters": lambda: {"loc": 0.0, "scale": 1.0},
+    },
     "priors.SpikeAndSlab": MADE_OF_CODES,
     "priors.StandardNormal": MADE_OF_CODES,
     "priors.StudentT": MADE_OF_CODES,
     "priors.UniformSphere": MADE_OF_CODES,
     "priors.VampPrior": {**MADE_OF_CODES, "shape": (6,)},
+    "priors.from_preliz": {**MADE_OF_CODES, "distribution": lambda: HalfNormal()},
     "priors.as_prior": {"prior": lambda: priors.StandardNormal(3)},
     "likelihoods.Bernoulli": {},
     "likelihoods.ContinuousBernoulli": {},
@@ -160,7 +173,7 @@ WORKING = {
     "objectives.sigmoid": {"middle": 4, "width": 2.0},
 }  # fmt: skip
 WITHOUT_ARGUMENTS = {"nn.Network", "priors.Prior", "likelihoods.Likelihood"}
-OTHERS = {"nn.Shape", "objectives.Adversarial", "objectives.Objective"}  # a type, and what cannot be made
+OTHERS = {"nn.Shape", "objectives.Adversarial", "objectives.Objective", "priors.to_preliz"}  # types, other packages
 SAYS = {"nn.image_shape", "nn.raw_positive", "nn.size"}  # functions whose ``name`` is what messages call the other
 
 BAD = (0, -1, 2.5, math.nan, math.inf, "3", True, [3], None, np.float64("nan"))

@@ -176,7 +176,7 @@ def test_distributions_of_preliz():
     torch.testing.assert_close(prior().mean, torch.full((3,), 4.0))
     with pytest.raises(ValueError, match="the Gamma has no value of 'alpha'"):
         priors.from_preliz(Gamma(), 3)
-    with pytest.raises(ValueError, match="int has no family of the same kind"):
+    with pytest.raises(ValueError, match="distribution must be one of PreliZ"):
         priors.from_preliz(3, 3)
     stated = Quantiles.like("wait", first, Gamma(2.0, 0.5), (0.1, 0.5, 0.9))
     assert stated.quantiles[0.5] == pytest.approx(stats.gamma(2, scale=2).ppf(0.5))

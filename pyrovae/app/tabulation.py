@@ -74,28 +74,24 @@ def comparison(
     against = _reference(stacks, reference)
     best = stacks[against]
     count = len(best)
-    shares: Any = stacking({name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}, weights)
+    shares = _shares(runs, weights)
     rows = {}
     for name, run in runs.items():
         values, bounds = stacks[name], torch.stack([e.weighted("elbo") for e in run])  # [seeds, data]
         difference = values - best
         reliable = torch.stack([e.reliable for e in run])
-        error = crossed_error(difference)
         fit_seconds = (seconds or {}).get(name, math.nan)
         further = (more or {}).get(name, {})
         rows[name] = {
             "log_evidence": float(values.mean()),
             "log_evidence_se": crossed_error(values),
             "reliable": trusted_on_average(reliable, weights),
-            "difference": float(difference.mean()),
-            "difference_se": error,
-            **_told_apart(name == against, difference, error, crossed_df(difference) if count > 1 else math.inf),
+            **_difference(name == against, difference, crossed_error(difference), _degrees(difference)),
             "elbo": float(bounds.mean()),
             "elbo_se": crossed_error(bounds),
             "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(torch.stack([e.weighted("ess") for e in run]).mean()),
-            "weight": float(shares.loc[name, "weight"]),
-            "weight_se": float(shares.loc[name, "weight_se"]),
+            **shares[name],
             **(_seed_columns(values, difference) if count > 1 else {}),
             "seconds": float(np.mean(fit_seconds)),
         }
@@ -144,7 +140,7 @@ def cross_validation(
     whole = {name: _joined(run) for name, run in evaluations.items()}
     joined = {name: one.weighted("log_evidence") for name, one in whole.items()}
     best, rows = _reference(joined, reference), {}
-    shares: Any = stacking({name: one.log_evidence[None] for name, one in whole.items()}, weights)
+    shares = _shares({name: [one] for name, one in whole.items()}, weights)
     for name, run in evaluations.items():
         folds = torch.stack([e.weighted("log_evidence").mean() for e in run])
         bounds = torch.stack([e.weighted("elbo").mean() for e in run])
@@ -154,15 +150,12 @@ def cross_validation(
             "log_evidence": float(joined[name].mean()),
             "log_evidence_se": fold_error(folds, held_out),
             "reliable": trusted_on_average(reliable, weights),
-            "difference": float((joined[name] - joined[best]).mean()),
-            "difference_se": fold_error(apart, held_out),
-            **_told_apart(name == best, joined[name] - joined[best], fold_error(apart, held_out), len(run) - 1),
+            **_difference(name == best, joined[name] - joined[best], fold_error(apart, held_out), len(run) - 1),
             "elbo": float(whole[name].weighted("elbo").mean()),
             "elbo_se": fold_error(bounds, held_out),
             "khat_over_limit": float(weighted((~reliable).double(), weights).mean()),
             "ess": float(whole[name].weighted("ess").mean()),
-            "weight": float(shares.loc[name, "weight"]),
-            "weight_se": float(shares.loc[name, "weight_se"]),
+            **shares[name],
             "folds": len(run),
             "fold_sd": float(folds.std()),
             "difference_df": float(len(run) - 1),
@@ -215,14 +208,30 @@ def main_effects(evaluations: Mapping[Any, Evaluation | Sequence[Evaluation]], f
     return table.set_axis(pd.MultiIndex.from_tuples(list(rows), names=["factor", "level"]))
 
 
-def _told_apart(itself: bool, difference: Tensor, error: float, df: float) -> dict[str, Any]:
-    """Return the probability that a strategy is worse than the one it is compared with, and why that is rough."""
+def _shares(runs: Mapping[str, Sequence[Evaluation]], weights: Tensor | None) -> dict[str, dict[str, float]]:
+    """Return the stacking weights of strategies and their errors, by name."""
+    densities = {name: torch.stack([e.log_evidence for e in run]) for name, run in runs.items()}
+    table: Any = stacking(densities, weights).to_dict("index")
+    return dict(table)
+
+
+def _degrees(difference: Tensor) -> float:
+    return crossed_df(difference) if len(difference) > 1 else math.inf
+
+
+def _difference(itself: bool, difference: Tensor, error: float, df: float) -> dict[str, Any]:
+    """Return a mean difference, its error, the probability that it is below 0, and why that is rough."""
     mean, num_data = float(difference.mean()), difference.shape[-1]
     worse = math.nan if itself or math.isnan(error) else float(mean < 0)
     if error > 0 and not itself:
         worse = float(stats.t.sf(mean / error, df if df > 0 else math.inf))
     rough = "few data" if num_data < FEW else "difference under 4 elpd" if abs(mean) * num_data < SIMILAR else ""
-    return {"p_worse": worse, "diagnosis": "" if itself else rough}
+    return {
+        "difference": mean,
+        "difference_se": error,
+        "p_worse": worse,
+        "diagnosis": "" if itself else rough,
+    }
 
 
 def _common_weights(runs: Mapping[str, Sequence[Evaluation]]) -> Tensor | None:

@@ -39,7 +39,9 @@ def from_preliz(distribution: Any, latent_dim: int) -> Parametric:
     """
     family = type(distribution).__name__
     if family not in FAMILIES:
-        raise ValueError(f"{family} has no family of the same kind in Pyro: take one of {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"distribution must be one of PreliZ of a family that Pyro has, {', '.join(FAMILIES)}; got a {family}"
+        )
     values = {}
     for theirs, ours in FAMILIES[family].items():
         value = getattr(distribution, theirs, None)

@@ -40,6 +40,8 @@ class Parametric(Prior):
         self.family = family if isinstance(family, str) else getattr(family, "__name__", shown(family))
         self.latent_dim = latent_dim = at_least("latent_dim", latent_dim, 1)
         self._ranges = _ranges(self.family, hyperparameters)
+        if isinstance(fixed, str) or not isinstance(fixed, Sequence):
+            raise ValueError(f"fixed must be a list of names of hyperparameters, got {fixed!r}")
         unknown = [name for name in fixed if name not in hyperparameters]
         if unknown:
             raise ValueError(f"fixed names {unknown[0]!r}, which is none of {', '.join(hyperparameters)}")
