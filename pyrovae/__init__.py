@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.posterior.sensitivity import Sensitivity, sensitivity
     from pyrovae.diagnostics.posterior.to_arviz import to_arviz
     from pyrovae.diagnostics.predictive.checks import posterior_predictive_check, prior_predictive_check
+    from pyrovae.diagnostics.predictive.misspecification import Misspecification, misspecification
     from pyrovae.diagnostics.predictive.pit import pit
     from pyrovae.diagnostics.predictive.sample_quality import sample_quality
     from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
@@ -80,6 +81,7 @@ _NAMES = {
     "Gaps": "diagnostics.evidence.gaps",
     "Imputations": "uses.imputation",
     "LC2ST": "diagnostics.calibration.lc2st",
+    "Misspecification": "diagnostics.predictive.misspecification",
     "Options": "importance.options",
     "Posterior": "uses.posterior",
     "PriorTest": "diagnostics.latents.prior",
@@ -132,6 +134,7 @@ _NAMES = {
     "load": "training",
     "log_weights": "importance.log_weights",
     "main_effects": "app.tabulation",
+    "misspecification": "diagnostics.predictive.misspecification",
     "neighbours": "uses.neighbours",
     "pareto_khat": "importance.psis",
     "pit": "diagnostics.predictive.pit",
@@ -178,6 +181,7 @@ __all__ = [
     "Fitted",
     "Gaps",
     "Imputations",
+    "Misspecification",
     "Options",
     "Posterior",
     "PriorTest",
@@ -233,6 +237,7 @@ __all__ = [
     "load",
     "log_weights",
     "main_effects",
+    "misspecification",
     "models",
     "neighbours",
     "nn",
