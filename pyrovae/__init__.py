@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyrovae.diagnostics.latents.disentanglement import disentanglement
     from pyrovae.diagnostics.latents.labels import label_scores
     from pyrovae.diagnostics.latents.prior import PriorTest, prior_against_posterior, prior_test
+    from pyrovae.diagnostics.latents.prior_gain import PriorGain, prior_gain
     from pyrovae.diagnostics.latents.rates import rates
     from pyrovae.diagnostics.latents.usage import Usage, usage
     from pyrovae.diagnostics.posterior.globals_to_arviz import globals_to_arviz
@@ -84,6 +85,7 @@ _NAMES = {
     "Misspecification": "diagnostics.predictive.misspecification",
     "Options": "importance.options",
     "Posterior": "uses.posterior",
+    "PriorGain": "diagnostics.latents.prior_gain",
     "PriorTest": "diagnostics.latents.prior",
     "Probability": "uses.statements",
     "Projection": "uses.projection",
@@ -142,6 +144,7 @@ _NAMES = {
     "posterior_predictive_check": "diagnostics.predictive.checks",
     "posterior_sbc": "diagnostics.calibration.posterior_sbc",
     "prior_against_posterior": "diagnostics.latents.prior",
+    "prior_gain": "diagnostics.latents.prior_gain",
     "prior_predictive_check": "diagnostics.predictive.checks",
     "prior_test": "diagnostics.latents.prior",
     "project": "uses.projection",
@@ -184,6 +187,7 @@ __all__ = [
     "Misspecification",
     "Options",
     "Posterior",
+    "PriorGain",
     "PriorTest",
     "Probability",
     "Projection",
@@ -249,6 +253,7 @@ __all__ = [
     "posterior_predictive_check",
     "posterior_sbc",
     "prior_against_posterior",
+    "prior_gain",
     "prior_predictive_check",
     "prior_test",
     "priors",

@@ -160,7 +160,7 @@ def reprior(
     module = as_prior(prior)
     with ask(model, guide, data, takes_weights=True, **options) as question:
         question.layout.require_guided("prior density")
-        name = _site(question, site)
+        name = latent_site(question, site)
         other = _Other(question, module, name)
         parts = [_under_both(*batch) for batch in _batches(question, name, other, num_particles)]
         names, index = other.latents, question.data.index
@@ -168,7 +168,12 @@ def reprior(
     return Reprior(**whole, limit=khat_limit(num_particles), latents=names, index=index)
 
 
-def _site(question: Question, site: str | None) -> str:
+def latent_site(question: Question, site: str | None) -> str:
+    """Return the name of a latent site: the only one, or the one that is named.
+
+    Raises:
+        ValueError: for several latents without a name, or a site that is none.
+    """
     latents = list(question.layout.latents)
     if site is None and len(latents) > 1:
         raise ValueError(f"the model has the latents {latents}: say whose prior to replace, site={latents[0]!r}")

@@ -161,7 +161,7 @@ def misspecification(
     latents = [codes(model, guide, one, **options).numpy() for one in pairs]
     seen = [_summarised(one, summaries, options["batch_size"]) for one in pairs]
     own_evidence, reference = (
-        evaluate(model, guide, one, num_particles=num_particles, compile=False, **options) for one in (own, simulated)
+        evaluate(model, guide, one, num_particles=num_particles, **options) for one in (own, simulated)
     )
     ranks = pit(model, own, **rest)
     features = ranks.table()
