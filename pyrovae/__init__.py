@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, models, nn, objectives, plots, priors
     from pyrovae.app.comparison import compare
     from pyrovae.app.tabulation import comparison, cross_validation, main_effects
+    from pyrovae.arviz.psense import for_psense
+    from pyrovae.arviz.pyro_svi import from_pyro_svi
     from pyrovae.arviz.ranks import ranks_to_arviz
     from pyrovae.data.table import describe
     from pyrovae.diagnostics.calibration.lc2st import LC2ST, lc2st
@@ -123,6 +125,8 @@ _NAMES = {
     "evidence": "diagnostics.evidence.evidence",
     "exchange": "uses.space",
     "fit": "training",
+    "for_psense": "arviz.psense",
+    "from_pyro_svi": "arviz.pyro_svi",
     "gaps": "diagnostics.evidence.gaps",
     "given": "programs.handlers",
     "globals_to_arviz": "diagnostics.posterior.globals_to_arviz",
@@ -226,6 +230,8 @@ __all__ = [
     "evidence",
     "exchange",
     "fit",
+    "for_psense",
+    "from_pyro_svi",
     "gaps",
     "given",
     "globals_to_arviz",

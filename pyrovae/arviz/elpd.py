@@ -19,18 +19,23 @@ _ORDER = (
 
 
 @importing()
-def elpd_data(values: np.ndarray, khat: np.ndarray, *, num_particles: int, khat_limit: float, warn: bool) -> Any:
+def elpd_data(
+    values: np.ndarray, khat: np.ndarray, ess: np.ndarray, *, num_parameters: float, num_particles: int,
+    khat_limit: float, warn: bool,
+) -> Any:  # fmt: skip
     """Return pointwise log densities as the object that ``az.compare`` takes.
 
     Args:
         values: log p(x_i) in nats, ``[N]``.
         khat: k-hats of the importance weights that estimated the values, ``[N]``.
+        ess: effective sample sizes of these weights, ``[N]``.
+        num_parameters: effective number of parameters, ArviZ's p.
         num_particles: number of weights per observation.
         khat_limit: the largest k-hat of reliable weights.
         warn: whether some weights are unreliable.
     """
     coords = {"datum": np.arange(len(values))}
-    pointwise, tail = (xr.DataArray(array, dims="datum", coords=coords) for array in (values, khat))
+    pointwise, tail, sizes = (xr.DataArray(array, dims="datum", coords=coords) for array in (values, khat, ess))
     entries: dict[str, Any] = {
         "se": float(np.sqrt(len(values) * values.var())),
         "n_samples": num_particles,
@@ -44,13 +49,17 @@ def elpd_data(values: np.ndarray, khat: np.ndarray, *, num_particles: int, khat_
     if not ARVIZ_1:
         from arviz.stats.stats import ELPDData
 
-        data = {"elpd_loo": total, "p_loo": 0.0, "loo_i": pointwise.rename("loo_i"), **entries}
-        return ELPDData(data=[data[key] for key in _ORDER], index=list(_ORDER))
+        data = {"elpd_loo": total, "p_loo": num_parameters, "loo_i": pointwise.rename("loo_i"), **entries}
+        found = ELPDData(data=[data[key] for key in _ORDER], index=list(_ORDER))
+        found["n_eff_i"] = sizes
+        return found
     from arviz_stats import utils
 
     cls = getattr(utils, "ELPDDataLOO", utils.ELPDData)
     kind = {"kind": "loo"} if "kind" in inspect.signature(cls).parameters else {}
-    return cls(elpd=total, p=0.0, elpd_i=pointwise, **entries, **kind)
+    known = inspect.signature(cls).parameters
+    more = {"n_eff_i": sizes} if "n_eff_i" in known else {}
+    return cls(elpd=total, p=num_parameters, elpd_i=pointwise, **entries, **kind, **more)
 
 
 @importing()

@@ -48,6 +48,13 @@ def refuse_names(plates: Mapping[str, Sequence[str]]) -> None:
                 )
 
 
+def as_integers(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers as integers, which ArviZ takes for discrete; others, and what has missing values, as is."""
+    if values.dtype.kind != "f" or not (np.isfinite(values).all() and (values == np.round(values)).all()):
+        return values
+    return values.astype(np.int64 if np.abs(values).max(initial=0) > np.iinfo(np.int32).max else np.int32)
+
+
 @importing()
 def labelled(variables: dict[str, Any], index: np.ndarray | None = None) -> xr.Dataset:
     """Return variables ``{name: (dims, values)}`` as a dataset whose dimensions are numbered from 0.

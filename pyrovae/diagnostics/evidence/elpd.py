@@ -10,14 +10,18 @@ from pyrovae.arviz.elpd import compared, elpd_data
 from pyrovae.diagnostics.evidence.evaluate import Evaluation
 
 
-def elpd(evaluation: Evaluation) -> Any:
+def elpd(evaluation: Evaluation, training: Evaluation | None = None) -> Any:
     """Return held-out log evidence as the ELPD object that ``az.compare`` takes, so that it can compare pairs.
 
-    Its pointwise values are log p(x_i) of held-out data; there is no leave-one-out step. ``pareto_k`` belongs to the
-    importance weights from which they were estimated. The total is a sum over the data, as in ArviZ.
+    Its pointwise values are log p(x_i) of held-out data; there is no leave-one-out step. ``pareto_k`` and ``n_eff_i``,
+    k-hat and effective sample size, belong to the importance weights from which they were estimated. The total is a sum
+    over the data, as in ArviZ.
 
     Args:
         evaluation: evaluation of held-out data.
+        training: evaluation of the data that the pair was fitted to. From it comes the effective number of parameters
+            ``p``: their number times the difference of the mean log densities of both sets, what a training log
+            density promises too much. None leaves it at 0.
 
     Raises:
         ValueError: for data with survey weights, which ArviZ's totals do not take.
@@ -30,10 +34,17 @@ def elpd(evaluation: Evaluation) -> Any:
     return elpd_data(
         evaluation.log_evidence.numpy(),
         evaluation.khat.numpy(),
+        evaluation.ess.numpy(),
+        num_parameters=0.0 if training is None else _optimism(evaluation, training),
         num_particles=evaluation.num_particles,
         khat_limit=evaluation.khat_limit,
         warn=not bool(evaluation.reliable.all()),
     )
+
+
+def _optimism(evaluation: Evaluation, training: Evaluation) -> float:
+    difference = float(training.weighted("log_evidence").mean() - evaluation.weighted("log_evidence").mean())
+    return len(training) * difference
 
 
 def elpd_comparison(evaluations: Mapping[str, Evaluation | Sequence[Evaluation]]) -> pd.DataFrame:

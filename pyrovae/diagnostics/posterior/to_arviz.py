@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from pyrovae.arviz.labels import assemble, labelled, own_dims, refuse_beyond, refuse_names
+from pyrovae.arviz.labels import as_integers, assemble, labelled, own_dims, refuse_beyond, refuse_names
 from pyrovae.arviz.psis import smoothed
 from pyrovae.common.checks import at_least
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
@@ -18,6 +18,7 @@ from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords
 from pyrovae.importance.question import Question, ask
 from pyrovae.importance.resampling import systematic
 from pyrovae.programs.isolation import importing
+from pyrovae.programs.sites import is_discrete
 from pyrovae.programs.streams import numpy_generator
 from pyrovae.programs.types import Program
 from pyrovae.tables.encoding import from_codes
@@ -98,6 +99,7 @@ def to_arviz(
     if corrected:
         buffers.resample(options["seed"])
     buffers.in_own_units()
+    buffers.number_discrete_values()
     return assemble(buffers.datasets(evaluation))
 
 
@@ -120,6 +122,7 @@ class _Buffers:
         self.plates = one.plates
         self.features = {name: feature_names(question, name) for name in one.observed}
         self.columns = {name: typed_columns(question, name) for name in one.observed}
+        self.discrete = [name for name in one.observed if is_discrete(one.traces[1].nodes[name]["fn"])]
         sites = (*question.layout.latents, *question.layout.summed, *one.observed)
         refuse_names({name: one.plates.get(name, []) for name in sites})
         shapes = {
@@ -161,6 +164,13 @@ class _Buffers:
                 if typed is not None:
                     own = from_codes(typed[1].invert(torch.from_numpy(values)), typed[0])
                     self.arrays[group][name] = own.numpy()
+
+    def number_discrete_values(self) -> None:
+        """Turn values of discrete sites into integers, by which ArviZ knows them."""
+        for group in ("posterior_predictive", "prior_predictive", "observed_data"):
+            for name in self.discrete:
+                if name in self.arrays.get(group, {}):
+                    self.arrays[group][name] = as_integers(self.arrays[group][name])
 
     @importing()
     def datasets(self, evaluation: Evaluation) -> dict[str, xr.Dataset]:
