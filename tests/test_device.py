@@ -143,6 +143,23 @@ def weights(folder, device):
 
 
 MEAN = {"mean": lambda x: x.mean()}
+
+
+def elicit(folder, device):
+    prior = pyrovae.priors.Parametric("Normal", 2, {"loc": 0.0, "scale": 1.0})
+    model = seeded(lambda: models.VAE(prior=prior, decoder=nn.MLP(2, 3), likelihood=likelihoods.Bernoulli()))
+    stated = [pyrovae.Quantiles("z", lambda v: v["z"][:, 0], {0.5: 1.0})]
+    stated.append(pyrovae.Quantiles("x", lambda v: v["x"].sum(1), {0.5: 1.0}, mean=True))
+    pyrovae.elicit(model, stated, num_draws=200, steps=2, num_check=200, device=device, **QUICK).table()
+
+
+def posterior_sbc(folder, device):
+    model, guide = seeded(bayesian)
+    pyrovae.posterior_sbc(
+        model, guide, BITS, lambda both: guide, num_simulations=2, num_draws=3, device=device, **QUICK
+    ).table()
+
+
 CALLS = {
     "fit": lambda f, d: pyrovae.fit(*make_vae(), BITS, device=d, validation_data=BITS, patience=2, **FIT),
     "fit a flow, clipped": lambda f, d: pyrovae.fit(*make_vae(guides.Flow), BITS, device=d, clip_norm=1.0, **FIT),
@@ -223,6 +240,29 @@ CALLS = {
         MODEL, mean_field(), X, least_activity=0, num_draws=3, device=d, **QUICK
     ).table(),
     "sensitivity": lambda f, d: pyrovae.sensitivity(MODEL, EXACT, X, num_particles=30, device=d, **QUICK).table(),
+    "reprior": lambda f, d: pyrovae.reprior(
+        MODEL,
+        EXACT,
+        X,
+        seeded(lambda: pyrovae.priors.MixtureOfGaussians(2, num_components=2)),
+        num_particles=30,
+        device=d,
+        **QUICK,
+    ).table(),
+    "lc2st": lambda f, d: pyrovae.lc2st(
+        MODEL, mean_field(), X, num_simulations=200, num_null=1, num_permutations=19, device=d, **QUICK
+    ).table(),
+    "recovery": lambda f, d: pyrovae.recovery(MODEL, EXACT, X, num_simulations=9, device=d, **QUICK).table(),
+    "posterior_sbc": posterior_sbc,
+    "misspecification": lambda f, d: (
+        pyrovae.misspecification(
+            MODEL, mean_field(), X, num_simulations=30, num_permutations=19, num_particles=25, device=d, **QUICK
+        ).tests
+    ),
+    "prior_gain": lambda f, d: pyrovae.prior_gain(
+        MODEL, EXACT, X.repeat(3, 1), num_folds=2, steps=3, num_particles=25, device=d, **QUICK
+    ).table(),
+    "elicit": elicit,
     "augment": lambda f, d: pyrovae.augment(MODEL, mean_field(), X, 2, method="between", device=d, **QUICK),
     "compress": compress,
     "weights": weights,

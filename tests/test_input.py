@@ -118,6 +118,29 @@ ASKED = {  # of each function: how it is called, and what may not be given
     "project": (lambda f, m, g, **k: f(m, g, X, **k), {"num_draws": COUNTS, "batch_size": COUNTS, "seed": SEEDS}),
     "augment": (lambda f, m, g, **k: f(m, g, X, **k), {"num": COUNTS, "per_class": COUNTS, "seed": SEEDS}),
     "sensitivity": (lambda f, m, g, **k: f(m, g, X, **k), {"num_particles": COUNTS, "threshold": SIZES, "seed": SEEDS}),
+    "reprior": (
+        lambda f, m, g, **k: f(m, g, X, pyrovae.priors.StandardNormal(3), **k),
+        {"num_particles": COUNTS, "seed": SEEDS},
+    ),
+    "lc2st": (
+        lambda f, m, g, **k: f(m, g, X, **k),
+        {"num_simulations": COUNTS, "num_draws": COUNTS, "num_permutations": COUNTS, "seed": SEEDS},
+    ),
+    "recovery": (
+        lambda f, m, g, **k: f(m, g, X, **k), {"num_simulations": COUNTS, "num_draws": COUNTS, "seed": SEEDS},
+    ),
+    "misspecification": (
+        lambda f, m, g, **k: f(m, g, X, **k),
+        {"num_simulations": COUNTS, "num_permutations": COUNTS, "num_particles": COUNTS, "max_data": COUNTS},
+    ),
+    "prior_gain": (
+        lambda f, m, g, **k: f(m, g, X, **k),
+        {"num_folds": COUNTS, "steps": COUNTS, "num_particles": COUNTS, "max_data": COUNTS, "seed": SEEDS},
+    ),
+    "elicit": (
+        lambda f, m, g, **k: f(m, [pyrovae.Quantiles("z", lambda v: v["z"][:, 0], {0.5: 1.0})], **k),
+        {"num_draws": COUNTS, "steps": COUNTS, "num_check": COUNTS, "seed": SEEDS},
+    ),
     "compress": (lambda f, m, g, **k: f(m, g, X, **k), {"bits": COUNTS, "seed": SEEDS}),
 }  # fmt: skip
 CASES = [

@@ -150,6 +150,11 @@ QUESTIONS = {
     "elpd": lambda m, g, d: pyrovae.elpd(pyrovae.evaluate(m, g, d, num_particles=10, progress=False)),
     "sample_quality": lambda m, g, d: pyrovae.sample_quality(m, d, progress=False),
     "simulate": lambda m, g, d: pyrovae.simulate(m, d, progress=False),
+    "reprior": lambda m, g, d: pyrovae.reprior(m, g, d, pyrovae.priors.StandardNormal(1), progress=False),
+    "lc2st": lambda m, g, d: pyrovae.lc2st(m, g, d, num_simulations=200, progress=False),
+    "recovery": lambda m, g, d: pyrovae.recovery(m, g, d, progress=False),
+    "misspecification": lambda m, g, d: pyrovae.misspecification(m, g, d, progress=False),
+    "prior_gain": lambda m, g, d: pyrovae.prior_gain(m, g, d, progress=False),
 }
 
 

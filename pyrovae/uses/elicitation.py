@@ -239,7 +239,7 @@ class _Draws:
         rows = self._derivatives(trace, scores)
         gram = rows @ rows.T
         damping = DAMPING * float(gram.diagonal().mean()) + 1e-300
-        step = -rows.T @ torch.linalg.solve(gram + damping * torch.eye(len(gram), dtype=gram.dtype), residual)
+        step = -rows.T @ torch.linalg.solve(gram + damping * torch.eye(len(gram)).to(gram), residual)
         start, loss = [p.detach().clone() for p in self.parameters], float(residual.square().sum())
         for halving in range(HALVINGS):
             self._move(start, step * 0.5**halving)

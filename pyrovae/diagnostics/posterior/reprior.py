@@ -144,8 +144,8 @@ def reprior(
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
-        ValueError: for a pair that breaks the contract, bad data or bad numbers, a site that is no latent, or a prior
-            of another shape.
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, survey weights, a site that is no
+            latent, or a prior of another shape.
 
     Example:
         >>> import pyro.distributions as dist
@@ -158,7 +158,7 @@ def reprior(
     """
     num_particles = at_least("num_particles", num_particles, 25)
     module = as_prior(prior)
-    with ask(model, guide, data, takes_weights=True, **options) as question:
+    with ask(model, guide, data, **options) as question:
         question.layout.require_guided("prior density")
         name = latent_site(question, site)
         other = _Other(question, module, name)
