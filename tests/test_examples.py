@@ -106,6 +106,30 @@ def test_prior_sensitivity():
 
 
 @pytest.mark.own_state
+def test_another_prior():
+    moved, gain, comparison, factors = example("another_prior")["main"](epochs=3, num_particles=200)
+    assert list(moved.index) == ["N(0, 0.7^2)", "Laplace", "Student-t, 3 df"]
+    assert len(gain) == 62
+    assert comparison["weight"].sum() == pytest.approx(1)
+    assert set(factors.index) == {"N(0, 1)", *moved.index}
+
+
+@pytest.mark.own_state
+def test_elicited_prior():
+    table = example("elicited_prior")["main"]().table()
+    assert table.loc["visits", "met"].all()
+    assert not table["met"].all()
+
+
+@pytest.mark.own_state
+def test_local_calibration():
+    by_digit, tests, found = example("local_calibration")["main"](epochs=3, num_simulations=400, num_null=1)
+    assert len(by_digit) == 10
+    assert len(tests) == 4
+    assert found.truth.shape == (500, 4)
+
+
+@pytest.mark.own_state
 def test_anomalies():
     table = example("anomalies")["main"](epochs=2, num_particles=10, classes=(0, 4))
     assert table.shape == (2, 5)

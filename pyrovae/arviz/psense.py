@@ -14,7 +14,7 @@ DRAWS = ("chain", "draw")
 
 
 @importing()
-def for_psense(inference: Any, datum: Any = None) -> Any:
+def for_psense(inference: Any, observation: Any = None) -> Any:
     """Return an object for ``az.psense_summary`` and ``az.plot_psense_dist`` of ArviZ 1.x.
 
     Each coordinate of the latents is a variable of its own; the log likelihood is one more, as a summary of the fit
@@ -24,7 +24,7 @@ def for_psense(inference: Any, datum: Any = None) -> Any:
         inference: an object with the groups posterior, log_prior and log_likelihood: of
             ``pyrovae.to_arviz(..., groups=("posterior", "log_prior", "log_likelihood"), corrected=True)``, of
             :func:`pyrovae.globals_to_arviz`, or of :func:`pyrovae.from_pyro_svi` with both groups.
-        datum: name of the observation; None for latents that all observations share.
+        observation: name of the observation; None for latents that all observations share.
 
     Raises:
         ValueError: for a group that is missing, or an observation that the object does not have.
@@ -38,14 +38,14 @@ def for_psense(inference: Any, datum: Any = None) -> Any:
         ['z[0]', 'z[1]', 'log likelihood']
     """
     parts = {group: _group(inference, group) for group in GROUPS}
-    if datum is not None:
+    if observation is not None:
         index = parts["posterior"].coords.get("datum")
-        if index is None or datum not in index.values:
+        if index is None or observation not in index.values:
             known = "no observations" if index is None else f"{index.size}, such as {index.values[0]!r}"
-            raise ValueError(f"there is no observation {shown(datum)} in the object: it has {known}")
-        parts = {group: dataset.sel(datum=datum) for group, dataset in parts.items()}
+            raise ValueError(f"there is no observation {shown(observation)} in the object: it has {known}")
+        parts = {group: dataset.sel(datum=observation) for group, dataset in parts.items()}
     elif "datum" in parts["posterior"].dims:
-        raise ValueError("the latents are those of single observations: say of which, datum=0")
+        raise ValueError("the latents are those of single observations: say of which, observation=0")
     variables: dict[str, Any] = {}
     for name, values in parts["posterior"].data_vars.items():
         own = np.asarray(values.transpose(*DRAWS, ...))

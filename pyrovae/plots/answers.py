@@ -241,18 +241,19 @@ def elicited(result: Elicited, most: int = 6) -> Figure:
     statements = result.statements[:most]
     figure, axes = figure_and_axes(len(statements), height=3.0, wider=0.8 * max(1, len(statements) / 2))
     for axis, statement in zip(axes, statements, strict=True):
-        after = result.draws[statement.name]
-        for draws, colour, label in ((result.before[statement.name], "0.7", "before"), (after, "C0", "after")):
-            ordered = np.sort(np.asarray(draws))
-            axis.step(ordered, np.linspace(0, 1, len(ordered)), where="post", color=colour, label=label)
-        if hasattr(statement, "quantiles"):
-            stated = np.asarray(statement.stated)
-            axis.plot(stated, list(statement.quantiles), "o", color="C3", markersize=5, label="stated")
-            low, high = np.quantile(np.asarray(after), [0.001, 0.999])
-            axis.set_xlim(min(low, stated[0]), max(high, stated[-1]))
-        else:
-            axis.axhline(1 - float(statement.stated[0]), color="C3", linewidth=1, label="stated")
+        draws = [np.sort(np.asarray(one[statement.name])) for one in (result.before, result.draws)]
+        stated = np.asarray(statement.stated)
         axis.set_xlabel(statement.name)
+        if not hasattr(statement, "quantiles"):
+            heights = [draws[0].mean(), draws[1].mean(), stated[0]]
+            axis.bar(["before", "after", "stated"], heights, color=["0.7", "C0", "C3"])
+            axis.set_ylabel("probability")
+            continue
+        for ordered, colour, label in zip(draws, ("0.7", "C0"), ("before", "after"), strict=True):
+            axis.step(ordered, np.linspace(0, 1, len(ordered)), where="post", color=colour, label=label)
+        axis.plot(stated, list(statement.quantiles), "o", color="C3", markersize=5, label="stated")
+        low, high = np.quantile(draws[1], [0.001, 0.999])
+        axis.set_xlim(min(low, stated[0]), max(high, stated[-1]))
         axis.set_ylabel("share of draws at or below")
         axis.legend(fontsize="small")
     return figure

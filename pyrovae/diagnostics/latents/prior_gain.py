@@ -32,6 +32,7 @@ PARTICLES = 16  # per observation, to which a prior is fitted
 HELD_OUT = 0.2  # of the observations that a prior is fitted to, by which it is stopped
 EVERY = 10  # steps between looks at these
 BOUNDED = 400  # observations, and twice as many places, by which the gain of any prior is bounded
+LITTLE = 0.1  # nats per observation, a gain that is hardly worth a search
 ROWS = 4096  # pairs of an observation and a place that are scored at once
 
 
@@ -93,8 +94,12 @@ class PriorGain:
         )
         if not math.isnan(self.at_most):
             text += f"; with hindsight no prior gains more than {self.at_most:.3f} ({self.at_most_se:.3f})"
-        unclear = result["gain"] <= 2 * result["gain_se"]
-        text += ": a better prior is hardly worth looking for" if unclear else ": a better prior is worth looking for"
+        if result["gain"] > 2 * result["gain_se"]:
+            text += ": a better prior is worth looking for"
+        elif self.at_most < LITTLE:
+            text += ": a better prior is hardly worth looking for"
+        else:
+            text += ": whether another prior gains more is open"
         bad = int((~self.reliable).sum())
         return text + (f"; NOT RELIABLE for {bad} of {len(self)} observations (k-hat)" if bad else "")
 
