@@ -291,3 +291,14 @@ class Wide(torch.nn.Module):
         with pyro.plate("data", len(x)):
             exact = self.model.posterior(x)
             pyro.sample("z", dist.Normal(exact.loc, 1.3 * exact.variance.sqrt()).to_event(1))
+
+
+def test_criticism_is_asked_of_every_strategy():
+    x = bits(120, 12, seed=1).float()
+    fits = {name: pyrovae.fit(*make_vae(), x, steps=5, seed=0, progress=False, device="cpu") for name in "ab"}
+    names = ["sensitivity", "prior_gain", "lc2st", "misspecification"]
+    ask = dict.fromkeys(names, 60)
+    table = pyrovae.compare(fits, x, num_particles=50, ask=ask, progress=False, device="cpu")
+    columns = {"prior_conflict", "prior_turned", "prior_gain", "lc2st_rejected", "misspecification_pvalue"}
+    assert columns <= set(table.columns)
+    assert table[sorted(columns)].notna().all(axis=None)

@@ -58,7 +58,9 @@ def mean_of_x(needs=(), name="mean"):
 def test_built_in_questions_are_the_files_of_their_folder():
     folder = ROOT / "pyrovae" / "diagnostics" / "questions"
     assert set(diagnostics()) == {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert list(diagnostics()) == ["gaps", "latents", "calibration", "codes", "draws"]
+    assert list(diagnostics()) == [
+        "gaps", "latents", "calibration", "lc2st", "codes", "draws", "misspecification", "sensitivity", "prior_gain",
+    ]  # fmt: skip
 
 
 def test_a_question_of_ones_own_is_asked_of_every_seed(apart, pairs):

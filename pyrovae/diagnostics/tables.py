@@ -1,6 +1,6 @@
 """Tables of numbers as text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,3 +39,19 @@ def score_table(scores: Mapping[str, pd.DataFrame], value: str = "value", error:
         name: {score: f"{row[value]:.3f} ({row[error]:.3f})" for score, row in table.iterrows()}
         for name, table in scores.items()
     }).T  # fmt: skip
+
+
+def summary_means(answers: Sequence[Any], names: Mapping[str, str]) -> dict[str, float]:
+    """Return means over answers of entries of their summaries.
+
+    Args:
+        answers: answers with a ``summary()``.
+        names: names of the entries, by those of the columns that they become.
+    """
+    summaries = [one.summary() for one in answers]
+    return {column: float(np.mean([s[name] for s in summaries])) for column, name in names.items()}
+
+
+def summary_table(answers: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the summaries of answers, one row per fit."""
+    return pd.DataFrame.from_dict({fit: one.summary() for fit, one in answers.items()}, orient="index")
