@@ -23,6 +23,7 @@ from pyrovae.programs.types import Program
 Features = Callable[..., Any]
 MOST_COLUMNS = 20  # numbers of an observation, above which its place is described by the guide's moments
 MOMENTS = 100  # draws of the guide from which its moments are estimated
+AT_ONCE = 128  # observations
 LEAF = 20  # observations of a leaf of the trees that find out where the guide is alike
 
 
@@ -265,25 +266,39 @@ def _tested(
     apart = [_log_odds(learnt, p.guide, p.places) - _log_odds(learnt, p.truth, p.places) for p in (locating, testing)]
     forest = RandomForestRegressor(100, min_samples_leaf=LEAF, random_state=library_seed("lc2st places", seed))
     forest.fit(locating.places, apart[0])
-    leaves, source = forest.apply(testing.places), numpy_generator("lc2st exchanges", seed)
-    signs = source.choice([-1.0, 1.0], size=(num_permutations, len(apart[1])))
-    effect, pvalue, ess = [], [], []
-    for row in forest.apply(places):
-        alike = leaves == row
-        weights = (alike / alike.sum(0).clip(1)).mean(1)
-        own = float(weights @ apart[1])
-        effect.append(own)
-        pvalue.append((1 + ((signs * apart[1]) @ weights >= own * (1 - 1e-12)).sum()) / (1 + num_permutations))
-        ess.append(1 / (weights**2).sum())
-    mean = apart[1].mean()
-    overall = (1 + ((signs @ apart[1]) / len(apart[1]) >= mean * (1 - 1e-12)).sum()) / (1 + num_permutations)
+    source = numpy_generator("lc2st exchanges", seed)
+    exchanged = source.choice([-1.0, 1.0], size=(num_permutations, len(apart[1]))) * apart[1]
+    weights = _weights(forest, testing.places, places)
+    effect = weights @ apart[1]
+    pvalue = np.concatenate([_beyond(exchanged @ part.T, part @ apart[1]) for part in _chunks(weights)])
+    overall = float(_beyond(exchanged.mean(1, keepdims=True), apart[1].mean(keepdims=True))[0])
     statistic = _statistic(learnt, asked, places)
     swaps = [source.random(first) < 0.5 for _ in range(num_null)]
     null = np.array([_statistic(learning.exchanged(s).learnt(classifier), asked, places) for s in swaps])
-    beyond = (1 + (null >= statistic).sum(0)) / (1 + num_null) if num_null else np.full(len(statistic), np.nan)
+    beyond = _beyond(null, statistic) if num_null else np.full(len(statistic), np.nan)
+    ess = 1 / (weights**2).sum(1)
     columns = {"pvalue": pvalue, "effect": effect, "ess": ess, "statistic": statistic, "global_pvalue": beyond}
     tensors = {name: torch.as_tensor(np.asarray(v, dtype=float), device="cpu") for name, v in columns.items()}
-    return LC2ST(**tensors, overall=float(overall), index=asked.index)
+    return LC2ST(**tensors, overall=overall, index=asked.index)
+
+
+def _weights(forest: RandomForestRegressor, simulated: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return how alike each observation and each simulation are, ``[N, S]``, rows of which sum to 1."""
+    leaves, parts = forest.apply(simulated), []
+    for rows in _chunks(forest.apply(places)):
+        alike = leaves[None] == rows[:, None]
+        parts.append((alike / alike.sum(1, keepdims=True).clip(1)).mean(2))
+    return np.concatenate(parts)
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, -(-len(rows) // AT_ONCE))
+
+
+def _beyond(null: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return p-values ``[N]`` of values among those of the null hypothesis, ``[R, N]``."""
+    pvalues: np.ndarray = (1 + (null >= own - 1e-12 * np.abs(own)).sum(0)) / (1 + len(null))
+    return pvalues
 
 
 def _statistic(classifier: Any, asked: _Rows, places: np.ndarray) -> np.ndarray:
