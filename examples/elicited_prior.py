@@ -6,7 +6,8 @@ A clinic plans for patients with a frailty z1 and a cost level z2 each:
 
 The clinic knows nothing of m and s, but has seen years: half of all patients come at most 4 times, one in ten more than
 11 times; a visit costs 60 to 250 in the middle nine tenths of cases; a patient costs more than 2,000 once in fifty
-times. The last is more than four hyperparameters can meet at will: the table says whether they do.
+times. The last is more than four hyperparameters can meet at will: the table says whether they do. (Of counts "at most"
+is a probability: a quantile of a count stands for the middle of a step.)
 
 Reference: Hartmann, Agiashvili, Buerkner and Klami, "Flexible prior elicitation via the prior predictive distribution",
 2020.
@@ -38,7 +39,8 @@ class Clinic(torch.nn.Module):
 
 
 STATED = [
-    Quantiles("visits", lambda v: v["visits"][:, 0], {0.5: 4.0, 0.9: 11.0}),
+    Probability("at most 4 visits", lambda v: v["visits"][:, 0] <= 4, 0.5),
+    Probability("more than 11 visits", lambda v: v["visits"][:, 0] > 11, 0.1),
     Quantiles("cost per visit", lambda v: v["z"][:, 1].exp(), {0.05: 60.0, 0.95: 250.0}),
     Probability("a patient costs more than 2,000", lambda v: v["cost"][:, 0] > 2000, 0.02),
 ]

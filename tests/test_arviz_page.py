@@ -137,3 +137,56 @@ def test_counts_are_integers():
     for group in ("observed_data", "posterior_predictive", "prior_predictive"):
         assert getattr(found, group)["x"].dtype.kind == "i"
     assert found.observed_data["x"].values.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_masks_subsamples_and_what_the_guide_leaves_out():
+    x = torch.tensor([0.5, 900.0])
+
+    def masked(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)), pyro.poutine.mask(mask=torch.tensor([True, False])):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("mean", dist.Normal(0.0, 0.1))
+
+    found = pyrovae.from_pyro_svi(model=masked, guide=guide, model_args=(x,), log_likelihood=True, num_samples=5)
+    assert (found.log_likelihood["x"].values[..., 1] == 0).all()
+
+    def subsampled(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x), subsample_size=1) as i:
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x[i])
+
+    def mixed(x):
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)):
+            which = pyro.sample("which", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(which, 1.0), obs=x)
+
+    for model, words in (
+        (subsampled, "the plate 'row' draws 1 of 2 rows anew"),
+        (mixed, "the guide has no site 'which'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.from_pyro_svi(model=model, guide=guide, model_args=(x,), num_samples=3)
+    with pytest.raises(ValueError, match="do not take model_args"):
+        pyrovae.from_pyro_svi(model=masked, guide=guide, num_samples=3)
+
+
+def test_modules_are_in_eval_mode_and_left_as_they_were():
+    norm = torch.nn.BatchNorm1d(1)
+
+    def model(x):
+        pyro.module("norm", norm)
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(mean + norm(x[:, None])[:, 0], 1.0).to_event(1), obs=x)
+
+    with pytest.warns(UserWarning, match="'x' is in no plate"):
+        pyrovae.from_pyro_svi(
+            model=model, guide=lambda x: pyro.sample("mean", dist.Normal(0.0, 1.0)), model_args=(torch.arange(4.0),),
+            num_samples=3, log_likelihood=True,
+        )  # fmt: skip
+    assert float(norm.running_mean) == 0
+    assert norm.training
+    pyro.clear_param_store()

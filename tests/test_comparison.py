@@ -1,5 +1,7 @@
 """Comparisons: a reference, folds, main effects; and how fits ended."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -293,12 +295,22 @@ class Wide(torch.nn.Module):
             pyro.sample("z", dist.Normal(exact.loc, 1.3 * exact.variance.sqrt()).to_event(1))
 
 
-def test_criticism_is_asked_of_every_strategy():
-    x = bits(120, 12, seed=1).float()
+def test_criticism_is_asked_of_every_strategy(monkeypatch):
+    from pyrovae.diagnostics.questions import prior_gain as question
+
+    quick = functools.partial(pyrovae.prior_gain, steps=2, num_folds=2, num_particles=50)
+    monkeypatch.setattr(question, "prior_gain", quick)
+    x = bits(80, 12, seed=1).float()
     fits = {name: pyrovae.fit(*make_vae(), x, steps=5, seed=0, progress=False, device="cpu") for name in "ab"}
-    names = ["sensitivity", "prior_gain", "lc2st", "misspecification"]
-    ask = dict.fromkeys(names, 60)
+    ask = dict.fromkeys(["sensitivity", "prior_gain", "lc2st", "misspecification"], 60)
     table = pyrovae.compare(fits, x, num_particles=50, ask=ask, progress=False, device="cpu")
     columns = {"prior_conflict", "prior_turned", "prior_gain", "lc2st_rejected", "misspecification_pvalue"}
     assert columns <= set(table.columns)
     assert table[sorted(columns)].notna().all(axis=None)
+
+
+def test_errors_of_stacking_weights_know_of_seeds():
+    """Two strategies that are best in turn, by the seed: the error of a weight is about that of a coin's share."""
+    base = noise(200)
+    runs = {name: [an_evaluation(base + sign * s) for s in (1, -1)] for name, sign in (("a", 1.0), ("b", -1.0))}
+    assert pyrovae.comparison(runs)["weight_se"].min() > 0.2

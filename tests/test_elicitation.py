@@ -44,8 +44,8 @@ def test_a_gaussian_outcome():
     assert float(found.hyperparameters["loc"]) == pytest.approx(170, abs=0.3)
     assert float(found.hyperparameters["scale"]) == pytest.approx(119**0.5, abs=0.4)
     table = found.table()
-    assert list(table) == ["stated", "came_out", "se", "before", "met"]
-    assert not found.table()["met"].empty
+    assert list(table) == ["stated", "came_out", "se", "before", "below", "at_most", "met"]
+    np.testing.assert_allclose(table["below"], [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.02)
     assert (table["before"] < 20).all()
     assert len(found.plot().axes) == 1
 
@@ -85,6 +85,46 @@ def test_a_bernoulli_outcome_and_the_output_of_a_decoder():
     assert float(found.hyperparameters["loc"]) == pytest.approx(-1, abs=0.05)
     assert float(found.hyperparameters["scale"]) == pytest.approx(0.8, abs=0.05)
     assert len(found.plot().axes) == 2
+
+
+def test_a_discrete_distribution_is_met_step_by_step():
+    """Five questions, each answered yes with the same Beta(2, 3) probability: steps of 1, and of a fifth."""
+
+    class Answers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.prior = priors.Parametric("Beta", 1, {"concentration1": 1.0, "concentration0": 1.0})
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", self.prior())
+                pyro.sample("x", dist.Bernoulli(probs=z.expand(-1, 5).clamp(1e-6, 1 - 1e-6)).to_event(1), obs=x)
+
+    target = stats.betabinom(5, 2, 3)
+    for statistic, step in ((lambda v: v["x"].sum(1), 1.0), (lambda v: v["x"].mean(1), 0.2)):
+        pairs = {(target.cdf(k - 1) + target.cdf(k)) / 2: k * step for k in (1, 2, 3)}
+        found = pyrovae.elicit(Answers(), [Quantiles("answers", statistic, pairs)], steps=60, **QUIET)
+        assert found.met
+        assert float(found.hyperparameters["concentration1"]) == pytest.approx(2, abs=0.5)
+        assert float(found.hyperparameters["concentration0"]) == pytest.approx(3, abs=0.7)
+        assert (found.table()["at_most"] > found.table()["below"] + 0.1).all()
+    like = Quantiles.like("answers", lambda v: v["x"].sum(1), target)
+    assert like.quantiles == pytest.approx(
+        {(target.cdf(v - 1) + target.cdf(v)) / 2: v for v in like.quantiles.values()}
+    )
+
+
+def test_the_end_of_a_discrete_statistic_can_be_stated():
+    """The median of two answers is two: probabilities grow until it is, and not without a limit."""
+
+    def answer(z):
+        return dist.Bernoulli(logits=z.expand(-1, 2)).to_event(1)
+
+    model = Program(priors.Parametric("Normal", 1, {"loc": -1.0, "scale": 1.0}), answer)
+    found = pyrovae.elicit(model, [Quantiles("yes", lambda v: v["x"].sum(1), {0.5: 2.0})], **QUIET)
+    assert found.met
+    assert abs(float(found.hyperparameters["loc"])) < 10
+    assert float(found.hyperparameters["scale"]) < 20
 
 
 def test_a_flow_meets_quantiles_that_no_gaussian_has():
@@ -138,6 +178,12 @@ def test_bad_statements_and_models_are_refused():
         pyrovae.elicit(model, [Probability("far", lambda v: v["x"][:, 0] > 1e6, 0.5)], **QUIET)
     with pytest.raises(ValueError, match="there is nothing to fit"):
         pyrovae.elicit(Program(priors.StandardNormal(1), normal), [Quantiles("x", first, {0.5: 1.0})], **QUIET)
+    with pytest.raises(ValueError, match="must say whether an event happens"):
+        pyrovae.elicit(model, [Probability("x", first, 0.5)], **QUIET)
+    with pytest.raises(ValueError, match="the statistic of 'x' asks for 'y': there are"):
+        pyrovae.elicit(model, [Quantiles("x", lambda v: v["y"], {0.5: 1.0})], **QUIET)
+    with pytest.raises(ValueError, match="parameters must be tensors with requires_grad"):
+        pyrovae.elicit(model, [Quantiles("x", first, {0.5: 1.0})], parameters=[torch.ones(1)], **QUIET)
     scale = torch.nn.Parameter(torch.ones(()))
     loose = Program(priors.StandardNormal(1), lambda z: dist.Normal(z, scale.exp()).to_event(1))
     with pytest.raises(ValueError, match="a parameter changes the distribution of 'x' given the latents"):
@@ -154,6 +200,8 @@ def test_families_and_their_hyperparameters():
         ("Normal", {"loc": 0.0}, "Normal does not take"),
         ("Normal", {"loc": 0.0, "scale": -1.0}, "Normal does not take|must lie in"),
         ("Dirichlet", {"concentration": [1.0, 1.0]}, "no hyperparameter 'concentration'|not a distribution of one"),
+        ("Pareto", {"scale": 1.0, "alpha": 3.0}, "the support of Pareto depends on its hyperparameters"),
+        ("Uniform", {"low": 0.0, "high": 3.0}, "the support of Uniform depends on its hyperparameters"),
         ("Normal", {}, "hyperparameters must be values by name"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import SIGMAS, seeded
 from scipy import stats
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import pyrovae
 from pyrovae import guides, models
@@ -50,6 +51,31 @@ def test_a_wrong_scale_is_found_at_the_data_that_were_given_it():
     assert list(found.table()) == ["pvalue", "adjusted", "effect", "ess", "statistic", "global_pvalue"]
 
 
+def test_the_order_of_the_data_does_not_matter():
+    """Rows sorted by a covariate c, z ~ N(0, 1), x ~ N(z + c, 1); 0.64 of the scale where c is below 0."""
+
+    def model(x, c):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + c, 1.0), obs=x)
+
+    def guide(x, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - c) / 2, torch.where(c < 0, 0.45, 0.5**0.5)))
+
+    c, shares = torch.linspace(-3, 3, 500), []
+    for seed in range(6):
+        made = pyrovae.simulate(model, (torch.zeros(500), c), seed=seed, **QUIET)
+        found = pyrovae.lc2st(model, guide, made.data, num_simulations=3000, num_null=0, seed=seed, **QUIET)
+        rejected = (found.pvalue <= 0.05).double()
+        shares.append([float(rejected[:225].mean()), float(rejected[275:].mean())])
+    wrong, right = np.mean(shares, axis=0)  # rows of one seed share simulations: shares vary by 0.06 between seeds
+    assert wrong > 0.8
+    assert right < 0.15
+    assert float(found.ess.max()) <= 900
+    assert found.worst(3)["pvalue"].max() == found.pvalue.min()
+
+
 def test_the_exact_posterior_passes_and_the_paper_s_test_agrees():
     model = oracle()
     x = pyrovae.sample(model, 20, seed=1, **QUIET)["x"]
@@ -90,6 +116,11 @@ def test_places_of_ones_own_and_bad_ones():
     assert pyrovae.lc2st(model, guides.Exact(model), x, **own, **QUIET).pvalue.shape == (3,)
     with pytest.raises(ValueError, match=r"features must return numbers \[rows, F\], got \[32\]"):
         pyrovae.lc2st(model, guides.Exact(model), x, **{**own, "features": lambda x: x[:, 0]}, **QUIET)
+    with pytest.raises(ValueError, match="classifier must be one of scikit-learn with predict_proba"):
+        pyrovae.lc2st(model, guides.Exact(model), x, classifier=LinearRegression(), **QUIET)
+    trees = RandomForestClassifier(20)
+    forests = [pyrovae.lc2st(model, guides.Exact(model), x, classifier=trees, **own, **QUIET) for _ in range(2)]
+    assert torch.equal(forests[0].pvalue, forests[1].pvalue)
     with pytest.raises(ValueError, match="num_simulations must be a whole number of at least 200"):
         pyrovae.lc2st(model, guides.Exact(model), x, num_simulations=10, **QUIET)
 
@@ -121,6 +152,14 @@ def linear(y, x):
         pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y[:, 0])
 
 
+class Other:
+    def __init__(self, data):
+        pass
+
+    def draw(self):
+        return {"u": torch.zeros(2)}
+
+
 @pytest.mark.parametrize("factorised", [False, True])
 def test_posterior_sbc_passes_the_exact_posterior_and_not_a_factorised_one(factorised):
     """Two coefficients with a posterior correlation of -0.9; the exact one fails once in 1,000 seeds."""
@@ -141,6 +180,11 @@ def test_posterior_sbc_passes_the_exact_posterior_and_not_a_factorised_one(facto
 
 
 def test_posterior_sbc_says_what_it_needs():
+    y, x = torch.zeros(30, 1).double(), torch.zeros(30, 2).double()
+    data = pyrovae.data.Data(pyrovae.data.Field(y, role="observed"), pyrovae.data.Field(x, role="covariate"))
+    for refit, words in ((lambda both: None, r"refit must return a guide with draw\(\)"), (Other, "draws {'u': ")):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.posterior_sbc(linear, Drawn(data, False), data, refit, num_simulations=2, **QUIET)
     with pytest.raises(ValueError, match=r"no global latents to draw: it needs draw\(\)"):
         pyrovae.posterior_sbc(linear, lambda y, x: None, torch.zeros(3, 1), lambda data: None, **QUIET)
 

@@ -88,6 +88,46 @@ def test_a_narrower_support_has_weight_zero_outside():
     assert bool(((found.log_evidence - expected).abs() < SIGMAS * found.log_evidence_se).all())
 
 
+def test_a_wider_support_is_refused_and_no_draws_inside_are_told():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.HalfNormal(torch.ones(len(x)).double()))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.HalfNormal(torch.full_like(x, 0.5**0.5)))
+
+    x = torch.zeros(2).double()
+    with pytest.raises(ValueError, match="the prior has draws outside of the support of 'z' in the model"):
+        pyrovae.reprior(model, guide, x, dist.Normal(torch.zeros(()).double(), 1.0), **QUIET)
+    far = pyrovae.reprior(*oracle(), torch.zeros(2, 5).double(), dist.Uniform(torch.full((2,), 50.0), 51.0).to_event(1))
+    assert not far.reliable.any()
+    assert bool((far.log_evidence == -math.inf).all())
+
+
+def test_weights_of_few_values_are_bounded():
+    """A Bernoulli latent under another probability: two weights only, which no Pareto tail fits."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5).double()))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        odds = dist.Normal(1.0, 1.0).log_prob(x) - dist.Normal(0.0, 1.0).log_prob(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=odds))
+
+    x = torch.tensor([0.5, 1.0]).double()
+    found = pyrovae.reprior(model, guide, x, dist.Bernoulli(torch.tensor(0.9).double()), num_particles=4000, **QUIET)
+    parts = torch.stack([dist.Normal(k, 1.0).log_prob(x).exp() for k in (0.0, 1.0)])
+    expected = (torch.tensor([0.1, 0.9]).double() @ parts).log() - (0.5 * parts.sum(0)).log()
+    assert found.reliable.all()
+    assert bool(((found.difference - expected).abs() < SIGMAS * found.difference_se).all())
+    assert "posterior means" not in str(found)
+
+
 def test_sites_shapes_and_kinds_are_checked():
     model, guide = oracle()
     x = torch.zeros(4, 5).double()

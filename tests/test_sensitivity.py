@@ -11,7 +11,7 @@ from conftest import SIGMAS, seeded
 
 import pyrovae
 from pyrovae import guides, models
-from pyrovae.diagnostics.posterior.sensitivity import CONFLICT, WEAK, distance
+from pyrovae.diagnostics.posterior.sensitivity import CONFLICT, WEAK, Distance
 
 QUIET = {"progress": False, "device": "cpu"}
 K = 20_000
@@ -38,7 +38,7 @@ def normal_distance(m, s, m2, s2):
     grid = np.linspace(m - 4.0 * s, m + 4.0 * s, 40_001)
     values = torch.from_numpy(grid)[:, None, None]
     weights = [torch.distributions.Normal(a, b).log_prob(values[:, :, 0]).softmax(0) for a, b in ((m, s), (m2, s2))]
-    return float(distance(values, *weights))
+    return float(Distance(values)(*weights))
 
 
 def test_moments_and_distances_are_those_of_the_closed_form():
@@ -117,7 +117,7 @@ def test_the_distance_is_arvizs():
     cjs = next(c._cjs_dist for c in vars(diagnostics).values() if hasattr(c, "_cjs_dist"))
     theirs = max(cjs(values, weights), cjs(-values, weights))
     equal = torch.full((500, 1), 1 / 500, dtype=torch.float64)
-    ours = distance(torch.from_numpy(values)[:, None, None], equal, torch.from_numpy(weights)[:, None])
+    ours = Distance(torch.from_numpy(values)[:, None, None])(equal, torch.from_numpy(weights)[:, None])
     assert float(ours) == pytest.approx(theirs, abs=1e-6)
 
 
@@ -180,3 +180,52 @@ def test_log_densities_are_groups_of_their_own():
     expected = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
     np.testing.assert_allclose(found.log_prior["z"].values[0], expected, rtol=1e-6)
     assert found.log_prior["z"].dims == found.log_likelihood["x"].dims == ("chain", "draw", "datum")
+
+
+def test_latents_that_hold_nothing_make_no_conflict():
+    """One latent of 40 is used: the noise of the others' densities is in all weights, and in no diagnosis of it."""
+    model = seeded(lambda: models.LinearGaussian(40, 5).double().requires_grad_(False))
+    with torch.no_grad():
+        model.weight.zero_()
+        model.weight[:, 0] = 3.0
+    x = pyrovae.sample(model, 100, seed=4, **QUIET)["x"]
+    found = pyrovae.sensitivity(model, guides.Exact(model), x, **QUIET)
+    first = found.diagnosis[:, 0] == CONFLICT
+    alone = seeded(lambda: models.LinearGaussian(1, 5).double().requires_grad_(False))
+    with torch.no_grad():
+        alone.weight.copy_(model.weight[:, :1])
+    expected = pyrovae.sensitivity(alone, guides.Exact(alone), x, **QUIET).diagnosis[:, 0] == CONFLICT
+    assert abs(first.mean() - expected.mean()) < 0.1
+    assert found.prior_noise.min() > 0.02
+    more = pyrovae.sensitivity(model, guides.Exact(model), x[:10], num_particles=10_000, **QUIET)
+    assert (more.diagnosis[:, 1:] == WEAK).mean() > 0.9  # a latent that holds nothing has the prior as its posterior
+
+
+def test_survey_weights_and_likelihoods_of_zero():
+    x = torch.cat([torch.full((10,), 6.0), torch.zeros(10)]).double()
+    weights = torch.cat([torch.full((10,), 1e-3), torch.ones(10)])
+    data = pyrovae.data.Data(x[:, None], weights=weights)
+
+    def as_column(program):
+        return lambda x: program(x[:, 0])
+
+    pair = [as_column(program) for program in scalar(0.7)]
+    assert pyrovae.sensitivity(*pair, data, num_particles=500, **QUIET).summary()["conflict"] < 0.01
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Uniform(z - 1, z + 1, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    found = pyrovae.sensitivity(model, guide, torch.zeros(3).double(), num_particles=500, **QUIET)
+    assert bool(found.likelihood.isfinite().all())
+    assert bool(found.probabilities.isfinite().all())
+    for bad in ({}, {"a": 3}):
+        with pytest.raises(ValueError, match="conclusions must be functions by name"):
+            pyrovae.sensitivity(*scalar(0.7), x, conclusions=bad, **QUIET)
+    with pytest.raises(ValueError, match=r"the conclusion 'a' asks for 'u': the latents are \['z'\]"):
+        pyrovae.sensitivity(*scalar(0.7), x, conclusions={"a": lambda latents, x: latents["u"] > 0}, **QUIET)

@@ -222,7 +222,7 @@ def _degrees(difference: Tensor) -> float:
 def _difference(itself: bool, difference: Tensor, error: float, df: float) -> dict[str, Any]:
     """Return a mean difference, its error, the probability that it is below 0, and why that is rough."""
     mean, num_data = float(difference.mean()), difference.shape[-1]
-    worse = math.nan if itself or math.isnan(error) else float(mean < 0)
+    worse = math.nan if itself or math.isnan(error) or mean == 0 else float(mean < 0)
     if error > 0 and not itself:
         worse = float(stats.t.sf(mean / error, df if df > 0 else math.inf))
     rough = "few data" if num_data < FEW else "difference under 4 elpd" if abs(mean) * num_data < SIMILAR else ""

@@ -41,7 +41,7 @@ def for_psense(inference: Any, observation: Any = None) -> Any:
     if observation is not None:
         index = parts["posterior"].coords.get("datum")
         if index is None or observation not in index.values:
-            known = "no observations" if index is None else f"{index.size}, such as {index.values[0]!r}"
+            known = "no observations" if index is None else f"{index.size}, such as {index.values[0]}"
             raise ValueError(f"there is no observation {shown(observation)} in the object: it has {known}")
         parts = {group: dataset.sel(datum=observation) for group, dataset in parts.items()}
     elif "datum" in parts["posterior"].dims:

@@ -1,5 +1,6 @@
 """Draws of any Pyro model and guide as an ArviZ object, in the manner of ArviZ's ``from_numpyro_svi``."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,13 @@ import numpy as np
 import torch
 import xarray as xr
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.arviz.labels import as_integers, assemble, labelled
 from pyrovae.common.checks import at_least
-from pyrovae.programs.isolation import importing, random_state
+from pyrovae.programs.isolation import importing, modes, random_state
+from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import is_discrete, is_factor
 
 SAMPLE = ("chain", "draw")
@@ -55,8 +58,8 @@ def from_pyro_svi(
         predictions: draws for other data, by site, ``[S, ...]``.
         constant_data: covariates by name.
         predictions_constant_data: covariates of the predictions by name.
-        log_likelihood: whether to add log p(x | draw) of every observed site, ``[S, plates]``, nats, without scales;
-            and, as ``log_prior``, the log densities of the latents.
+        log_likelihood: whether to add log p(x | draw) of every observed site, ``[S, plates]``, nats, without scales and
+            0 where it is masked; and, as ``log_prior``, the log densities of the latents.
         index_origin: number of the first row of a plate.
         coords: coordinates by dimension.
         dims: names of dimensions by site, without those of the draws; None: plates, then ``<site>_dim_0``, ....
@@ -70,7 +73,8 @@ def from_pyro_svi(
         asked for.
 
     Raises:
-        ValueError: for neither ``svi`` nor ``model``, both, or nothing to convert.
+        ValueError: for neither ``svi`` nor ``model``, both, or nothing to convert; for a latent that the guide leaves
+            out (of which a run has a draw of the prior alone), and for a plate that draws a subsample in every run.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -89,7 +93,9 @@ def from_pyro_svi(
     model, guide = (svi.model, svi.guide) if svi is not None else (model, guide)
     num_samples = at_least("num_samples", num_samples, 1)
     converter = _Converter(model, guide, tuple(model_args), dict(model_kwargs or {}), num_samples, seed)
-    drawn = converter.groups(prior is True, posterior_predictive is True, log_likelihood)
+    with modes(Pair(model, guide or model).all_modules, training=False):
+        drawn = converter.groups(prior is True, posterior_predictive is True, log_likelihood)
+        seen = converter.observed()
     for name, given in (("prior", prior), ("posterior_predictive", posterior_predictive), ("predictions", predictions)):
         if isinstance(given, Mapping):
             drawn[name] = {site: np.asarray(torch.as_tensor(value).detach().cpu()) for site, value in given.items()}
@@ -99,7 +105,7 @@ def from_pyro_svi(
         raise ValueError("there is nothing to convert: give a guide, or prior, posterior_predictive or predictions")
     labels = _Labels(converter.plates, dict(dims or {}), dict(pred_dims or {}), dict(coords or {}), index_origin)
     groups = {name: labels.dataset(name, variables, SAMPLE) for name, variables in drawn.items()}
-    groups |= {name: labels.dataset(name, v, ()) for name, v in {**converter.observed(), **constants}.items() if v}
+    groups |= {name: labels.dataset(name, v, ()) for name, v in {**seen, **constants}.items() if v}
     return assemble(groups)
 
 
@@ -146,19 +152,46 @@ class _Converter:
         guide_trace = self._run(self.guide)
         trace = self._run(poutine.replay(self.model, trace=guide_trace))
         self._note(trace)
+        self._see_that_all_are_drawn(trace, guide_trace)
         self._keep(rows, "posterior", trace, self._latents(trace))
         if predictive:
             again = self._run(poutine.uncondition(poutine.replay(self.model, trace=guide_trace)))
             self._keep(rows, "posterior_predictive", again, list(self._observed))
         for name in self._observed if log_likelihood else ():
             site = trace.nodes[name]
-            rows.setdefault("log_likelihood", {}).setdefault(name, []).append(site["fn"].log_prob(site["value"]))
+            if not self.plates[name] and "log_likelihood" not in rows:
+                warnings.warn(
+                    f"{name!r} is in no plate, so that its log likelihood is one number per draw: put the observations "
+                    "into a plate to leave out one at a time",
+                    stacklevel=5,
+                )
+            rows.setdefault("log_likelihood", {}).setdefault(name, []).append(_log_prob(site))
         for name, site in trace.nodes.items() if log_likelihood else ():
             if _counts(site) and name not in self._observed and not site["infer"].get("_deterministic"):
-                rows.setdefault("log_prior", {}).setdefault(name, []).append(site["fn"].log_prob(site["value"]))
+                rows.setdefault("log_prior", {}).setdefault(name, []).append(_log_prob(site))
+
+    def _see_that_all_are_drawn(self, trace: Any, guide_trace: Any) -> None:
+        for name in self._latents(trace):
+            if name not in guide_trace.nodes and not trace.nodes[name]["infer"].get("_deterministic"):
+                raise ValueError(
+                    f"the guide has no site {name!r}, so that there are no draws of its posterior: sample it in the "
+                    "guide, or sum it out by a model without it"
+                )
 
     def _run(self, program: Any) -> Any:
-        return poutine.trace(program).get_trace(*self.args, **self.kwargs)
+        try:
+            trace = poutine.trace(program).get_trace(*self.args, **self.kwargs)
+        except TypeError as error:
+            raise ValueError(f"the programs do not take model_args and model_kwargs as given: {error}") from error
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and poutine.util.site_is_subsample(site):
+                fn = site["fn"]
+                if fn.subsample_size is not None and fn.subsample_size < fn.size:
+                    raise ValueError(
+                        f"the plate {name!r} draws {fn.subsample_size} of {fn.size} rows anew in every run: call the "
+                        "programs with the whole set, without subsampling"
+                    )
+        return trace
 
     def _note(self, trace: Any) -> None:
         """Keep observed values and the names of the plates."""
@@ -178,6 +211,11 @@ class _Converter:
     def _keep(self, rows: dict[str, dict[str, list[Tensor]]], group: str, trace: Any, names: Sequence[str]) -> None:
         for name in names:
             rows.setdefault(group, {}).setdefault(name, []).append(trace.nodes[name]["value"].detach())
+
+
+def _log_prob(site: Any) -> Tensor:
+    density: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    return density
 
 
 def _counts(site: Any) -> bool:

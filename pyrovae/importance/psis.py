@@ -104,7 +104,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         own = exceedances[above[:, column], column]
         if len(own) >= 5:
             khat[column] = _generalised_pareto_shape(own[:, None])[0]
-    khat[level] = 0.0
+    khat[level | (largest[-1] - largest[0] <= EQUAL)] = 0.0  # a tail without any spread: the weights are bounded
     return khat
 
 

@@ -63,7 +63,10 @@ def to_preliz(prior: Parametric) -> Any:
         raise ValueError(f"{what} has no counterpart in PreliZ: give a Parametric of {', '.join(FAMILIES)}")
     with importing(), importlib.import_module("matplotlib").rc_context():  # PreliZ sets parameters of matplotlib
         warnings.simplefilter("ignore")  # about PyMC
-        preliz = importlib.import_module("preliz")
+        try:
+            preliz = importlib.import_module("preliz")
+        except ModuleNotFoundError as error:
+            raise ImportError("PreliZ is not installed: pip install preliz") from error
     values = {theirs: prior.values()[ours].detach().cpu() for theirs, ours in FAMILIES[prior.family].items()}
     family = getattr(preliz, prior.family)
     if all(value.dim() == 0 for value in values.values()):

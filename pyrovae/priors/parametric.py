@@ -19,7 +19,8 @@ class Parametric(Prior):
     as they are from then on.
 
     Args:
-        family: name of a distribution of Pyro over one number, such as "Laplace", "StudentT" or "Gamma", or its class.
+        family: name of a distribution of Pyro over one number, with a fixed support, such as "Laplace", "StudentT" or
+            "Gamma", or its class.
         latent_dim: number of latents.
         hyperparameters: initial values by name, each one number for all latents or a sequence of one per latent.
         fixed: names of hyperparameters that keep their values.
@@ -95,6 +96,11 @@ def _ranges(family: str, hyperparameters: Any) -> dict[str, Any]:
     if not isinstance(hyperparameters, Mapping) or not hyperparameters:
         raise ValueError(f'hyperparameters must be values by name, {{"scale": 1.0}}, got {hyperparameters!r}')
     cls = getattr(dist, family, None)
+    if isinstance(getattr(cls, "support", None), property):
+        raise ValueError(
+            f"the support of {family} depends on its hyperparameters, so that the derivatives of its density do not "
+            "tell how its draws change: take a family with a fixed support"
+        )
     known = getattr(cls, "arg_constraints", None)
     if cls is None or not isinstance(known, Mapping) or not issubclass(cls, torch.distributions.Distribution):
         raise ValueError(f"family must be a distribution of Pyro over one number, such as 'Laplace', got {family!r}")
@@ -104,7 +110,7 @@ def _ranges(family: str, hyperparameters: Any) -> dict[str, Any]:
         raise ValueError(f"{family} has no hyperparameter {bad[0]!r} to fit: it has {', '.join(known)}")
     try:
         one = cls(**{name: torch.as_tensor(value, dtype=torch.float32) for name, value in hyperparameters.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{family} does not take {dict(hyperparameters)}: {' '.join(str(error).split())}") from None
     if one.event_shape:
         raise ValueError(f"{family} is not a distribution of one number: its event shape is {tuple(one.event_shape)}")

@@ -60,14 +60,19 @@ class Elicited:
         return bool(self.table()["met"].all())
 
     def table(self) -> pd.DataFrame:
-        """Return one row per stated number: stated, what came out with its Monte Carlo error, before, met."""
+        """Return one row per stated number: stated, what came out with its Monte Carlo error, before, met.
+
+        Of quantiles ``below`` and ``at_most`` are the shares of the draws below the stated number and at most as large:
+        of a continuous statistic both are the stated probability where it is met.
+        """
         rows = {}
         for statement in self.statements:
             fit, start = (statement.compared(d[statement.name]) for d in (self.draws, self.before))
             for k, label in enumerate(statement.labels):
                 rows[statement.name, label] = {
                     "stated": float(statement.stated[k]), "came_out": float(fit.value[k]), "se": float(fit.se[k]),
-                    "before": float(start.value[k]), "met": bool(fit.met[k]),
+                    "before": float(start.value[k]), "below": float(fit.below[k]), "at_most": float(fit.at_most[k]),
+                    "met": bool(fit.met[k]),
                 }  # fmt: skip
         index = pd.MultiIndex.from_tuples(list(rows), names=["statement", "number"])
         return pd.DataFrame(list(rows.values()), index=index)
@@ -81,7 +86,7 @@ class Elicited:
     def __repr__(self) -> str:
         table = self.table()
         text = f"{int(table['met'].sum())} of {len(table)} stated numbers met"
-        values = {n: v.cpu().numpy().round(3).tolist() for n, v in self.hyperparameters.items()}
+        values = {n: v.double().cpu().numpy().round(3).tolist() for n, v in self.hyperparameters.items()}
         return text + (f"; {values}" if values else "")
 
 
@@ -167,6 +172,8 @@ def elicit(
             bar.update()
         for kept, p in zip(total, free, strict=True):
             p.copy_(kept / (steps - steps // 2))
+        if not all(bool(p.isfinite().all()) for p in free):
+            raise ValueError("the hyperparameters grow without a limit: no prior of this family meets the statements")
         after = draws.checked(num_check)
     return Elicited(tuple(statements), after, before, prior if isinstance(prior, nn.Module) else None)
 
@@ -180,8 +187,15 @@ def _see_statements(statements: Any) -> None:
 
 
 def _parameters(prior: Any, parameters: Iterable[Tensor] | None) -> list[Tensor]:
-    given = parameters if parameters is not None else prior.parameters() if isinstance(prior, nn.Module) else ()
-    free = [p for p in given if isinstance(p, Tensor) and p.requires_grad and p.is_leaf]
+    if parameters is not None:
+        given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if not all(isinstance(p, Tensor) and p.requires_grad and p.is_leaf for p in given):
+            raise ValueError(
+                "parameters must be tensors with requires_grad, such as those of a module, and some are not"
+            )
+    else:
+        given = [p for p in prior.parameters() if p.requires_grad] if isinstance(prior, nn.Module) else []
+    free = given
     if not free:
         raise ValueError(
             "there is nothing to fit: give the model a prior with hyperparameters, such as "

@@ -15,6 +15,7 @@ from pyrovae.uses.values import Values
 
 Statistic = Callable[[Values], Any]
 LIKE = (0.05, 0.25, 0.5, 0.75, 0.95)
+FEW_VALUES = 20  # draws per value, from which on a statistic is discrete
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,15 @@ class Outcome:
     Attributes:
         value: what the draws give.
         se: its Monte Carlo standard error.
-        met: whether both agree within four standard errors.
+        below: share of the draws below the stated number; NaN for a probability.
+        at_most: share of the draws at most as large as the stated number; NaN for a probability.
+        met: whether draws and statement agree within four standard errors.
     """
 
     value: Tensor
     se: Tensor
+    below: Tensor
+    at_most: Tensor
     met: np.ndarray
 
 
@@ -53,7 +58,10 @@ class Statement(ABC):
             ValueError: for what is not one finite number per draw.
         """
         count = len(next(iter(values.values())))
-        numbers = torch.as_tensor(np.asarray(self.statistic(values), dtype=float), device="cpu")
+        try:
+            numbers = torch.as_tensor(np.asarray(self.statistic(values), dtype=float), device="cpu")
+        except KeyError as error:
+            raise ValueError(f"the statistic of {self.name!r} asks for {error}: there are {list(values)}") from error
         if tuple(numbers.shape) != (count,):
             raise ValueError(f"the statistic of {self.name!r} must return [{count}] numbers, got {list(numbers.shape)}")
         if not bool(numbers.isfinite().all()):
@@ -87,8 +95,10 @@ class Statement(ABC):
 class Quantiles(Statement):
     """Stated quantiles of a statistic of the data.
 
-    Quantiles of whole numbers are taken in the middle of the steps of the distribution function, so that they vary
-    smoothly with the hyperparameters; such a quantile is met where the statement is one of the draws' distribution.
+    The quantile of a statistic with few values (counts, shares of a few items) is taken in the middle of the step of
+    the distribution function, so that it varies smoothly with the hyperparameters: P(T < v) + P(T = v) / 2 is then the
+    stated probability. It is met where v is the draws' quantile, P(T < v) <= p <= P(T <= v). If what you know is how
+    often something is *at most* so large, state it as :class:`Probability`: ``lambda v: v["x"][:, 0] <= 4``.
 
     Source: Ma, Genton and Parzen, "Asymptotic properties of sample quantiles of discrete distributions", 2011.
 
@@ -135,7 +145,16 @@ class Quantiles(Statement):
         """
         if not callable(getattr(distribution, "ppf", None)):
             raise ValueError(f"the distribution must have ppf, as PreliZ's and scipy's have, got {distribution!r}")
-        return cls(name, statistic, {p: float(distribution.ppf(p)) for p in probabilities}, mean)
+        values = [float(distribution.ppf(p)) for p in probabilities]
+        pairs = dict(zip(probabilities, values, strict=True))
+        if callable(getattr(distribution, "cdf", None)):  # the middle of a step, where there is one
+            below, upto = ([float(distribution.cdf(v + s * abs(v) + s)) for v in values] for s in (-1e-9, 1e-9))
+            steps = [b - a > 1e-6 for a, b in zip(below, upto, strict=True)]
+            pairs = {
+                (a + b) / 2 if step else p: v
+                for p, v, a, b, step in zip(probabilities, values, below, upto, steps, strict=True)
+            }
+        return cls(name, statistic, pairs, mean)
 
     @property
     def labels(self) -> list[str]:
@@ -155,15 +174,15 @@ class Quantiles(Statement):
 
     def compared(self, numbers: Tensor) -> Outcome:
         """Compare quantiles of the draws with those that were stated."""
+        levels, near = self._levels, 1e-6 * (1 + self.stated.abs())
+        below, at_most = ((numbers[:, None] <= self.stated + s * near).double().mean(0) for s in (-1, 1))
+        error = 4 * (levels * (1 - levels) / len(numbers)).sqrt()
+        met = (below - error <= levels) & (levels <= at_most + error)
         quantiles, density = self._estimated(numbers)
-        se = (self._levels * (1 - self._levels) / len(numbers)).sqrt() / density
-        met = (quantiles - self.stated).abs() <= 4 * se
-        if _whole(numbers):
-            below, upto = ((numbers[:, None] + s < self.stated).double().mean(0) for s in (0.5, -0.5))
-            error = 4 * (self._levels * (1 - self._levels) / len(numbers)).sqrt()
-            met = (below - error <= self._levels) & (self._levels <= upto + error)
-            quantiles = torch.quantile(numbers, self._levels, interpolation="lower")
-        return Outcome(quantiles, se, met.numpy())
+        if _width(numbers) is not None:
+            quantiles = torch.quantile(numbers, levels, interpolation="lower")
+        se = (levels * (1 - levels) / len(numbers)).sqrt() / density
+        return Outcome(quantiles, se, below, at_most, met.numpy())
 
     def scores(self, numbers: Tensor) -> Tensor:
         """Return the weights of the derivatives of the quantiles."""
@@ -172,8 +191,16 @@ class Quantiles(Statement):
         return -below / density[:, None] / self.unit
 
     def residual(self, numbers: Tensor) -> Tensor:
-        """Return how far the smooth quantiles are from the stated ones, ``[M]``."""
-        return (self._estimated(numbers)[0] - self.stated) / self.unit
+        """Return how far the smooth quantiles are from the stated ones, ``[M]``.
+
+        At an end of a discrete statistic's values its middle is out of reach: a quarter of the step will do.
+        """
+        apart, width = self._estimated(numbers)[0] - self.stated, _width(numbers)
+        if width is not None:
+            top, bottom = self.stated >= numbers.max() - 1e-6, self.stated <= numbers.min() + 1e-6
+            apart = torch.where(top & (apart < 0), (apart + width / 4).clamp(max=0), apart)
+            apart = torch.where(bottom & (apart > 0), (apart - width / 4).clamp(min=0), apart)
+        return apart / self.unit
 
     @property
     def _levels(self) -> Tensor:
@@ -205,6 +232,19 @@ class Probability(Statement):
     probability: float
     mean: bool = False
 
+    def numbers(self, values: Values) -> Tensor:
+        """Return whether the event happens, per draw, as 0 or 1.
+
+        Raises:
+            ValueError: for other values.
+        """
+        numbers = super().numbers(values)
+        if not bool(((numbers == 0) | (numbers == 1)).all()):
+            raise ValueError(
+                f"the statistic of {self.name!r} must say whether an event happens, True or False per draw"
+            )
+        return numbers
+
     def __post_init__(self) -> None:
         share(f"the probability of {self.name!r}", self.probability, ends=False)
 
@@ -220,9 +260,9 @@ class Probability(Statement):
 
     def compared(self, numbers: Tensor) -> Outcome:
         """Compare the share of draws in which the event happens with the stated probability."""
-        value = numbers.mean()[None]
+        value, unknown = numbers.mean()[None], torch.full((1,), torch.nan, dtype=torch.float64, device="cpu")
         se = (value * (1 - value) / len(numbers)).sqrt().clamp(min=1 / len(numbers))
-        return Outcome(value, se, ((value - self.stated).abs() <= 4 * se).numpy())
+        return Outcome(value, se, unknown, unknown, ((value - self.stated).abs() <= 4 * se).numpy())
 
     def scores(self, numbers: Tensor) -> Tensor:
         """Return the weights of the derivative of the probability."""
@@ -247,13 +287,23 @@ class Probability(Statement):
         return float((self.probability * (1 - self.probability)) ** 0.5)
 
 
-def _whole(numbers: Tensor) -> bool:
-    return bool((numbers == numbers.round()).all())
+def _width(numbers: Tensor) -> float | None:
+    """Return the step between the values of a discrete statistic; None for a continuous one.
+
+    Whole numbers are discrete, and so is what has few values.
+    """
+    if bool((numbers == numbers.round()).all()):
+        return 1.0
+    values = numbers.unique()
+    if len(values) > len(numbers) // FEW_VALUES:
+        return None
+    return float(values.diff().median()) if len(values) > 1 else 1.0
 
 
 def _smooth(numbers: Tensor) -> Tensor:
-    """Spread whole numbers evenly over the unit interval around them; leave other numbers as they are."""
-    if not _whole(numbers):
+    """Spread the values of a discrete statistic evenly over the step around each; leave other numbers as they are."""
+    width = _width(numbers)
+    if width is None:
         return numbers
     spread = (torch.arange(len(numbers), dtype=torch.float64, device="cpu") + 0.5) * 0.6180339887498949 % 1
-    return numbers + spread - 0.5
+    return numbers + (spread - 0.5) * width

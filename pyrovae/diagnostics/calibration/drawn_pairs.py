@@ -9,11 +9,19 @@ from torch import Tensor
 from pyrovae.data import Data
 from pyrovae.importance.options import Options
 from pyrovae.importance.question import ask
+from pyrovae.programs.sites import is_discrete
 from pyrovae.programs.types import Batch, Program
 
 
 def drawn_flat(
-    model: Program, guide: Program, data: Data, num_draws: int, label: str, options: Options
+    model: Program,
+    guide: Program,
+    data: Data,
+    num_draws: int,
+    label: str,
+    options: Options,
+    *,
+    continuous: bool = False,
 ) -> tuple[np.ndarray, list[Batch]]:
     """Return draws of q(z | x), ``[draws, N, D]``, and the batches on the CPU.
 
@@ -24,11 +32,15 @@ def drawn_flat(
         num_draws: number of draws per observation.
         label: label of the progress bar.
         options: batch_size, seed, device and progress.
+        continuous: whether discrete latents are refused.
     """
     draws: dict[int, list[Tensor]] = {}
     with ask(model, guide, data, takes_weights=True, **options) as question:
         question.layout.require_latents()
         for part in question.particles(num_draws, label):
+            for name in question.layout.latents if continuous else ():
+                if is_discrete(part.model_trace.nodes[name]["fn"]):
+                    raise ValueError(f"latent site {name!r} is discrete, and has no mean and standard deviation")
             values = [part.values(part.guide_trace.nodes[name]) for name in question.layout.latents]
             rows = [v.reshape(*v.shape[:2], -1).double().cpu() for v in values]
             draws.setdefault(part.indices.start, []).append(torch.cat(rows, 2))

@@ -12,12 +12,12 @@ from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor
 from torch import Tensor
 
-from pyrovae.common.checks import at_least
+from pyrovae.common.checks import at_least, shown
 from pyrovae.data import Data, as_data
 from pyrovae.diagnostics.calibration.drawn_pairs import drawn_flat, flat
 from pyrovae.diagnostics.predictive.simulate import simulate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
-from pyrovae.programs.streams import library_seed, numpy_generator
+from pyrovae.programs.streams import library_seed, numpy_generator, stream_seed
 from pyrovae.programs.types import Program
 
 Features = Callable[..., Any]
@@ -67,6 +67,11 @@ class LC2ST:
         """Return one row per observation: pvalue, adjusted, effect, ess, statistic, global_pvalue."""
         names = ("pvalue", "adjusted", "effect", "ess", "statistic", "global_pvalue")
         return pd.DataFrame({n: getattr(self, n).numpy() for n in names}, index=self.index).rename_axis("datum")
+
+    def worst(self, count: int = 10) -> pd.DataFrame:
+        """Return the rows of the table with the smallest p-values, those with the largest effects first."""
+        order = np.lexsort([-self.effect.numpy(), self.pvalue.numpy()])
+        return self.table().iloc[order[: at_least("count", count, 1)]]
 
     def summary(self) -> dict[str, float]:
         """Return the overall p-value, and shares of observations with (adjusted) p-values of at most 0.05."""
@@ -147,8 +152,10 @@ def lc2st(
         ("num_permutations", num_permutations, 19), ("num_null", num_null, 0),
     ):  # fmt: skip
         at_least(name, number, least)
-    data = as_data(data, model, guide).fixed()
-    simulation = simulate(model, data, num_simulations=num_simulations, **without(options, "batch_size"))
+    learner = _learner(classifier, num_simulations, options["seed"])
+    data, settings = as_data(data, model, guide).fixed(), without(options, "batch_size", "seed")
+    own = stream_seed("simulations of lc2st", options["seed"])  # apart from those of the data, if these are simulated
+    simulation = simulate(model, data, num_simulations=num_simulations, seed=own, **settings)
     if not simulation.latents:
         raise ValueError("the model has no latents that it draws, so there is nothing to test")
     wide = features is None and _columns(data) > MOST_COLUMNS
@@ -156,8 +163,10 @@ def lc2st(
     asked = _Rows.of(model, guide, data, num_draws, features, wide, options)
     truth = made.standardised(flat(simulation.latents)[None])[0]
     scale = _Scale(made.places)
-    pairs = _Pairs(made.draws[0], truth, scale(made.places))
-    learner = _trees(num_simulations, options["seed"]) if classifier is None else classifier
+    order = numpy_generator("order of simulations", options["seed"]).permutation(
+        num_simulations
+    )  # theirs is the data's
+    pairs = _Pairs(made.draws[0][order], truth[order], scale(made.places)[order])
     return _tested(pairs, asked, scale(asked.places), learner, num_permutations, num_null, options["seed"])
 
 
@@ -194,9 +203,11 @@ class _Rows:
         sd = np.where(sd > 0, sd, 1.0)
         if features is not None:
             parts = [np.asarray(torch.as_tensor(features(*batch)).double()) for batch in batches]
-            if any(part.ndim != 2 for part in parts):
+            if any(part.ndim != 2 or len(part) != len(b[0]) for part, b in zip(parts, batches, strict=True)):
                 raise ValueError(f"features must return numbers [rows, F], got {list(parts[0].shape)}")
             places = np.concatenate(parts)
+            if not np.isfinite(places).all():
+                raise ValueError("features must return finite numbers, and some are not")
         elif wide:
             places = np.concatenate([mean, np.log(sd)], 1)
         else:
@@ -288,7 +299,11 @@ def _weights(forest: RandomForestRegressor, simulated: np.ndarray, places: np.nd
     for rows in _chunks(forest.apply(places)):
         alike = leaves[None] == rows[:, None]
         parts.append((alike / alike.sum(1, keepdims=True).clip(1)).mean(2))
-    return np.concatenate(parts)
+    weights = np.concatenate(parts)
+    total = weights.sum(1, keepdims=True)
+    return np.where(
+        total > 0, weights / np.where(total > 0, total, 1), 1 / weights.shape[1]
+    )  # of all, if none is alike
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:
@@ -308,6 +323,23 @@ def _statistic(classifier: Any, asked: _Rows, places: np.ndarray) -> np.ndarray:
     chance = classifier.predict_proba(rows)[:, 1].reshape(count, -1)
     result: np.ndarray = ((chance - 0.5) ** 2).mean(0)
     return result
+
+
+def _learner(classifier: Any, size: int, seed: int) -> Any:
+    """Return the classifier, seeded.
+
+    Raises:
+        ValueError: for one without probabilities.
+    """
+    if classifier is None:
+        return _trees(size, seed)
+    if not all(callable(getattr(classifier, name, None)) for name in ("fit", "predict_proba", "get_params")):
+        raise ValueError(f"classifier must be one of scikit-learn with predict_proba, got {shown(classifier)}")
+    own = clone(classifier)
+    free = {
+        n: library_seed("lc2st", seed) for n, v in own.get_params().items() if n.endswith("random_state") and v is None
+    }
+    return own.set_params(**free)
 
 
 def _trees(size: int, seed: int) -> HistGradientBoostingClassifier:

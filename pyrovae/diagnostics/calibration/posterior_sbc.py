@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from pyrovae.common.checks import at_least
+from pyrovae.common.checks import at_least, shown
 from pyrovae.common.progress import progress_bar
 from pyrovae.data import Data, as_data
 from pyrovae.diagnostics.calibration.ranks import Ranks, Tally, rank
@@ -83,8 +83,10 @@ def posterior_sbc(
             )  # fmt: skip
             fitted = refit(_together(data, replicate.data))
             fitted = getattr(fitted, "guide", fitted)
+            if not callable(getattr(fitted, "draw", None)):
+                raise ValueError(f"refit must return a guide with draw(), or a Fit, got {shown(fitted)}")
             with random_state("posterior sbc", stream_seed("draws of a fit", seed, number)), torch.no_grad():
-                draws = [_numbers(fitted.draw(), own) for _ in range(num_draws)]
+                draws = [_numbers(_alike(fitted.draw(), truth), own) for _ in range(num_draws)]
             tally.add(number, *(t[None] for t in rank(_numbers(truth, own), torch.stack(draws))))
             names = [name for site, value in truth.items() for name in coordinates(site, value)]
             bar.update()
@@ -99,10 +101,24 @@ def _together(data: Data, replicate: Data) -> Data:
     return Data(*(field.with_values(tensor) for field, tensor in zip(data.fields, tensors, strict=True)))
 
 
+def _alike(draw: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a draw in the order of the true latents.
+
+    Raises:
+        ValueError: for other latents, or latents of another shape.
+    """
+    shapes = [{name: tuple(value.shape) for name, value in one.items()} for one in (truth, draw)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the guide that refit returns draws {shapes[1]}, but that of the data draws {shapes[0]}")
+    return {name: draw[name] for name in truth}
+
+
 def _numbers(draw: Mapping[str, Tensor], own: Mapping[str, Quantity]) -> Tensor:
     """Return all coordinates and quantities of a draw, ``[Q]``."""
     parts = [value.detach().double().reshape(-1).cpu() for value in draw.values()]
-    parts += [
-        torch.as_tensor(float(function(draw)), dtype=torch.float64, device="cpu")[None] for function in own.values()
-    ]
+    for name, function in own.items():
+        number = torch.as_tensor(function(draw), dtype=torch.float64).detach().cpu()
+        if number.numel() != 1:
+            raise ValueError(f"the quantity {name!r} must return one number of a draw, got {list(number.shape)}")
+        parts.append(number.reshape(1))
     return torch.cat(parts)

@@ -13,6 +13,7 @@ from pyrovae.diagnostics.calibration.drawn_pairs import drawn_flat, flat
 from pyrovae.diagnostics.predictive.draws import coordinates
 from pyrovae.diagnostics.predictive.simulate import simulate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
+from pyrovae.programs.streams import stream_seed
 from pyrovae.programs.types import Program
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def recovery(
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
-        ValueError: for a pair that breaks the contract, bad data or bad numbers, or a model without latents.
+        ValueError: for a pair that breaks the contract, bad data or bad numbers, a model without latents, or
+            discrete latents.
 
     Example:
         >>> from pyrovae import guides, models
@@ -113,10 +115,11 @@ def recovery(
     """
     at_least("num_simulations", num_simulations, 2)
     at_least("num_draws", num_draws, 2)
-    simulation = simulate(model, data, num_simulations=num_simulations, **without(options, "batch_size"))
+    settings, own = without(options, "batch_size", "seed"), stream_seed("simulations of recovery", options["seed"])
+    simulation = simulate(model, data, num_simulations=num_simulations, seed=own, **settings)
     if not simulation.latents:
         raise ValueError("the model has no latents that it draws, so there is nothing to recover")
-    draws, _ = drawn_flat(model, guide, simulation.data, num_draws, "recovery", options)
+    draws, _ = drawn_flat(model, guide, simulation.data, num_draws, "recovery", options, continuous=True)
     names = tuple(name for site, value in simulation.latents.items() for name in coordinates(site, value[0]))
     mean, sd = draws.mean(0), draws.std(0, ddof=1)
     return Recovery(torch.from_numpy(flat(simulation.latents)), torch.from_numpy(mean), torch.from_numpy(sd), names)

@@ -1,5 +1,6 @@
 """Bayes factors of models from their evidence on the same data."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -35,6 +36,9 @@ def bayes_factors(evidence: Mapping[str, Evaluation | Evidence], *, reference: s
     Raises:
         ValueError: for fewer than two models, different numbers of data, survey weights, or an unknown reference.
     """
+    lists = [name for name, one in evidence.items() if not hasattr(one, "log_evidence")]
+    if lists:
+        raise ValueError(f"a Bayes factor is of one evaluation per model, got a {type(evidence[lists[0]]).__name__}")
     sizes = {name: len(one) for name, one in evidence.items()}
     if len(sizes) < 2 or len(set(sizes.values())) > 1:
         raise ValueError(f"Bayes factors need two or more models on the same data, got numbers of data {sizes}")
@@ -61,7 +65,7 @@ def bayes_factors(evidence: Mapping[str, Evaluation | Evidence], *, reference: s
 
 
 def _word(factor: float, error: float) -> str:
-    if abs(factor) <= ERRORS * error:
+    if not math.isfinite(factor) or not abs(factor) > ERRORS * error:  # not a number, too
         return "not resolved"
     word = next(word for limit, word in _WORDS if 2 * abs(factor) <= limit)
     return word if word == _WORDS[0][1] else f"{word}, {'for' if factor > 0 else 'against'}"

@@ -182,7 +182,9 @@ def interval(estimate: Tensor, error: Tensor, count: int, level: float) -> tuple
 def weigh(log_weights: Tensor) -> dict[str, Tensor]:
     """Turn log weights ``[K, N]`` into the fields of an :class:`Evaluation`, each ``[N]`` in float64."""
     weights = log_weights.double()
-    coarse = weights.abs().max(0).values * torch.finfo(log_weights.dtype).eps > COARSE
+    coarse = (
+        torch.where(weights.isfinite(), weights.abs(), 0).max(0).values * torch.finfo(log_weights.dtype).eps > COARSE
+    )
     num_particles = weights.shape[0]
     largest = weights.max(0).values
     relative = (weights - largest).exp()

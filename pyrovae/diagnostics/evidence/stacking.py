@@ -27,23 +27,29 @@ def stacking(log_densities: Mapping[str, Tensor], weights: Tensor | None = None)
 
     Returns:
         One row per strategy: ``weight``, and ``weight_se``, its standard deviation over 100 sets of random weights of
-        the data.
+        the data and, where there are several, of the seeds.
     """
     names = list(log_densities)
     logs = np.stack([log_densities[name].double().numpy() for name in names])  # [strategies, seeds, data]
-    shares = np.exp(logs - logs.max(0))
     counts = np.ones(logs.shape[2]) if weights is None else weights.double().numpy()
+    known = np.isfinite(logs.max(0)).all(0)  # an observation that no strategy gives a density says nothing
+    logs, counts = logs[:, :, known], counts[known]
+    shares = np.exp(logs - logs.max(0))
     source = numpy_generator("stacking", 0)
-    best = _best(shares, counts, np.full(len(names), 1 / len(names)))
-    again = [_best(shares, counts * source.exponential(size=len(counts)), best) for _ in range(BOOTSTRAPS)]
+    best = _best(shares, np.broadcast_to(counts, shares.shape[1:]), np.full(len(names), 1 / len(names)))
+    seeds = shares.shape[1]
+    chance = [  # of seeds and of observations, each with a weight of its own
+        source.exponential(size=(seeds, 1)) if seeds > 1 else np.ones((1, 1)) for _ in range(BOOTSTRAPS)
+    ]
+    again = [_best(shares, one * counts * source.exponential(size=len(counts)), best) for one in chance]
     return pd.DataFrame({"weight": best, "weight_se": np.std(again, axis=0, ddof=1)}, index=names)
 
 
 def _best(shares: np.ndarray, counts: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the best weights, from densities ``[strategies, seeds, data]`` up to a factor per seed and observation."""
+    """Return the best weights for densities ``[strategies, seeds, data]``, up to factors, and counts ``[seeds, data]``."""
     if len(start) == 1:
         return np.ones(1)
-    counts = counts / counts.sum() / shares.shape[1]
+    counts = counts / counts.sum()
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         mixture = np.einsum("k,ksi->si", weights, shares).clip(1e-300)

@@ -21,8 +21,11 @@ from pyrovae.importance.psis import khat_limit
 from pyrovae.importance.question import Question, ask
 from pyrovae.priors import as_prior
 from pyrovae.programs.densities import per_datum
-from pyrovae.programs.sites import is_discrete, site_rows
+from pyrovae.programs.isolation import same_streams
+from pyrovae.programs.sites import is_discrete, site_rows, support_of
 from pyrovae.programs.types import Program
+
+DRAWS = 1000  # of a prior, which show its support
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,14 +107,15 @@ class Reprior:
         text = (
             f"another prior for {len(self)} observations: log evidence {result['difference']:+.3f} nats per "
             f"observation (standard error {result['difference_se']:.3f} over observations, "
-            f"{result['difference_mc_se']:.3f} Monte Carlo), posterior means moved by {result['shift']:.2f} of a "
-            "standard deviation"
+            f"{result['difference_mc_se']:.3f} Monte Carlo)"
         )
+        if self.latents:
+            text += f", posterior means moved by {result['shift']:.2f} of a standard deviation"
         bad = int((~self.reliable).sum())
         if bad:
             text += (
-                f"; NOT RELIABLE for {bad} of them (k-hat above {self.limit:.2f}), whose posteriors under that prior "
-                "the guide's draws do not reach: fit a model with that prior, and compare"
+                f"; NOT RELIABLE for {bad} of them (k-hat above {self.limit:.2f}): the guide's draws do not represent "
+                "their posteriors under one of the priors; fit a model with that prior, and compare"
             )
         return text
 
@@ -137,15 +141,16 @@ def reprior(
         model: generative program ``model(*batch)``.
         guide: recognition program ``guide(*batch)``.
         data: a tensor, a tuple of tensors, a table, or a data set.
-        prior: the other prior: a distribution with batch shape ``()``, or a module that returns one. Where it has a
-            narrower support than the guide, draws outside of it have weight 0.
+        prior: the other prior: a distribution with batch shape ``()``, or a module that returns one, within the support
+            of the model's own. Where it is narrower, draws outside of it have weight 0; an observation of which no draw
+            is inside has the log evidence minus infinity, and is not reliable.
         site: latent site whose prior it replaces; required if there are several.
         num_particles: number of draws of the guide per observation.
         **options: batch_size, seed, device and progress, as all questions take them (:class:`pyrovae.Options`).
 
     Raises:
         ValueError: for a pair that breaks the contract, bad data or bad numbers, survey weights, a site that is no
-            latent, or a prior of another shape.
+            latent, or a prior of another shape or with a wider support.
 
     Example:
         >>> import pyro.distributions as dist
@@ -206,7 +211,15 @@ class _Other:
             )
         if is_discrete(fn) != is_discrete(own):
             raise ValueError(f"the prior and the latent {name!r} must both be discrete, or both be continuous")
-        self.fn, self.inside = fn, fn.sample()
+        with same_streams(value.device):
+            reached = fn.sample(torch.Size([DRAWS]))
+        support = support_of(own)
+        if support is not None and not bool(support.check(reached).all()):
+            raise ValueError(
+                f"the prior has draws outside of the support of {name!r} in the model, {support}, where the guide has "
+                "none to weight: fit a model with that prior"
+            )
+        self.fn, self.inside = fn, reached[0]
         self.latents = [] if is_discrete(own) else coordinates(name, site_rows(node)[0])
 
     def log_prob(self, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -241,12 +254,17 @@ def _under(part: Particles, name: str, other: _Other) -> tuple[Tensor, Tensor, T
 
 def _under_both(weight: Tensor, moved: Tensor, latents: Tensor) -> dict[str, Tensor]:
     own, other = weigh(weight), weigh(moved)
+    never = (moved == -math.inf).all(0)
+    moved = torch.where(never, 0.0, moved)  # moments of no draws are not known
     shares = [w.double().softmax(0) * len(w) for w in (moved, weight)]
     mean, sd = moments(smoothed_weights(moved), latents)
     own_mean, own_sd = moments(smoothed_weights(weight), latents)
+    evidence = torch.where(never, -math.inf, other["log_evidence"])
+    other["khat"] = torch.where(never, math.inf, other["khat"])
+    mean, sd = (torch.where(never[:, None], torch.nan, v) for v in (mean, sd))
     return {
-        "log_evidence": other["log_evidence"], "log_evidence_se": other["log_evidence_se"],
-        "difference": other["log_evidence"] - own["log_evidence"],
+        "log_evidence": evidence, "log_evidence_se": other["log_evidence_se"],
+        "difference": evidence - own["log_evidence"],
         "difference_se": (shares[0] - shares[1]).std(0) / math.sqrt(len(weight)),
         "khat": torch.maximum(own["khat"], other["khat"]),
         "mean": mean, "sd": sd, "own_mean": own_mean, "own_sd": own_sd,

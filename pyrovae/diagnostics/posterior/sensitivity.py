@@ -24,6 +24,7 @@ from pyrovae.programs.types import Program
 COMPONENTS = ("prior", "likelihood")
 CONFLICT, WEAK = "prior-data conflict", "strong prior or weak likelihood"
 Event = Callable[..., Tensor]
+SHIFTS = 4  # of the weights against the latents, by which the noise of a sensitivity is estimated
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +37,10 @@ class Sensitivity:
     Attributes:
         prior: sensitivity to the prior, ``[N, D]``: distance per doubling of its power.
         likelihood: sensitivity to the likelihood, ``[N, D]``.
+        prior_noise: the sensitivity to the prior that the same weights give to a latent that has nothing to do with
+            them, ``[N, D]``: it grows with the number of latents, all of whose densities are in the weights, and falls
+            with that of particles.
+        likelihood_noise: the same for the likelihood, ``[N, D]``.
         mean: posterior means, ``[N, D]``.
         sd: posterior standard deviations, ``[N, D]``.
         means: posterior means under scaled components, ``[2, A, N, D]``, the prior first.
@@ -50,10 +55,13 @@ class Sensitivity:
         latents: names of the latents.
         events: names of the events.
         index: names of the observations.
+        weights: survey weights of the observations, by which shares are taken; None: all alike.
     """
 
     prior: Tensor
     likelihood: Tensor
+    prior_noise: Tensor
+    likelihood_noise: Tensor
     mean: Tensor
     sd: Tensor
     means: Tensor
@@ -68,6 +76,7 @@ class Sensitivity:
     latents: list[str]
     events: list[str]
     index: np.ndarray
+    weights: Tensor | None = None
 
     @property
     def reliable(self) -> np.ndarray:
@@ -77,8 +86,15 @@ class Sensitivity:
 
     @property
     def diagnosis(self) -> np.ndarray:
-        """What each posterior of a latent shows, ``[N, D]``: "" where the prior hardly matters."""
-        informative, strong = (self.prior >= self.threshold).numpy(), (self.likelihood >= self.threshold).numpy()
+        """What each posterior of a latent shows, ``[N, D]``: "" where the prior hardly matters.
+
+        A component matters where its sensitivity is at least twice its noise and, less the noise (a difference of
+        squares), at least ``threshold``. Where the noise is above half the threshold, more particles may find more.
+        """
+        informative, strong = (
+            ((value.square() - noise.square() >= self.threshold**2) & (value >= 2 * noise)).numpy()
+            for value, noise in ((self.prior, self.prior_noise), (self.likelihood, self.likelihood_noise))
+        )
         result: np.ndarray = np.where(informative & strong, CONFLICT, np.where(informative, WEAK, "")).astype(object)
         return result
 
@@ -109,6 +125,8 @@ class Sensitivity:
         size = len(self.latents)
         columns = {
             "prior": self.prior.flatten().numpy(), "likelihood": self.likelihood.flatten().numpy(),
+            "prior_noise": self.prior_noise.flatten().numpy(),
+            "likelihood_noise": self.likelihood_noise.flatten().numpy(),
             "diagnosis": self.diagnosis.ravel(), "mean": self.mean.flatten().numpy(), "sd": self.sd.flatten().numpy(),
             "khat": self.khat.repeat_interleave(size).numpy(), "reliable": self.reliable.repeat(size),
         }  # fmt: skip
@@ -119,11 +137,14 @@ class Sensitivity:
         found, turned = self.diagnosis, self.turned.any(1)
         return {
             "num_data": len(self.index),
-            "conflict": float((found == CONFLICT).any(1).mean()),
-            "weak": float((found == WEAK).any(1).mean()),
-            "turned": float(turned.mean()),
-            "unreliable": float((~self.reliable).mean()),
+            "conflict": self._share((found == CONFLICT).any(1)),
+            "weak": self._share((found == WEAK).any(1)),
+            "turned": self._share(turned),
+            "unreliable": self._share(~self.reliable),
         }
+
+    def _share(self, rows: Any) -> float:
+        return float(np.average(rows, weights=None if self.weights is None else self.weights.numpy()))
 
     def __repr__(self) -> str:
         result = self.summary()
@@ -183,18 +204,22 @@ def sensitivity(
         (torch.Size([7, 2]), ['prior', 'likelihood', 'diagnosis'])
     """
     powers = _powers(alphas)
+    if conclusions is not None and (
+        not isinstance(conclusions, Mapping) or not conclusions or not all(map(callable, conclusions.values()))
+    ):
+        raise ValueError(f"conclusions must be functions by name, at least one, got {conclusions!r}")
     num_particles, threshold = at_least("num_particles", num_particles, 25), positive("threshold", threshold)
     if not 0.5 < share("level", level, ends=False):
         raise ValueError(f"level must be a probability above 0.5, got {level!r}")
     with ask(model, guide, data, takes_weights=True, **options) as question:
         question.layout.require_guided("prior density")
         parts = [_scaled(batch, powers) for batch in _batches(question, num_particles, conclusions)]
-        names, index = _latents(question), question.data.index
+        names, index, weights = _latents(question), question.data.index, question.data.weights
     events = [f"{name} > 0" for name in names] if conclusions is None else list(conclusions)
     whole = {name: torch.cat([part[name] for part in parts], -1 if name == "khat" else -2) for name in parts[0]}
     return Sensitivity(
         **whole, limit=khat_limit(num_particles), alphas=powers, threshold=threshold, level=level, latents=names,
-        events=events, index=index,
+        events=events, index=index, weights=weights,
     )  # fmt: skip
 
 
@@ -240,7 +265,10 @@ def _events(question: Question, part: Particles, conclusions: Mapping[str, Event
     rows = {name: site_rows(part.guide_trace.nodes[name]) for name in question.layout.latents}
     count, columns = len(part.rows[0]), []
     for name, event in conclusions.items():
-        value = event(dict(rows), *part.rows[:-1])
+        try:
+            value = event(dict(rows), *part.rows[:-1])
+        except KeyError as error:
+            raise ValueError(f"the conclusion {name!r} asks for {error}: the latents are {list(rows)}") from error
         if not isinstance(value, Tensor) or value.shape != (count,) or value.dtype != torch.bool:
             got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the conclusion {name!r} must return True or False per row, [{count}], got {got}")
@@ -253,21 +281,27 @@ def _scaled(batch: tuple[Tensor, ...], powers: tuple[float, ...]) -> dict[str, T
     weight, prior, likelihood, latents, events = batch
     base, khat = smoothed_weights(weight), pareto_khat(weight)
     mean, sd = moments(base, latents)
-    means, sds, chances, slopes = [], [], [], []
+    means, sds, chances, slopes, noises = [], [], [], [], []
+    distance = Distance(latents)
     for component in (prior, likelihood):
         distances, relative = [], _relative_ess(weight, component)
+        noise: Any = 0.0
         for alpha in powers:
-            logs = weight + (alpha - 1) * component
+            logs = torch.where(weight == -math.inf, weight, weight + (alpha - 1) * component)
             own, khat = smoothed_weights(logs, relative), torch.maximum(khat, pareto_khat(logs))
             own_mean, own_sd = moments(own, latents)
             means.append(own_mean)
             sds.append(own_sd)
             chances.append((own[..., None] * events).sum(0))
-            distances.append(distance(latents, base, own) / abs(math.log2(alpha)))
+            distances.append(distance(base, own) / abs(math.log2(alpha)))
+            shifts = [distance(base, _apart(base, own, k)) / abs(math.log2(alpha)) for k in range(1, SHIFTS + 1)]
+            noise = noise + torch.stack(shifts).square().mean(0) / len(powers)
         slopes.append((distances[0] + distances[1]) / 2)
+        noises.append(noise.sqrt())
     shape = (len(COMPONENTS), len(powers), *mean.shape)
     return {
-        "prior": slopes[0], "likelihood": slopes[1], "mean": mean, "sd": sd, "khat": khat,
+        "prior": slopes[0], "likelihood": slopes[1], "prior_noise": noises[0], "likelihood_noise": noises[1],
+        "mean": mean, "sd": sd, "khat": khat,
         "means": torch.stack(means).reshape(shape), "sds": torch.stack(sds).reshape(shape),
         "probability": (base[..., None] * events).sum(0),
         "probabilities": torch.stack(chances).reshape(*shape[:-1], events.shape[2]),
@@ -283,27 +317,39 @@ def _relative_ess(weight: Tensor, component: Tensor) -> np.ndarray | None:
     return relative_tail_ess(component.numpy()) if bool(level.all()) else None
 
 
-def distance(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Return the cumulative Jensen-Shannon distance of two weightings of the same values, ``[n, D]``.
+def _apart(base: Tensor, own: Tensor, number: int) -> Tensor:
+    """Return weights whose ratio to the base is that of other particles, so that it has nothing to do with latents."""
+    ratio = torch.where(base > 0, own / base, 0.0).roll(number * len(own) // (SHIFTS + 1), 0)
+    weights = base * ratio
+    return weights / weights.sum(0)
+
+
+class Distance:
+    """The cumulative Jensen-Shannon distance of two weightings of the same values, ``[n, D]``.
 
     Source: Nguyen and Vreeken, "Non-parametric Jensen-Shannon divergence", 2015; the larger one of the values and of
     their negatives, as in Kallioinen et al. 2024.
 
     Args:
         values: values ``[K, n, D]``.
-        one: weights ``[K, n]`` that sum to 1.
-        other: further weights.
     """
-    return torch.maximum(_one_sided(values, one, other), _one_sided(-values, one, other))
+
+    def __init__(self, values: Tensor) -> None:
+        ordered, order = values.sort(0)
+        self._sides = [(ordered.diff(dim=0), order), (ordered.diff(dim=0).flip(0), order.flip(0))]
+
+    def __call__(self, one: Tensor, other: Tensor) -> Tensor:
+        """Return the distance between two weightings ``[K, n]`` that sum to 1."""
+        sides = [_one_sided(width, order, one, other) for width, order in self._sides]
+        return torch.maximum(*sides)
 
 
-def _one_sided(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    ordered, order = values.sort(0)
-    width = ordered.diff(dim=0)
-    p, q = (w[..., None].expand_as(values).gather(0, order).cumsum(0)[:-1] for w in (one, other))
-    middle = (0.5 * (p + q)).clamp(min=torch.finfo(torch.float64).tiny).log2()
+def _one_sided(width: Tensor, order: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    p, q = (w[..., None].expand_as(order).gather(0, order).cumsum(0)[:-1] for w in (one, other))
+    tiny = torch.finfo(torch.float64).tiny
+    middle = (0.5 * (p + q)).clamp(min=tiny).log2()
     p_area, q_area = (p * width).sum(0), (q * width).sum(0)
-    p_log, q_log = (v.clamp(min=torch.finfo(torch.float64).tiny).log2() for v in (p, q))
+    p_log, q_log = (v.clamp(min=tiny).log2() for v in (p, q))
     half = 0.5 / math.log(2)
     there = (width * p * (p_log - middle)).sum(0) + half * (q_area - p_area)
     back = (width * q * (q_log - middle)).sum(0) + half * (p_area - q_area)

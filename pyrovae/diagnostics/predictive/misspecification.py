@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from scipy import stats
 from sklearn.metrics import pairwise_distances
-from torch import Tensor
 
 from pyrovae.common.checks import at_least, share
 from pyrovae.data import Data, as_data
@@ -17,13 +16,15 @@ from pyrovae.diagnostics.calibration.ranks import Ranks, holm
 from pyrovae.diagnostics.evidence.evaluate import Evaluation, evaluate
 from pyrovae.diagnostics.latents.codes import codes
 from pyrovae.diagnostics.predictive.pit import pit
-from pyrovae.diagnostics.predictive.simulate import simulate
+from pyrovae.diagnostics.predictive.simulate import Simulation, simulate
 from pyrovae.importance.options import BATCH_SIZE, Options, shared_keywords, without
 from pyrovae.importance.question import refuse_weights
-from pyrovae.programs.streams import numpy_generator
+from pyrovae.programs.streams import numpy_generator, stream_seed
 from pyrovae.programs.types import Program
 
 Summary = Callable[..., Any]
+MOST = 5000  # simulated observations by default, or 20 per observation
+FEW = 100  # observations, below which a test that does not reject says little
 FEWEST = 20  # observations, below which no test says much
 MOST_COLUMNS = 50  # of the data, above which their principal components are compared
 
@@ -41,16 +42,19 @@ class Misspecification:
               number;
             - ``evidence``: Kolmogorov and Smirnov's distance of the log evidence of both sets.
         observations: one row per observation: ``log_evidence``; ``pvalue``, the share of simulated observations whose
-            evidence is no higher; ``adjusted`` for the number of observations (false discovery rate); ``feature``, the
-            feature that lies furthest out in its marginal, and ``feature_pvalue``; ``reliable``, whether the importance
-            weights are.
+            evidence is no higher (relative to simulations with the same covariates and missing cells, where there are
+            any); ``adjusted`` for the number of observations (false discovery rate); ``feature``, the observed feature
+            that lies furthest out in its marginal, and ``feature_pvalue``, adjusted for the number of features
+            (Bonferroni); ``reliable``, whether the importance weights are.
         features: one row per feature: the table of :meth:`pyrovae.Ranks.table` of the transforms.
+        num_simulations: number of simulated observations.
         level: significance level.
     """
 
     tests: pd.DataFrame
     observations: pd.DataFrame
     features: pd.DataFrame
+    num_simulations: int
     level: float
 
     def __len__(self) -> int:
@@ -78,18 +82,25 @@ class Misspecification:
         }
 
     def __repr__(self) -> str:
-        found = [name for name, p in self.tests["adjusted"].items() if p <= self.level]
-        result = self.summary()
-        if not found:
-            return f"{len(self)} observations are like those that the model makes (smallest p = {result['pvalue']:.3g})"
-        odd = self.features.index[self.features["adjusted"] <= self.level][:3]
-        text = (
-            f"the model does NOT make such data: {', '.join(map(str, found))} rejected at {self.level:g} (smallest p = "
-            f"{result['pvalue']:.3g}); {result['observations']:.0%} of {len(self)} observations are too odd"
-        )
-        return text + (
-            f"; marginals of {result['features']:.0%} of features, {', '.join(map(str, odd))}" if len(odd) else ""
-        )
+        found = [str(name) for name, p in self.tests["adjusted"].items() if p <= self.level]
+        result, few = self.summary(), " (few data)" if len(self) < FEW else ""
+        if found:
+            text = f"the model does NOT make such data: {', '.join(found)} rejected at {self.level:g}"
+        else:
+            text = f"as a whole, {len(self)} observations{few} are not told from those that the model makes"
+        text += f" (smallest adjusted p of the tests = {result['pvalue']:.3g})"
+        odd = self.observations.index[self.observations["adjusted"] <= self.level]
+        marginals = self.features.index[self.features["adjusted"] <= self.level]
+        for what, names in (("observations that it does not make", odd), ("features with other marginals", marginals)):
+            text += f"; {what} ({len(names)}): {_listed(names)}" if len(names) else f"; no {what}"
+        if result["unreliable"]:
+            text += f"; evidence NOT RELIABLE for {result['unreliable']:.0%} (k-hat)"
+        return text
+
+
+def _listed(names: Any, most: int = 5) -> str:
+    shown = ", ".join(map(str, list(names)[:most]))
+    return shown + (", ..." if len(names) > most else "")
 
 
 @shared_keywords(batch_size=BATCH_SIZE)
@@ -100,7 +111,7 @@ def misspecification(
     *,
     summaries: Summary | None = None,
     level: float = 0.05,
-    num_simulations: int = 5000,
+    num_simulations: int | None = None,
     num_permutations: int = 999,
     num_particles: int = 200,
     max_data: int = 1000,
@@ -126,8 +137,9 @@ def misspecification(
         summaries: function ``f(*batch)`` that returns numbers ``[rows, F]`` to compare both sets by; None: the data
             themselves, standardised, or their first 50 principal components.
         level: significance level of the words of the result.
-        num_simulations: number of simulated observations whose evidence that of the data is compared with, at least
-            one per observation; an observation's p-value is at least 1 / (num_simulations + 1).
+        num_simulations: number of simulated observations whose evidence that of the data is compared with; None: 20
+            per observation, at least 5,000. An observation's p-value is at least 1 / (num_simulations + 1), so that
+            fewer cannot single out one observation of many.
         num_permutations: number of exchanges; a p-value of a discrepancy is at least 1 / (num_permutations + 1).
         num_particles: number of importance samples per observation for the log evidence.
         max_data: largest number of observations; of a larger set this many are taken at random.
@@ -145,7 +157,8 @@ def misspecification(
         (True, ['latents', 'summaries', 'marginals', 'evidence'])
     """
     for name, number, least in (
-        ("num_simulations", num_simulations, FEWEST), ("num_permutations", num_permutations, 19),
+        ("num_simulations", MOST if num_simulations is None else num_simulations, FEWEST),
+        ("num_permutations", num_permutations, 19),
         ("num_particles", num_particles, 25), ("max_data", max_data, FEWEST),
     ):  # fmt: skip
         at_least(name, number, least)
@@ -156,7 +169,10 @@ def misspecification(
         raise ValueError(f"at least {FEWEST} data are needed to compare them with simulated ones, got {len(whole)}")
     own, seed = whole.numbered(assumed=True).sampled(max_data, options["seed"]), options["seed"]
     rest = without(options, "batch_size")
-    simulated = simulate(model, own, num_simulations=max(num_simulations, len(own)), **rest).data
+    count = max(MOST, 20 * len(own)) if num_simulations is None else max(num_simulations, len(own))
+    apart = {**rest, "seed": stream_seed("simulations of misspecification", seed)}  # from those that data may be
+    simulation = simulate(model, own, num_simulations=count, **apart)
+    simulated = simulation.data
     pairs = (own, simulated.subset(slice(0, len(own))))
     latents = [codes(model, guide, one, **options).numpy() for one in pairs]
     seen = [_summarised(one, summaries, options["batch_size"]) for one in pairs]
@@ -174,8 +190,9 @@ def misspecification(
     }
     table = pd.DataFrame.from_dict(tests, orient="index", columns=["statistic", "pvalue"])
     table["adjusted"] = holm(torch.from_numpy(table["pvalue"].to_numpy().copy())).numpy()
-    observations = _observations(own_evidence, reference, ranks, own)
-    return Misspecification(table.rename_axis("test"), observations, features, level)
+    rows = _Rows.of(own, simulation)
+    observations = _observations(own_evidence, reference, ranks, rows)
+    return Misspecification(table.rename_axis("test"), observations, features, count, level)
 
 
 def _summarised(data: Data, summaries: Summary | None, batch_size: int) -> np.ndarray:
@@ -226,19 +243,80 @@ def _pooled(points: np.ndarray) -> np.ndarray:
     return components
 
 
-def _observations(own: Evaluation, simulated: Evaluation, ranks: Ranks, data: Data) -> pd.DataFrame:
-    reference = simulated.log_evidence.sort().values
-    below: Tensor = torch.searchsorted(reference, own.log_evidence, right=True)
-    pvalue = ((1 + below) / (1 + len(reference))).double().numpy()
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows of the data and of the simulations have in common.
+
+    Attributes:
+        index: names of the observations.
+        row: row of the data whose covariates and missing cells each simulation has, ``[M]``; None where all rows are
+            alike.
+        missing: whether each feature of each observation is missing, ``[N, D]``; None where that is not known.
+    """
+
+    index: np.ndarray
+    row: np.ndarray | None
+    missing: np.ndarray | None
+
+    @staticmethod
+    def of(data: Data, simulation: Simulation) -> "_Rows":
+        count, fields = len(data), data.batch(slice(0, len(data)))[: len(data.fields)]
+        holes = [t.reshape(count, -1).isnan().cpu().numpy() for k, t in enumerate(fields) if k in simulation.observed]
+        missing = np.concatenate(holes, 1)
+        alike = len(simulation.observed) == len(fields) and not missing.any()
+        own, theirs = ([int(n) for n in numbers] for numbers in _numbers(data, simulation.data))
+        places = {number: k for k, number in enumerate(own)}
+        row = None if alike else np.array([places[number] for number in theirs])
+        return _Rows(data.index, row, missing)
+
+
+def _numbers(*sets: Data) -> list[Any]:
+    return [() if one.numbers is None else one.numbers for one in sets]
+
+
+def _observations(own: Evaluation, simulated: Evaluation, ranks: Ranks, rows: _Rows) -> pd.DataFrame:
+    values, reference = own.log_evidence.numpy(), simulated.log_evidence.numpy()
+    if rows.row is not None:
+        values, reference = _relative(values, reference, rows.row)
+    below = np.searchsorted(np.sort(reference), values, side="right")
+    pvalue = (1 + below) / (1 + len(reference))
     transforms = ranks.pit.numpy()
     extreme = 2 * np.minimum(transforms, 1 - transforms)
+    known = np.ones_like(extreme, dtype=bool)
+    if rows.missing is not None and rows.missing.shape == extreme.shape:
+        known = ~rows.missing
+    extreme = np.where(known, extreme, 1.0)
     furthest = extreme.argmin(1)
+    smallest = extreme[np.arange(len(furthest)), furthest] * known.sum(1)
     columns = {
         "log_evidence": own.log_evidence.numpy(),
         "pvalue": pvalue,
         "adjusted": stats.false_discovery_control(pvalue),
         "feature": [ranks.names[k] for k in furthest],
-        "feature_pvalue": extreme[np.arange(len(furthest)), furthest],
+        "feature_pvalue": np.minimum(smallest, 1.0),
         "reliable": own.reliable.numpy(),
     }
-    return pd.DataFrame(columns, index=data.index).rename_axis("datum")
+    return pd.DataFrame(columns, index=rows.index).rename_axis("datum")
+
+
+def _relative(values: np.ndarray, reference: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return evidence in units of the other evidence with the same covariates and missing cells.
+
+    Each value is standardised by the mean and standard deviation of the others of its row, the observation's own
+    included, so that the values of a row stay exchangeable.
+
+    Args:
+        values: evidence of the data, ``[N]``.
+        reference: evidence of the simulations, ``[M]``.
+        row: row of the data that each simulation belongs to, ``[M]``.
+    """
+    everything, places = np.concatenate([values, reference]), np.concatenate([np.arange(len(values)), row])
+    count, total, square = (
+        np.bincount(places, weights=w, minlength=len(values))[places]
+        for w in (np.ones_like(everything), everything, everything**2)
+    )
+    others = np.maximum(count - 1, 1)
+    mean = (total - everything) / others
+    variance = (square - everything**2) / others - mean**2
+    relative = (everything - mean) / np.sqrt(np.maximum(variance, 1e-12))
+    return relative[: len(values)], relative[len(values) :]
