@@ -46,7 +46,7 @@ def stacking(log_densities: Mapping[str, Tensor], weights: Tensor | None = None)
 
 
 def _best(shares: np.ndarray, counts: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the best weights for densities ``[strategies, seeds, data]``, up to factors, and counts ``[seeds, data]``."""
+    """Return the best weights for densities ``[strategies, seeds, data]`` (up to factors), counts ``[seeds, data]``."""
     if len(start) == 1:
         return np.ones(1)
     counts = counts / counts.sum()
