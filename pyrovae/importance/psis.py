@@ -65,7 +65,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
     Above :func:`khat_limit` an importance sampling estimate from these weights is unreliable. k-hat is infinite where
     fewer than five weights lie in the tail (too few particles, or one that dominates all). It is 0 where the weights
-    are equal up to rounding (they differ by less than 1e-4 nats), so that they have no tail to fit.
+    are equal up to rounding (they differ by less than 1e-4 nats), or those of the tail are, so that there is no tail
+    to fit: such weights are bounded.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024; the generalised Pareto
     fit is that of Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto distribution",
