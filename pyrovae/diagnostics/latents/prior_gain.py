@@ -252,7 +252,7 @@ class _Scored:
         count = len(self.batch[0])
         rows = tuple(t.repeat(len(places), *[1] * (t.dim() - 1)) for t in self.batch)
         density = self._density(places.to(self.node["value"]).repeat_interleave(count, 0), rows)
-        return density.unflatten(0, (len(places), -1)).T.detach().double().cpu()
+        return density.nan_to_num(nan=-math.inf).unflatten(0, (len(places), -1)).T.detach().double().cpu()
 
     def maxima(self, start: Tensor) -> Tensor:
         """Return where gradient steps from ``start``, ``[N, D]``, find the largest likelihood of each observation."""
@@ -266,7 +266,8 @@ class _Scored:
                 optimizer.zero_grad()
                 (-self._density(places, self.batch).sum()).backward(inputs=[places])
                 optimizer.step()
-        return places.detach().cpu()
+        found = places.detach().cpu()
+        return torch.where(found.isfinite(), found, start)
 
     def _density(self, latents: Tensor, rows: tuple[Tensor, ...]) -> Tensor:
         trace = conditioned(self.question.pair.model, {self.site: latents}, self.plates, rows)
