@@ -137,7 +137,7 @@ def elicit(
             or that computes with its data, and an event that the prior at the start never or always makes.
 
     Example:
-        >>> from pyrovae import priors
+        >>> from pyrovae import Quantiles, priors
         >>> import pyro, pyro.distributions as dist
         >>> class Heights(torch.nn.Module):
         ...     def __init__(self):

@@ -200,8 +200,8 @@ def sensitivity(
         >>> from pyrovae import guides, models
         >>> model = models.LinearGaussian(2, 5)
         >>> found = sensitivity(model, guides.Exact(model), torch.zeros(7, 5), num_particles=200, progress=False)
-        >>> found.prior.shape, list(found.table().columns[:3])
-        (torch.Size([7, 2]), ['prior', 'likelihood', 'diagnosis'])
+        >>> found.prior.shape, list(found.table().columns[:2])
+        (torch.Size([7, 2]), ['prior', 'likelihood'])
     """
     powers = _powers(alphas)
     if conclusions is not None and (
