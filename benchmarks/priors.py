@@ -143,11 +143,43 @@ TEXT = """Written by `python benchmarks/priors.py --write`; how to read the colu
 held-out observation. Differences are to the standard normal prior, with errors over seeds and observations; p(worse)
 is the probability that the prior is worse; weights are those of stacking. Shares are of held-out observations, means
 over the seeds: with a prior-data conflict, with a conclusion (the sign of a latent, at 95%) that turns when the prior
-or the likelihood is raised to a power of 0.8 or 1.25, and with weights that are not to be trusted for that."""
+or the likelihood is raised to a power of 0.8 or 1.25, and with weights that are not to be trusted for that.
+
+Models are VAEs with one hidden layer (32 units for tables, 64 for digits) and full-rank Gaussian guides, fitted by the
+ELBO and stopped by validation rows. Odd rows alike: rank correlation of held-out evidence with that under the standard
+normal prior. Cultivars and digits found: adjusted Rand index of a mixture of Gaussians on the codes, with its standard
+deviation over seeds. Rating of the marriage: its coefficient in a regression of log(1 + affairs) on rating, age, years
+married and religion, pooled over 20 imputations of the empty cells, with the mean of its 95% intervals."""
+
+
+READING = """- Conclusions about the data hardly depend on the prior where the data say much: the coefficient of a
+  marriage's rating is -0.141 to -0.148 under every prior, well within any of its intervals, and the groups of wines agree
+  with the cultivars about equally well (0.71 to 0.83, seeds differ by up to 0.12). Where they say less, they depend: the
+  digits that are found (0.08 to 0.30), and which rows are odd under a horseshoe or a mixture (rank correlations down to
+  0.68).
+- Evidence tells priors apart where there are rows enough: on digits a mixture is 1.2 nats better, a horseshoe 1.7 worse,
+  and Laplace and Student-t cannot be told from the normal prior over three seeds. On 53 wines only the horseshoe can. For
+  the survey one seed of the mixture found another optimum, which is most of its 0.8 nats: the error over seeds says so.
+- A horseshoe of latents is worse everywhere, and its posteriors have weights that can seldom be trusted.
+- Another prior in the place of the fitted one always loses (`reprior`), since the decoder was fitted to its own; a mixture
+  that a decoder was fitted under gains. `prior_gain`, which leaves the decoder, finds no more than the other priors do.
+- Half to three quarters of the wines, and up to 60% of the survey's rows, have a posterior on which prior and likelihood
+  pull in different directions (a conflict); the sign of a latent turns for 0 to 17% of the rows. Prior-data conflict of
+  an unnamed latent is no harm in itself: it is where a report of that latent should name its prior.
+- The models do not make all that the data hold (`misspecification`): the marginals of malic acid and hue, the joint
+  distribution of pixels, the time spent in affairs, of which two thirds are zero. What a posterior says rests on that, too."""
 
 
 def page(results):
-    lines = ["# What five priors do to conclusions", "", *TEXT.splitlines()]
+    lines = [
+        "# What five priors do to conclusions",
+        "",
+        *TEXT.splitlines(),
+        "",
+        "## What the tables say",
+        "",
+        *READING.splitlines(),
+    ]
     for r in results:
         t = r["table"]
         lines += ["", f"## {r['name'].capitalize()}: {r['test']} held-out rows, {r['seeds']} seeds", "",
