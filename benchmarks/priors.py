@@ -152,22 +152,24 @@ deviation over seeds. Rating of the marriage: its coefficient in a regression of
 married and religion, pooled over 20 imputations of the empty cells, with the mean of its 95% intervals."""
 
 
-READING = """- Conclusions about the data hardly depend on the prior where the data say much: the coefficient of a
-  marriage's rating is -0.141 to -0.148 under every prior, well within any of its intervals, and the groups of wines agree
-  with the cultivars about equally well (0.71 to 0.83, seeds differ by up to 0.12). Where they say less, they depend: the
-  digits that are found (0.08 to 0.30), and which rows are odd under a horseshoe or a mixture (rank correlations down to
-  0.68).
-- Evidence tells priors apart where there are rows enough: on digits a mixture is 1.2 nats better, a horseshoe 1.7 worse,
-  and Laplace and Student-t cannot be told from the normal prior over three seeds. On 53 wines only the horseshoe can. For
-  the survey one seed of the mixture found another optimum, which is most of its 0.8 nats: the error over seeds says so.
-- A horseshoe of latents is worse everywhere, and its posteriors have weights that can seldom be trusted.
-- Another prior in the place of the fitted one always loses (`reprior`), since the decoder was fitted to its own; a mixture
-  that a decoder was fitted under gains. `prior_gain`, which leaves the decoder, finds no more than the other priors do.
-- Half to three quarters of the wines, and up to 60% of the survey's rows, have a posterior on which prior and likelihood
-  pull in different directions (a conflict); the sign of a latent turns for 0 to 17% of the rows. Prior-data conflict of
-  an unnamed latent is no harm in itself: it is where a report of that latent should name its prior.
+READING = """\
+- Conclusions about the data hardly depend on the prior where the data say much: the coefficient of a marriage's
+  rating is -0.141 to -0.148 under every prior, well within any of its intervals, and the groups of wines agree with
+  the cultivars about equally well (0.71 to 0.83; seeds differ by up to 0.12). Where they say less, they depend: which
+  digits are found (0.08 to 0.30), and which rows are odd under a horseshoe or a mixture (rank correlations from 0.68).
+- Evidence tells priors apart where there are rows enough: on digits a mixture is 1.2 nats better, a horseshoe 1.7
+  worse, and Laplace and Student-t are not told from the normal prior over three seeds. On 53 wines it is the horseshoe
+  alone that clearly differs. For the survey the mixture's 0.8 nats have an error of 0.7 over three seeds.
+- A horseshoe of latents is worse in all three, and 29% to 82% of its posteriors have weights that are not to be trusted.
+- Another prior in the place of the normal one loses in all three (`reprior`): the decoder was fitted to its own. A
+  flow prior beside the same decoder finds nothing to gain (`prior_gain`); a mixture gains where the decoder is fitted
+  with it.
+- 47% to 77% of the wines, 19% to 61% of the survey's rows and 2% to 24% of the digits have a posterior on which prior
+  and likelihood pull in different directions (a conflict); the sign of a latent turns for 0 to 17% of the rows. A
+  report of such a latent should name its prior.
 - The models do not make all that the data hold (`misspecification`): the marginals of malic acid and hue, the joint
-  distribution of pixels, the time spent in affairs, of which two thirds are zero. What a posterior says rests on that, too."""
+  distribution of pixels, the time spent in affairs, of which two thirds are zero. What a posterior says rests on that,
+  too."""
 
 
 def page(results):
