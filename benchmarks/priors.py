@@ -160,10 +160,10 @@ READING = """\
 - Evidence tells priors apart where there are rows enough: on digits a mixture is 1.2 nats better, a horseshoe 1.7
   worse, and Laplace and Student-t are not told from the normal prior over three seeds. On 53 wines it is the horseshoe
   alone that clearly differs. For the survey the mixture's 0.8 nats have an error of 0.7 over three seeds.
-- A horseshoe of latents is worse in all three, and 29% to 82% of its posteriors have weights that are not to be trusted.
+- A horseshoe of latents is worse in all three, and the weights of 29% to 82% of its posteriors are not to be trusted.
 - Another prior in the place of the normal one loses in all three (`reprior`): the decoder was fitted to its own. A
-  flow prior beside the same decoder finds nothing to gain (`prior_gain`); a mixture gains where the decoder is fitted
-  with it.
+  flow prior beside the same decoder finds nothing to gain (`prior_gain`); on digits a mixture gains, with a decoder
+  that is fitted beside it.
 - 47% to 77% of the wines, 19% to 61% of the survey's rows and 2% to 24% of the digits have a posterior on which prior
   and likelihood pull in different directions (a conflict); the sign of a latent turns for 0 to 17% of the rows. A
   report of such a latent should name its prior.
