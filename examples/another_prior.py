@@ -22,7 +22,7 @@ from pyrovae import data, guides, models, nn, priors
 
 LATENT = 2
 OTHERS = {
-    "N(0, 0.7^2)": lambda: pyrovae.priors.Parametric("Normal", LATENT, {"loc": 0.0, "scale": 0.7}),
+    "N(0, 0.7^2)": lambda: pyrovae.priors.Parametric(LATENT, "Normal", {"loc": 0.0, "scale": 0.7}),
     "Laplace": lambda: priors.Laplace(LATENT),
     "Student-t, 3 df": lambda: priors.StudentT(LATENT, df=3.0),
 }

@@ -47,7 +47,7 @@ STATED = [
 
 
 def main(steps=40, num_draws=4000):
-    prior = priors.Parametric("Normal", 2, {"loc": [0.0, 4.0], "scale": [1.0, 1.0]})
+    prior = priors.Parametric(2, "Normal", {"loc": [0.0, 4.0], "scale": [1.0, 1.0]})
     found = pyrovae.elicit(Clinic(prior), STATED, steps=steps, num_draws=num_draws, progress=False)
     print(found.table().round(3).to_string())
     print(found)

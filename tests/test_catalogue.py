@@ -330,7 +330,7 @@ def catalogue_instances():
         "MixtureOfGaussians": lambda: priors.MixtureOfGaussians(2, num_components=3),
         "StandardNormal": lambda: priors.StandardNormal(4),
         "Laplace": lambda: priors.Laplace(4, scale=2.0),
-        "Parametric": lambda: priors.Parametric("StudentT", 4, {"df": 4.0, "loc": 0.0, "scale": 1.0}, fixed=["df"]),
+        "Parametric": lambda: priors.Parametric(4, "StudentT", {"df": 4.0, "loc": 0.0, "scale": 1.0}, fixed=["df"]),
         "ConvDecoder": lambda: nn.ConvDecoder(3, (1, 7, 9), channels=(4,), activation=torch.nn.Tanh),
         "ConvEncoder": lambda: nn.ConvEncoder((1, 7, 9), 3),
         "MLP": lambda: nn.MLP((1, 2, 3), 4, hidden=(), activation=torch.nn.SiLU),

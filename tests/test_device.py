@@ -146,7 +146,7 @@ MEAN = {"mean": lambda x: x.mean()}
 
 
 def elicit(folder, device):
-    prior = pyrovae.priors.Parametric("Normal", 2, {"loc": 0.0, "scale": 1.0})
+    prior = pyrovae.priors.Parametric(2, "Normal", {"loc": 0.0, "scale": 1.0})
     model = seeded(lambda: models.VAE(prior=prior, decoder=nn.MLP(2, 3), likelihood=likelihoods.Bernoulli()))
     stated = [pyrovae.Quantiles("z", lambda v: v["z"][:, 0], {0.5: 1.0})]
     stated.append(pyrovae.Quantiles("x", lambda v: v["x"].sum(1), {0.5: 1.0}, mean=True))

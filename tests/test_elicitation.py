@@ -37,7 +37,7 @@ def normal(z):
 
 def test_a_gaussian_outcome():
     """Quantiles of N(170, 12^2) with noise of 5: a prior N(170, 119)."""
-    model = Program(priors.Parametric("Normal", 1, {"loc": 0.0, "scale": 1.0}), normal)
+    model = Program(priors.Parametric(1, "Normal", {"loc": 0.0, "scale": 1.0}), normal)
     stated = Quantiles.like("height", first, stats.norm(170, 12))
     found = pyrovae.elicit(model, [stated], **QUIET)
     assert found.met
@@ -60,7 +60,7 @@ def test_a_count():
     grid = np.arange(200)
     cdf = stats.poisson.cdf(grid[:, None], np.exp(z)).mean(1)
     quantiles = {p: float(grid[np.searchsorted(cdf, p)]) for p in (0.1, 0.5, 0.9)}
-    model = Program(priors.Parametric("Normal", 1, {"loc": 0.0, "scale": 1.0}), counts)
+    model = Program(priors.Parametric(1, "Normal", {"loc": 0.0, "scale": 1.0}), counts)
     found = pyrovae.elicit(model, [Quantiles("visits", first, quantiles)], **QUIET)
     assert found.met
     assert (found.table()["stated"] == found.table()["came_out"]).all()
@@ -75,7 +75,7 @@ def test_a_bernoulli_outcome_and_the_output_of_a_decoder():
 
     chance = {p: float(1 / (1 + np.exp(-stats.norm(-1, 0.8).ppf(p)))) for p in (0.05, 0.5, 0.95)}
     z = stats.norm(-1, 0.8).ppf((np.arange(20_000) + 0.5) / 20_000)
-    model = Program(priors.Parametric("Normal", 1, {"loc": 0.0, "scale": 2.0}), answer)
+    model = Program(priors.Parametric(1, "Normal", {"loc": 0.0, "scale": 2.0}), answer)
     stated = [
         Quantiles("chance", first, chance, mean=True),
         Probability("a sale", lambda v: v["x"][:, 0] > 0.5, float((1 / (1 + np.exp(-z))).mean())),
@@ -93,7 +93,7 @@ def test_a_discrete_distribution_is_met_step_by_step():
     class Answers(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.prior = priors.Parametric("Beta", 1, {"concentration1": 1.0, "concentration0": 1.0})
+            self.prior = priors.Parametric(1, "Beta", {"concentration1": 1.0, "concentration0": 1.0})
 
         def forward(self, x):
             with pyro.plate("data", len(x)):
@@ -120,7 +120,7 @@ def test_the_end_of_a_discrete_statistic_can_be_stated():
     def answer(z):
         return dist.Bernoulli(logits=z.expand(-1, 2)).to_event(1)
 
-    model = Program(priors.Parametric("Normal", 1, {"loc": -1.0, "scale": 1.0}), answer)
+    model = Program(priors.Parametric(1, "Normal", {"loc": -1.0, "scale": 1.0}), answer)
     found = pyrovae.elicit(model, [Quantiles("yes", lambda v: v["x"].sum(1), {0.5: 2.0})], **QUIET)
     assert found.met
     assert abs(float(found.hyperparameters["loc"])) < 10
@@ -139,7 +139,7 @@ def test_a_flow_meets_quantiles_that_no_gaussian_has():
 
 
 def test_statements_that_cannot_all_be_met_say_so():
-    model = Program(priors.Parametric("Normal", 1, {"loc": 0.0, "scale": 1.0}), normal)
+    model = Program(priors.Parametric(1, "Normal", {"loc": 0.0, "scale": 1.0}), normal)
     found = pyrovae.elicit(model, [Quantiles("x", first, {0.05: 0.0, 0.5: 40.0, 0.95: 50.0})], **QUIET)
     assert not found.met
     assert "of 3 stated numbers met" in str(found)
@@ -149,7 +149,7 @@ def test_only_hyperparameters_change_and_a_seed_gives_the_same():
     def run():
         decoder = seeded(lambda: nn.MLP(2, 3, hidden=(4,)))
         model = models.VAE(
-            prior=priors.Parametric("Laplace", 2, {"loc": 0.0, "scale": 1.0}, fixed=["loc"]), decoder=decoder,
+            prior=priors.Parametric(2, "Laplace", {"loc": 0.0, "scale": 1.0}, fixed=["loc"]), decoder=decoder,
             likelihood=likelihoods.Poisson() if hasattr(likelihoods, "Poisson") else likelihoods.Bernoulli(),
         )  # fmt: skip
         before = [p.detach().clone() for p in decoder.parameters()]
@@ -165,7 +165,7 @@ def test_only_hyperparameters_change_and_a_seed_gives_the_same():
 
 
 def test_bad_statements_and_models_are_refused():
-    model = Program(priors.Parametric("Normal", 1, {"loc": 0.0, "scale": 1.0}), normal)
+    model = Program(priors.Parametric(1, "Normal", {"loc": 0.0, "scale": 1.0}), normal)
     with pytest.raises(ValueError, match="must ascend with their probabilities"):
         Quantiles("x", first, {0.1: 2.0, 0.9: 1.0})
     with pytest.raises(ValueError, match="must have ppf"):
@@ -191,7 +191,7 @@ def test_bad_statements_and_models_are_refused():
 
 
 def test_families_and_their_hyperparameters():
-    prior = priors.Parametric(dist.Gamma, 3, {"concentration": 2.0, "rate": [1.0, 2.0, 3.0]}, fixed=["rate"])
+    prior = priors.Parametric(3, dist.Gamma, {"concentration": 2.0, "rate": [1.0, 2.0, 3.0]}, fixed=["rate"])
     assert [name for name, _ in prior.named_parameters()] == ["raw.concentration"]
     torch.testing.assert_close(prior().mean, torch.tensor([2.0, 1.0, 2 / 3]))
     for family, values, words in (
@@ -205,7 +205,7 @@ def test_families_and_their_hyperparameters():
         ("Normal", {}, "hyperparameters must be values by name"),
     ):
         with pytest.raises(ValueError, match=words):
-            priors.Parametric(family, 2, values)
+            priors.Parametric(2, family, values)
 
 
 class Gamma:
@@ -237,9 +237,9 @@ def test_distributions_of_preliz():
 def test_priors_go_to_preliz_and_back():
     pz = pytest.importorskip("preliz", reason="PreliZ, which is not among the requirements")
     for prior in (
-        priors.Parametric("StudentT", 2, {"df": 5.0, "loc": 1.0, "scale": 2.0}),
-        priors.Parametric("Weibull", 2, {"concentration": 1.5, "scale": 2.0}),
-        priors.Parametric("Gamma", 2, {"concentration": 1.5, "rate": 2.0}),
+        priors.Parametric(2, "StudentT", {"df": 5.0, "loc": 1.0, "scale": 2.0}),
+        priors.Parametric(2, "Weibull", {"concentration": 1.5, "scale": 2.0}),
+        priors.Parametric(2, "Gamma", {"concentration": 1.5, "rate": 2.0}),
     ):
         theirs = priors.to_preliz(prior)
         back = priors.from_preliz(theirs, 2)
@@ -247,7 +247,7 @@ def test_priors_go_to_preliz_and_back():
             torch.testing.assert_close(back.values()[name], value)
         draws = prior.forward().sample((100_000,)).double()
         assert theirs.cdf(float(draws.median())) == pytest.approx(0.5, abs=0.01)
-    several = priors.to_preliz(priors.Parametric("Normal", 2, {"loc": [0.0, 1.0], "scale": 1.0}))
+    several = priors.to_preliz(priors.Parametric(2, "Normal", {"loc": [0.0, 1.0], "scale": 1.0}))
     assert [one.mu for one in several] == [0.0, 1.0]
     fitted = pz.Normal()
     pz.maxent(fitted, 150, 190, 0.9, plot=False)

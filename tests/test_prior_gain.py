@@ -107,7 +107,7 @@ def test_a_prior_of_ones_own_and_bad_ones():
     for bad, words in (
         (lambda: priors.MixtureOfGaussians(3), r"must have event shape \(2,\), got \(3,\)"),
         (
-            lambda: priors.Parametric("Gamma", 2, {"concentration": 1.0, "rate": 1.0}),
+            lambda: priors.Parametric(2, "Gamma", {"concentration": 1.0, "rate": 1.0}),
             "gives some draws of the guide no",
         ),
         (seeded(lambda: priors.MixtureOfGaussians(2, num_components=2)), "prior must be a function that makes a prior"),

@@ -48,7 +48,7 @@ def from_preliz(distribution: Any, latent_dim: int) -> Parametric:
         if value is None:
             raise ValueError(f"the {family} has no value of {theirs!r}: fit it first, or give all its parameters")
         values[ours] = float(value)
-    return Parametric(family, latent_dim, values)
+    return Parametric(latent_dim, family, values)
 
 
 def to_preliz(prior: Parametric) -> Any:

@@ -19,9 +19,9 @@ class Parametric(Prior):
     as they are from then on.
 
     Args:
+        latent_dim: number of latents.
         family: name of a distribution of Pyro over one number, with a fixed support, such as "Laplace", "StudentT" or
             "Gamma", or its class.
-        latent_dim: number of latents.
         hyperparameters: initial values by name, each one number for all latents or a sequence of one per latent.
         fixed: names of hyperparameters that keep their values.
 
@@ -29,13 +29,13 @@ class Parametric(Prior):
         ValueError: for an unknown family, hyperparameters that it does not have, or values outside their range.
 
     Example:
-        >>> prior = Parametric("StudentT", 3, {"df": 4.0, "loc": 0.0, "scale": [1.0, 2.0, 3.0]}, fixed=["df"])
+        >>> prior = Parametric(3, "StudentT", {"df": 4.0, "loc": 0.0, "scale": [1.0, 2.0, 3.0]}, fixed=["df"])
         >>> prior().event_shape, sorted(prior.values())
         (torch.Size([3]), ['df', 'loc', 'scale'])
     """
 
     def __init__(
-        self, family: Any, latent_dim: int, hyperparameters: Mapping[str, Any], *, fixed: Sequence[str] = ()
+        self, latent_dim: int, family: Any, hyperparameters: Mapping[str, Any], *, fixed: Sequence[str] = ()
     ) -> None:
         super().__init__()
         self.family = family if isinstance(family, str) else getattr(family, "__name__", shown(family))

@@ -142,7 +142,7 @@ def elicit(
         >>> class Heights(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.prior = priors.Parametric("Normal", 1, {"loc": 0.0, "scale": 1.0})
+        ...         self.prior = priors.Parametric(1, "Normal", {"loc": 0.0, "scale": 1.0})
         ...     def forward(self, x):
         ...         with pyro.plate("data", len(x)):
         ...             z = pyro.sample("z", self.prior())
@@ -199,7 +199,7 @@ def _parameters(prior: Any, parameters: Iterable[Tensor] | None) -> list[Tensor]
     if not free:
         raise ValueError(
             "there is nothing to fit: give the model a prior with hyperparameters, such as "
-            'priors.Parametric("Laplace", 8, {"loc": 0.0, "scale": 1.0}), or parameters='
+            'priors.Parametric(8, "Laplace", {"loc": 0.0, "scale": 1.0}), or parameters='
         )
     return free
 
