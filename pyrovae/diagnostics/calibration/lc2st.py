@@ -115,8 +115,7 @@ def lc2st(
 
     The test of Linhart and others is returned beside it (``statistic``, ``global_pvalue``). Its classifiers of the null
     hypothesis are trained with labels exchanged for all x, so that it rejects where the guide is right, too, if it is
-    wrong elsewhere and the classifier is not perfectly local: with a wrong scale on one half of the data, at 3% to 93%
-    of the other half, by the number of simulations.
+    wrong elsewhere and the classifier is not perfectly local: the more simulations, the oftener.
 
     It is a test under this model with its present parameters. For data that the model does not make, see
     :func:`pyrovae.misspecification`.
