@@ -150,7 +150,7 @@ def test_only_hyperparameters_change_and_a_seed_gives_the_same():
         decoder = seeded(lambda: nn.MLP(2, 3, hidden=(4,)))
         model = models.VAE(
             prior=priors.Parametric(2, "Laplace", {"loc": 0.0, "scale": 1.0}, fixed=["loc"]), decoder=decoder,
-            likelihood=likelihoods.Poisson() if hasattr(likelihoods, "Poisson") else likelihoods.Bernoulli(),
+            likelihood=likelihoods.Poisson(),
         )  # fmt: skip
         before = [p.detach().clone() for p in decoder.parameters()]
         statement = Quantiles("spread", lambda v: v["z"].abs().sum(1), {0.5: 3.0})
